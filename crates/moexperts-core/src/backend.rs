@@ -1,0 +1,44 @@
+//! The seam between a model and the way its experts are executed.
+
+use std::fmt::Debug;
+
+use crate::{Device, Experts, ExpertsSpec, Scratch, error::Result};
+
+/// One way to compute `out[t] = Σ_k w[t,k] · expert[ids[t,k]](x[t])` on device `D`.
+///
+/// Implement it, [register](crate::ExpertsInterface::register) it, and its name works wherever a
+/// built-in name does.
+pub trait ExpertsBackend<D: Device>: Debug + Send + Sync {
+    /// The name as users type it: lower-case letters, digits, `_` and `-`.
+    fn name(&self) -> &str;
+
+    /// Whether it can run experts of this description here.
+    ///
+    /// # Errors
+    /// [`Error::Backend`](crate::Error::Backend) that says what is missing.
+    fn check(&self, spec: &ExpertsSpec, device: &D) -> Result<()>;
+
+    /// Computes the layer into `out` [T, H], which is overwritten.
+    ///
+    ///
+    /// The result repeats bit for bit and does not depend on the number of threads.
+    ///
+    /// # Errors
+    /// If the shapes disagree, or the device fails.
+    fn forward(&self, call: ExpertsCall<'_, D>, out: &mut D::Tensor) -> Result<()>;
+}
+
+/// The arguments of one [`ExpertsBackend::forward`].
+#[derive(Debug)]
+pub struct ExpertsCall<'a, D: Device> {
+    /// Where to compute.
+    pub device: &'a D,
+    /// The layer's experts.
+    pub experts: &'a Experts<D>,
+    /// hidden_states [T, H].
+    pub x: &'a D::Tensor,
+    /// top_k_index [T, K] and top_k_weights [T, K].
+    pub routing: &'a D::Routing,
+    /// The caller's buffers, kept from call to call.
+    pub scratch: &'a mut Scratch,
+}

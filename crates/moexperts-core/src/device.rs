@@ -1,0 +1,247 @@
+//! A device is about a dozen operations.
+//!
+//! Model code is written once over [`Device`]. A processor, a GPU, a recorder that keeps the list
+//! of operations as a plan, or a group of machines each implement it; nothing above this trait
+//! knows which.
+
+use std::{fmt::Debug, ops::Range, sync::Arc};
+
+use crate::{Activation, DeviceKind, ExpertsBackend, Linear, Matrix, RouterSpec, error::Result};
+
+/// The tokens of one sequence in a [`Batch`]: positions `start .. start + tokens`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    /// Which sequence of the key/value cache.
+    pub sequence: usize,
+    /// Position of the first token; everything cached from there on is forgotten.
+    pub start: usize,
+    /// How many tokens.
+    pub tokens: usize,
+}
+
+/// Which rows of a forward belong to which sequence: spans one after another, no padding.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Batch {
+    spans: Vec<Span>,
+}
+
+impl Batch {
+    /// Rows in the order of the spans.
+    pub fn new(spans: Vec<Span>) -> Self {
+        Self { spans }
+    }
+
+    /// The spans.
+    pub fn spans(&self) -> &[Span] {
+        &self.spans
+    }
+
+    /// T: tokens of all spans.
+    pub fn tokens(&self) -> usize {
+        self.spans.iter().map(|span| span.tokens).sum()
+    }
+
+    /// Each span with the rows it takes.
+    pub fn rows(&self) -> impl Iterator<Item = (Span, Range<usize>)> {
+        self.spans.iter().scan(0, |next, &span| {
+            let rows = *next..*next + span.tokens;
+            *next = rows.end;
+            Some((span, rows))
+        })
+    }
+}
+
+/// What keys and values a cache holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KvCacheSpec {
+    /// Layers.
+    pub layers: usize,
+    /// Key/value heads of a layer.
+    pub kv_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// Sequences that grow independently.
+    pub sequences: usize,
+}
+
+/// Causal attention of one layer.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AttentionSpec {
+    /// Query heads; a multiple of `kv_heads`.
+    pub heads: usize,
+    /// Key/value heads; each serves `heads / kv_heads` neighbouring query heads.
+    pub kv_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// Factor on the scores before the softmax.
+    pub scale: f32,
+    /// If set, a token sees itself and the `sliding_window - 1` before it.
+    pub sliding_window: Option<usize>,
+}
+
+/// A linear layer on device `D`.
+pub type DeviceLinear<D> = Linear<<D as Device>::Matrix, <D as Device>::Vector>;
+
+/// A place where models run: where weights and activations live, and the operations on them.
+///
+/// Activations are `[rows, cols]` in f32, a row a token. Every operation is deterministic: the
+/// same inputs give the same bits, whatever the number of threads.
+pub trait Device: Debug + Clone + Send + Sync + Sized + 'static {
+    /// What messages call it: `CPU`.
+    const NAME: &'static str;
+    /// What kind of machine it is; decides which backend decodes.
+    const KIND: DeviceKind;
+
+    /// A weight [out, in].
+    type Matrix: Debug + Send + Sync;
+    /// A short vector in f32: a bias, a norm's weight.
+    type Vector: Debug + Send + Sync;
+    /// Activations [rows, cols] in f32.
+    type Tensor: Debug + Send + Sync;
+    /// `top_k_index` [T, K] and `top_k_weights` [T, K].
+    type Routing: Debug + Send + Sync;
+    /// Keys and values of all layers and sequences.
+    type KvCache: Debug + Send;
+
+    /// The backends that come with the device, in the order users see them.
+    fn built_in_experts() -> Vec<Arc<dyn ExpertsBackend<Self>>>;
+
+    /// Runs `work` where the device's operations start fastest (inside its thread pool).
+    fn enter<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R;
+
+    /// Brings a weight to the device; where the device reads host memory, the view itself.
+    ///
+    /// # Errors
+    /// If the device has no room for it.
+    fn load_matrix(&self, weight: Matrix) -> Result<Self::Matrix>;
+
+    /// Brings a vector to the device.
+    ///
+    /// # Errors
+    /// If the device has no room for it.
+    fn load_vector(&self, values: Vec<f32>) -> Result<Self::Vector>;
+
+    /// Brings activations [rows, cols] to the device.
+    ///
+    /// # Errors
+    /// If `values` does not hold `rows * cols` values or the device has no room.
+    fn load_tensor(&self, rows: usize, cols: usize, values: Vec<f32>) -> Result<Self::Tensor>;
+
+    /// Reads activations back, row-major.
+    ///
+    /// # Errors
+    /// If the device failed at an operation before.
+    fn read_tensor(&self, tensor: &Self::Tensor) -> Result<Vec<f32>>;
+
+    /// Brings a routing to the device.
+    ///
+    /// # Errors
+    /// If the device has no room for it.
+    fn load_routing(&self, routing: crate::Routing) -> Result<Self::Routing>;
+
+    /// Reads a routing back.
+    ///
+    /// # Errors
+    /// If the device failed at an operation before.
+    fn read_routing(&self, routing: &Self::Routing) -> Result<crate::Routing>;
+
+    /// An empty cache.
+    ///
+    /// # Errors
+    /// If the device has no room for it.
+    fn new_kv_cache(&self, spec: KvCacheSpec) -> Result<Self::KvCache>;
+
+    /// Row `ids[t]` of `table` [V, H] for each t: [T, H].
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`](crate::Error::OutOfRange) for an id that is no row.
+    fn embed(&self, table: &Self::Matrix, ids: &[u32]) -> Result<Self::Tensor>;
+
+    /// Chosen rows of `x`, in the given order.
+    ///
+    /// # Errors
+    /// If a row does not exist.
+    fn select_rows(&self, x: &Self::Tensor, rows: &[usize]) -> Result<Self::Tensor>;
+
+    /// `x / sqrt(mean(x²) + eps) · weight` over each `weight.len()` neighbouring values of a row:
+    /// a whole row, or each head of it.
+    ///
+    /// # Errors
+    /// If the row is not a multiple of the weight.
+    fn rms_norm(&self, x: &Self::Tensor, weight: &Self::Vector, eps: f32) -> Result<Self::Tensor>;
+
+    /// `x · weightᵀ + bias`: [T, in] to [T, out].
+    ///
+    /// # Errors
+    /// If the shapes differ.
+    fn linear(&self, x: &Self::Tensor, linear: &DeviceLinear<Self>) -> Result<Self::Tensor>;
+
+    /// Rotates each head of `x` [T, heads · D] by the angles whose `cos` and `sin` [T, R / 2] are
+    /// given; value i of the first R values of a head is paired with value i + R / 2.
+    ///
+    /// # Errors
+    /// If the shapes differ.
+    fn rope(
+        &self,
+        x: &mut Self::Tensor,
+        head_dim: usize,
+        cos: &Self::Tensor,
+        sin: &Self::Tensor,
+    ) -> Result<()>;
+
+    /// Puts the keys and values [T, kv_heads · D] of `layer` into the cache and returns the causal
+    /// attention of the queries [T, heads · D] over it: [T, heads · D].
+    ///
+    /// # Errors
+    /// If the shapes differ or a span starts beyond what its sequence holds.
+    fn attention(
+        &self,
+        qkv: [&Self::Tensor; 3],
+        cache: &mut Self::KvCache,
+        layer: usize,
+        batch: &Batch,
+        spec: &AttentionSpec,
+    ) -> Result<Self::Tensor>;
+
+    /// The experts each token goes to, from router logits [T, E].
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`](crate::Error::NotFinite) for logits that are no numbers, where the
+    /// device can tell without waiting.
+    fn route(&self, logits: &Self::Tensor, spec: &RouterSpec) -> Result<Self::Routing>;
+
+    /// Room for the result of an operation that overwrites it: [rows, cols], values unspecified.
+    ///
+    /// # Errors
+    /// If the device has no room for it.
+    fn new_tensor(&self, rows: usize, cols: usize) -> Result<Self::Tensor>;
+
+    /// `up = activation(gate, up)`, elementwise.
+    ///
+    /// # Errors
+    /// If the shapes differ.
+    fn activate(
+        &self,
+        activation: Activation,
+        gate: Option<&Self::Tensor>,
+        up: &mut Self::Tensor,
+    ) -> Result<()>;
+
+    /// `x += y`.
+    ///
+    /// # Errors
+    /// If the shapes differ.
+    fn add(&self, x: &mut Self::Tensor, y: &Self::Tensor) -> Result<()>;
+
+    /// `x[t] += sigmoid(gate[t]) · y[t]` with `gate` [T, 1].
+    ///
+    /// # Errors
+    /// If the shapes differ.
+    fn add_gated(&self, x: &mut Self::Tensor, y: &Self::Tensor, gate: &Self::Tensor) -> Result<()>;
+
+    /// Limits every value to `-limit ..= limit`.
+    ///
+    /// # Errors
+    /// If the device failed at an operation before.
+    fn clamp(&self, x: &mut Self::Tensor, limit: f32) -> Result<()>;
+}

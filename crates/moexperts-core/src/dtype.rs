@@ -1,0 +1,71 @@
+//! Element types of weights.
+
+use std::{fmt, str::FromStr};
+
+use crate::error::{Error, listed};
+
+/// The element type of a weight as it is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DType {
+    /// IEEE binary32.
+    F32,
+    /// IEEE binary16.
+    F16,
+    /// The upper half of binary32.
+    Bf16,
+}
+
+impl DType {
+    /// Every element type, widest first.
+    pub const ALL: [Self; 3] = [Self::F32, Self::F16, Self::Bf16];
+
+    /// Bytes of one element.
+    pub const fn size_bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::Bf16 => 2,
+        }
+    }
+
+    /// The distance from 1 to the next number: twice the largest relative rounding error.
+    pub const fn epsilon(self) -> f64 {
+        match self {
+            Self::F32 => f32::EPSILON as f64,
+            Self::F16 => 9.765625e-4,
+            Self::Bf16 => 7.8125e-3,
+        }
+    }
+
+    /// The name as users type it: `f32`, `f16`, `bf16`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+        }
+    }
+}
+
+impl fmt::Display for DType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for DType {
+    type Err = Error;
+
+    /// Reads `f32`, `f16`, `bf16` and the long names of checkpoints (`float32`, `bfloat16`).
+    fn from_str(text: &str) -> Result<Self, Error> {
+        match text.trim_start_matches("torch.").to_ascii_lowercase().as_str() {
+            "f32" | "float32" => Ok(Self::F32),
+            "f16" | "float16" => Ok(Self::F16),
+            "bf16" | "bfloat16" => Ok(Self::Bf16),
+            _ => Err(Error::Unknown {
+                what: "dtype",
+                got: text.to_owned(),
+                known: listed(Self::ALL.map(Self::name)),
+            }),
+        }
+    }
+}

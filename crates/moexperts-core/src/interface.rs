@@ -1,0 +1,132 @@
+//! The names backends are found by.
+
+use std::{
+    any::{Any, TypeId},
+    collections::BTreeMap,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use crate::{
+    Device, ExpertsBackend,
+    error::{Error, Result, listed},
+};
+
+type Key = (TypeId, String);
+type AnyBackend = Box<dyn Any + Send + Sync>;
+
+static REGISTERED: RwLock<BTreeMap<Key, AnyBackend>> = RwLock::new(BTreeMap::new());
+
+/// The experts backends of this process, by device and name: the ones that come with each device
+/// and the ones users register.
+#[derive(Debug, Clone, Copy)]
+pub struct ExpertsInterface;
+
+impl ExpertsInterface {
+    /// Makes a backend available under its name, for every model on its device.
+    ///
+    /// # Errors
+    /// [`Error::Register`] if the name is taken, or is not made of lower-case letters, digits,
+    /// `_` and `-`.
+    pub fn register<D: Device>(backend: impl ExpertsBackend<D> + 'static) -> Result<()> {
+        let backend: Arc<dyn ExpertsBackend<D>> = Arc::new(backend);
+        let name = backend.name().to_owned();
+        let refused = |problem: &str| Error::Register {
+            name: name.clone(),
+            device: D::NAME,
+            problem: problem.to_owned(),
+        };
+        let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "_-".contains(c);
+        if name.is_empty() || !name.chars().all(allowed) {
+            return Err(refused("a name is made of lower-case letters, digits, `_` and `-`"));
+        }
+        if D::built_in_experts().iter().any(|built_in| built_in.name() == name) {
+            return Err(refused("it is the name of a built-in backend"));
+        }
+        let mut registered = REGISTERED.write().unwrap_or_else(PoisonError::into_inner);
+        let key = (TypeId::of::<D>(), name.clone());
+        if registered.contains_key(&key) {
+            return Err(refused("the name is taken"));
+        }
+        registered.insert(key, Box::new(backend));
+        Ok(())
+    }
+
+    /// Takes a registered backend back; models that use it keep it until they are switched.
+    ///
+    /// # Errors
+    /// [`Error::UnknownBackend`] if no backend of that name was registered; built-in backends
+    /// stay.
+    pub fn unregister<D: Device>(name: &str) -> Result<()> {
+        let key = (TypeId::of::<D>(), name.to_owned());
+        let removed = REGISTERED.write().unwrap_or_else(PoisonError::into_inner).remove(&key);
+        removed.map(|_| ()).ok_or_else(|| unknown::<D>(name))
+    }
+
+    /// The backend of this name.
+    ///
+    /// # Errors
+    /// [`Error::UnknownBackend`], which lists the names there are.
+    pub fn get<D: Device>(name: &str) -> Result<Arc<dyn ExpertsBackend<D>>> {
+        Self::all::<D>()
+            .into_iter()
+            .find(|backend| backend.name() == name)
+            .ok_or_else(|| unknown::<D>(name))
+    }
+
+    /// Every name on device `D`: the built-in ones in their order, then the registered ones in
+    /// alphabetical order.
+    pub fn names<D: Device>() -> Vec<String> {
+        Self::all::<D>().iter().map(|backend| backend.name().to_owned()).collect()
+    }
+
+    /// Every backend on device `D`, in the order of [`names`](Self::names).
+    pub fn all<D: Device>() -> Vec<Arc<dyn ExpertsBackend<D>>> {
+        let registered = REGISTERED.read().unwrap_or_else(PoisonError::into_inner);
+        let own = registered.iter().filter(|((device, _), _)| *device == TypeId::of::<D>());
+        let own = own.filter_map(|(_, backend)| backend.downcast_ref::<Arc<_>>().map(Arc::clone));
+        D::built_in_experts().into_iter().chain(own).collect()
+    }
+}
+
+fn unknown<D: Device>(name: &str) -> Error {
+    Error::UnknownBackend {
+        name: name.to_owned(),
+        device: D::NAME,
+        known: listed(ExpertsInterface::names::<D>()),
+    }
+}
+
+/// What kind of machine a device is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeviceKind {
+    /// A processor, reading weights from host memory.
+    Cpu,
+    /// An accelerator with memory of its own.
+    Gpu,
+}
+
+/// The backend that runs while tokens are generated one by one, where `name` ran the prompt.
+///
+/// On a GPU `grouped_mm` becomes `batched_mm`, which is faster for few tokens; every other name,
+/// and every name on a CPU, stays.
+pub fn decode_experts_implementation(name: &str, kind: DeviceKind) -> &str {
+    match (kind, name) {
+        (DeviceKind::Gpu, "grouped_mm") => "batched_mm",
+        _ => name,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn decoding_switches_grouped_mm_alone_and_on_a_gpu_alone() {
+        let switched = |name| decode_experts_implementation(name, DeviceKind::Gpu);
+        assert_eq!(switched("grouped_mm"), "batched_mm");
+        assert_eq!(switched("batched_mm"), "batched_mm");
+        assert_eq!(switched("eager"), "eager");
+        assert_eq!(switched("my_grouped_mm"), "my_grouped_mm");
+        assert_eq!(decode_experts_implementation("grouped_mm", DeviceKind::Cpu), "grouped_mm");
+    }
+}

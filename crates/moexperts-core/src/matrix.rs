@@ -1,0 +1,426 @@
+//! Weights where they lie: typed, strided views of bytes somebody else owns.
+
+use std::{fmt::Debug, ops::Range, sync::Arc};
+
+use bytemuck::Pod;
+use half::{bf16, f16};
+
+use crate::{
+    DType,
+    error::{Error, Result},
+};
+
+/// Bytes that stay where they are and do not change while anyone holds them: a mapped file, a
+/// constant in the binary, a buffer on the heap.
+pub trait Storage: Debug + Send + Sync {
+    /// All the bytes.
+    fn bytes(&self) -> &[u8];
+}
+
+/// Values on the heap, aligned for their type.
+struct Heap<T>(Vec<T>);
+
+impl<T> Debug for Heap<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Heap({} values)", self.0.len())
+    }
+}
+
+impl<T: Pod + Send + Sync> Storage for Heap<T> {
+    fn bytes(&self) -> &[u8] {
+        bytemuck::cast_slice(&self.0)
+    }
+}
+
+/// A Rust type that weights are stored in.
+pub trait Element: Pod + Send + Sync {
+    /// The dtype of this type.
+    const DTYPE: DType;
+
+    /// Rounds to nearest, ties to even.
+    fn from_f32(value: f32) -> Self;
+
+    /// Exact.
+    fn to_f32(self) -> f32;
+
+    /// Wraps a typed slice.
+    fn elements(slice: &[Self]) -> Elements<'_>;
+
+    /// The typed slice, if the elements are of this type.
+    fn slice(elements: Elements<'_>) -> Option<&[Self]>;
+}
+
+macro_rules! element {
+    ($type:ty, $dtype:ident, $from:expr, $to:expr) => {
+        impl Element for $type {
+            const DTYPE: DType = DType::$dtype;
+
+            fn from_f32(value: f32) -> Self {
+                $from(value)
+            }
+
+            fn to_f32(self) -> f32 {
+                $to(self)
+            }
+
+            fn elements(slice: &[Self]) -> Elements<'_> {
+                Elements::$dtype(slice)
+            }
+
+            fn slice(elements: Elements<'_>) -> Option<&[Self]> {
+                match elements {
+                    Elements::$dtype(slice) => Some(slice),
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+element!(f32, F32, std::convert::identity, std::convert::identity);
+element!(f16, F16, f16::from_f32, f16::to_f32);
+element!(bf16, Bf16, bf16::from_f32, bf16::to_f32);
+
+/// Neighbouring weights of one dtype.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Elements<'a> {
+    /// IEEE binary32.
+    F32(&'a [f32]),
+    /// IEEE binary16.
+    F16(&'a [f16]),
+    /// The upper half of binary32.
+    Bf16(&'a [bf16]),
+}
+
+impl<'a> Elements<'a> {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::F32(values) => values.len(),
+            Self::F16(values) => values.len(),
+            Self::Bf16(values) => values.len(),
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Element `index`, exact.
+    ///
+    /// # Panics
+    /// If there is no such element.
+    pub fn get(&self, index: usize) -> f32 {
+        match self {
+            Self::F32(values) => values[index],
+            Self::F16(values) => values[index].to_f32(),
+            Self::Bf16(values) => values[index].to_f32(),
+        }
+    }
+
+    /// A part of them.
+    ///
+    /// # Panics
+    /// If the range does not lie inside.
+    pub fn slice(&self, range: Range<usize>) -> Elements<'a> {
+        match self {
+            Self::F32(values) => Elements::F32(&values[range]),
+            Self::F16(values) => Elements::F16(&values[range]),
+            Self::Bf16(values) => Elements::Bf16(&values[range]),
+        }
+    }
+
+    /// All of them, exact.
+    pub fn to_f32(&self) -> Vec<f32> {
+        let mut out = vec![0.0; self.len()];
+        self.write_f32(&mut out);
+        out
+    }
+
+    /// Writes all of them into `out`, exact.
+    ///
+    /// # Panics
+    /// If the lengths differ.
+    pub fn write_f32(&self, out: &mut [f32]) {
+        fn widen<T: Element>(values: &[T], out: &mut [f32]) {
+            assert_eq!(values.len(), out.len(), "lengths differ");
+            for (out, value) in out.iter_mut().zip(values) {
+                *out = value.to_f32();
+            }
+        }
+        match self {
+            Self::F32(values) => out.copy_from_slice(values),
+            Self::F16(values) => widen(values, out),
+            Self::Bf16(values) => widen(values, out),
+        }
+    }
+
+    /// `Σ self[i] · x[i]`, summed in order in f64: the plain product for code that is read, not
+    /// timed.
+    ///
+    /// # Panics
+    /// If the lengths differ.
+    pub fn dot(&self, x: &[f32]) -> f64 {
+        assert_eq!(self.len(), x.len(), "lengths differ");
+        x.iter().enumerate().map(|(i, &x)| f64::from(self.get(i)) * f64::from(x)).sum()
+    }
+}
+
+/// Where a matrix lies in its storage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MatrixLayout {
+    /// First byte of the first row.
+    pub offset_bytes: usize,
+    /// Element type.
+    pub dtype: DType,
+    /// Rows: a weight's outputs.
+    pub rows: usize,
+    /// Columns: a weight's inputs.
+    pub cols: usize,
+    /// Elements from the start of a row to the start of the next.
+    pub row_stride: usize,
+}
+
+/// A weight `[rows, cols]` = `[out, in]`: a view of shared bytes with contiguous rows a fixed
+/// stride apart. Cloning it copies no weights.
+#[derive(Debug, Clone)]
+pub struct Matrix {
+    storage: Arc<dyn Storage>,
+    layout: MatrixLayout,
+}
+
+impl Matrix {
+    /// Views bytes as a matrix, in place.
+    ///
+    /// # Errors
+    /// [`Error::Layout`] if the matrix does not lie inside the storage or its elements are not
+    /// aligned.
+    pub fn new(storage: Arc<dyn Storage>, layout: MatrixLayout) -> Result<Self> {
+        let problem = |problem: String| Error::Layout { what: "matrix".into(), problem };
+        let size = layout.dtype.size_bytes();
+        if layout.rows > 1 && layout.row_stride < layout.cols {
+            return Err(problem(format!(
+                "row stride {} is shorter than a row of {} elements",
+                layout.row_stride, layout.cols
+            )));
+        }
+        let bytes = storage.bytes();
+        let needed = span_elements(&layout).and_then(|elements| elements.checked_mul(size));
+        let end = needed.and_then(|needed| needed.checked_add(layout.offset_bytes));
+        if end.is_none_or(|end| end > bytes.len()) {
+            return Err(problem(format!(
+                "[{}, {}] {} at byte {} does not fit in {} bytes",
+                layout.rows,
+                layout.cols,
+                layout.dtype,
+                layout.offset_bytes,
+                bytes.len()
+            )));
+        }
+        if !(bytes.as_ptr() as usize + layout.offset_bytes).is_multiple_of(size) {
+            return Err(problem(format!(
+                "{} elements are not aligned to {size} bytes",
+                layout.dtype
+            )));
+        }
+        Ok(Self { storage, layout })
+    }
+
+    /// A matrix on the heap.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if `data` does not hold `rows * cols` values.
+    pub fn from_vec<T: Element>(rows: usize, cols: usize, data: Vec<T>) -> Result<Self> {
+        if data.len() != rows * cols {
+            return Err(Error::Shape {
+                what: "matrix data".into(),
+                expected: format!("[{rows}, {cols}]"),
+                got: format!("[{}]", data.len()),
+            });
+        }
+        let layout =
+            MatrixLayout { offset_bytes: 0, dtype: T::DTYPE, rows, cols, row_stride: cols };
+        Self::new(Arc::new(Heap(data)), layout)
+    }
+
+    /// Rounds f32 values to `dtype` and keeps them on the heap.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if `data` does not hold `rows * cols` values.
+    pub fn from_f32(rows: usize, cols: usize, data: &[f32], dtype: DType) -> Result<Self> {
+        fn round<T: Element>(data: &[f32]) -> Vec<T> {
+            data.iter().map(|&value| T::from_f32(value)).collect()
+        }
+        match dtype {
+            DType::F32 => Self::from_vec(rows, cols, data.to_vec()),
+            DType::F16 => Self::from_vec(rows, cols, round::<f16>(data)),
+            DType::Bf16 => Self::from_vec(rows, cols, round::<bf16>(data)),
+        }
+    }
+
+    /// Rows: a weight's outputs.
+    pub fn rows(&self) -> usize {
+        self.layout.rows
+    }
+
+    /// Columns: a weight's inputs.
+    pub fn cols(&self) -> usize {
+        self.layout.cols
+    }
+
+    /// Element type.
+    pub fn dtype(&self) -> DType {
+        self.layout.dtype
+    }
+
+    /// Elements from the start of a row to the start of the next.
+    pub fn row_stride(&self) -> usize {
+        self.layout.row_stride
+    }
+
+    /// Bytes of the elements, gaps between rows left out.
+    pub fn size_bytes(&self) -> usize {
+        self.rows() * self.cols() * self.dtype().size_bytes()
+    }
+
+    /// Everything from the first element of the first row to the last of the last; row `r`
+    /// starts at `r * row_stride`.
+    pub fn elements(&self) -> Elements<'_> {
+        let len = span_elements(&self.layout).unwrap_or(0);
+        let start = self.layout.offset_bytes;
+        let bytes = &self.storage.bytes()[start..start + len * self.dtype().size_bytes()];
+        // `new` checked the bounds and the alignment, so the casts cannot fail.
+        match self.dtype() {
+            DType::F32 => Elements::F32(bytemuck::cast_slice(bytes)),
+            DType::F16 => Elements::F16(bytemuck::cast_slice(bytes)),
+            DType::Bf16 => Elements::Bf16(bytemuck::cast_slice(bytes)),
+        }
+    }
+
+    /// Row `index`: the weights of one output.
+    ///
+    /// # Panics
+    /// If there is no such row.
+    pub fn row(&self, index: usize) -> Elements<'_> {
+        assert!(index < self.rows(), "row {index} of {}", self.rows());
+        let start = index * self.row_stride();
+        self.elements().slice(start..start + self.cols())
+    }
+
+    /// The rows `start`, `start + step`, … below `end`, without copying.
+    ///
+    /// # Panics
+    /// If `end` is beyond the last row, `start` beyond `end`, or `step` is 0.
+    #[must_use]
+    pub fn rows_stepped(&self, range: Range<usize>, step: usize) -> Self {
+        assert!(range.start <= range.end && range.end <= self.rows() && step > 0, "rows {range:?}");
+        let skipped = range.start * self.row_stride() * self.dtype().size_bytes();
+        let layout = MatrixLayout {
+            offset_bytes: self.layout.offset_bytes + skipped,
+            rows: range.len().div_ceil(step),
+            row_stride: self.row_stride() * step,
+            ..self.layout
+        };
+        Self { storage: Arc::clone(&self.storage), layout }
+    }
+
+    /// A block of neighbouring rows, without copying.
+    ///
+    /// # Panics
+    /// If the range does not lie inside.
+    #[must_use]
+    pub fn row_range(&self, range: Range<usize>) -> Self {
+        self.rows_stepped(range, 1)
+    }
+
+    /// All values in f32, row-major without gaps.
+    pub fn to_f32(&self) -> Vec<f32> {
+        let mut out = vec![0.0; self.rows() * self.cols()];
+        if self.cols() > 0 {
+            for (index, row) in out.chunks_exact_mut(self.cols()).enumerate() {
+                self.row(index).write_f32(row);
+            }
+        }
+        out
+    }
+
+    /// The same matrix in another element type: itself if it is stored so, else a rounded copy.
+    ///
+    /// # Errors
+    /// None for a matrix that could be made.
+    pub fn to_dtype(&self, dtype: DType) -> Result<Self> {
+        if dtype == self.dtype() {
+            return Ok(self.clone());
+        }
+        Self::from_f32(self.rows(), self.cols(), &self.to_f32(), dtype)
+    }
+
+    /// A copy with rows and columns exchanged.
+    ///
+    /// # Errors
+    /// None for a matrix that could be made.
+    pub fn transposed(&self) -> Result<Self> {
+        fn exchange<T: Element>(values: &[T], m: &Matrix) -> Result<Matrix> {
+            let stride = m.row_stride();
+            let column = |c: usize| (0..m.rows()).map(move |r| values[r * stride + c]);
+            Matrix::from_vec(m.cols(), m.rows(), (0..m.cols()).flat_map(column).collect())
+        }
+        match self.elements() {
+            Elements::F32(values) => exchange(values, self),
+            Elements::F16(values) => exchange(values, self),
+            Elements::Bf16(values) => exchange(values, self),
+        }
+    }
+}
+
+/// Elements from the first to the last of a matrix, gaps included; `None` if that overflows.
+fn span_elements(layout: &MatrixLayout) -> Option<usize> {
+    match layout.rows {
+        0 => Some(0),
+        rows => (rows - 1).checked_mul(layout.row_stride)?.checked_add(layout.cols),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_view_of_every_second_row_shares_the_bytes() {
+        let whole = Matrix::from_vec(4, 2, vec![0.0_f32, 1., 2., 3., 4., 5., 6., 7.]).unwrap();
+        let odd = whole.rows_stepped(1..4, 2);
+        assert_eq!((odd.rows(), odd.cols(), odd.row_stride()), (2, 2, 4));
+        assert_eq!(odd.to_f32(), [2., 3., 6., 7.]);
+        assert_eq!(whole.row_range(2..2).to_f32(), Vec::<f32>::new());
+    }
+
+    #[test]
+    fn transposing_twice_gives_the_matrix_back() {
+        let matrix = Matrix::from_f32(2, 3, &[1., 2., 3., 4., 5., 6.], DType::Bf16).unwrap();
+        let exchanged = matrix.transposed().unwrap();
+        assert_eq!(exchanged.to_f32(), [1., 4., 2., 5., 3., 6.]);
+        assert_eq!(exchanged.transposed().unwrap().to_f32(), matrix.to_f32());
+    }
+
+    #[test]
+    fn refuses_a_matrix_outside_its_storage() {
+        let storage: Arc<dyn Storage> = Arc::new(Heap(vec![0_f32; 4]));
+        let layout =
+            MatrixLayout { offset_bytes: 8, dtype: DType::F32, rows: 2, cols: 2, row_stride: 2 };
+        let error = Matrix::new(Arc::clone(&storage), layout).unwrap_err();
+        assert_eq!(error.to_string(), "matrix: [2, 2] f32 at byte 8 does not fit in 16 bytes");
+        let huge = MatrixLayout { rows: usize::MAX, row_stride: usize::MAX, ..layout };
+        assert!(Matrix::new(Arc::clone(&storage), huge).is_err());
+        let unaligned = MatrixLayout { offset_bytes: 2, rows: 1, ..layout };
+        let error = Matrix::new(storage, unaligned).unwrap_err();
+        assert_eq!(error.to_string(), "matrix: f32 elements are not aligned to 4 bytes");
+    }
+
+    #[test]
+    fn rounds_to_nearest_even() {
+        let tie = f32::from_bits(0x3f80_8000);
+        let matrix = Matrix::from_f32(1, 2, &[tie, -tie], DType::Bf16).unwrap();
+        assert_eq!(matrix.to_f32(), [1.0, -1.0]);
+    }
+}

@@ -1,0 +1,77 @@
+//! Which experts each token goes to, and with what weight.
+
+use crate::error::{Error, Result};
+
+/// How router logits become a routing: softmax over all experts in f32, the `top_k` largest in
+/// descending order (the lower id first where two are equal).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RouterSpec {
+    /// K: experts per token.
+    pub top_k: usize,
+    /// Whether the K weights are divided by their sum.
+    pub norm_topk_prob: bool,
+}
+
+/// The routing of T tokens, in host memory.
+///
+/// An id that is no expert's (`>= E`) is a sentinel: the pair contributes nothing. The ids of a
+/// token need not differ.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Routing {
+    top_k: usize,
+    top_k_index: Vec<u32>,
+    top_k_weights: Vec<f32>,
+}
+
+impl Routing {
+    /// Takes `top_k_index` [T, K] and `top_k_weights` [T, K], row-major.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the two differ in length or are not a multiple of K (K = 0: not empty).
+    pub fn new(top_k: usize, top_k_index: Vec<u32>, top_k_weights: Vec<f32>) -> Result<Self> {
+        let fits = match top_k {
+            0 => top_k_index.is_empty(),
+            _ => top_k_index.len().is_multiple_of(top_k),
+        };
+        if !fits || top_k_index.len() != top_k_weights.len() {
+            return Err(Error::Shape {
+                what: "top_k_index and top_k_weights".into(),
+                expected: format!("[T, {top_k}] both"),
+                got: format!("[{}] and [{}]", top_k_index.len(), top_k_weights.len()),
+            });
+        }
+        Ok(Self { top_k, top_k_index, top_k_weights })
+    }
+
+    /// T: tokens.
+    pub fn tokens(&self) -> usize {
+        self.top_k_index.len().checked_div(self.top_k).unwrap_or(0)
+    }
+
+    /// K: experts per token.
+    pub fn top_k(&self) -> usize {
+        self.top_k
+    }
+
+    /// Expert ids [T, K], row-major.
+    pub fn top_k_index(&self) -> &[u32] {
+        &self.top_k_index
+    }
+
+    /// Routing weights [T, K], row-major.
+    pub fn top_k_weights(&self) -> &[f32] {
+        &self.top_k_weights
+    }
+
+    /// The (expert id, weight) pairs of one token, sentinels included.
+    ///
+    /// # Panics
+    /// If there is no such token.
+    pub fn pairs(&self, token: usize) -> impl Iterator<Item = (u32, f32)> {
+        let range = token * self.top_k..(token + 1) * self.top_k;
+        self.top_k_index[range.clone()]
+            .iter()
+            .copied()
+            .zip(self.top_k_weights[range].iter().copied())
+    }
+}

@@ -1,0 +1,150 @@
+//! The loops, free of instructions. Each is `inline(always)` so that `x86` compiles it again with
+//! more features.
+
+use moexperts_core::Activation;
+
+use super::Elementwise;
+use crate::isa::Isa;
+
+/// Partial sums of one reduction.
+const LANES: usize = 16;
+
+pub(crate) const KERNELS: Elementwise =
+    Elementwise { isa: Isa::Portable, activate_gated, activate, rms_norm, softmax, add_scaled };
+
+#[inline(always)]
+pub(super) fn activate_gated(activation: Activation, gate: &[f32], up: &mut [f32]) {
+    match activation {
+        Activation::Silu => zip(gate, up, |gate, up| gate * sigmoid(gate) * up),
+        Activation::GeluTanh => zip(gate, up, |gate, up| gelu_tanh(gate) * up),
+        Activation::ClampedSwiglu { alpha, limit } => zip(gate, up, |gate, up| {
+            let gate = gate.min(limit);
+            (up.max(-limit).min(limit) + 1.0) * (gate * sigmoid(alpha * gate))
+        }),
+        Activation::Relu2 => zip(gate, up, |gate, up| relu2(gate) * up),
+    }
+}
+
+#[inline(always)]
+pub(super) fn activate(activation: Activation, up: &mut [f32]) {
+    match activation {
+        Activation::Silu => each(up, |z| z * sigmoid(z)),
+        Activation::GeluTanh => each(up, gelu_tanh),
+        Activation::ClampedSwiglu { alpha, limit } => each(up, |z| {
+            let z = z.min(limit);
+            z * sigmoid(alpha * z)
+        }),
+        Activation::Relu2 => each(up, relu2),
+    }
+}
+
+#[inline(always)]
+pub(super) fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+    let mean = lanes(x, 0.0, |sum, x| sum + x * x, |a, b| a + b) / x.len() as f32;
+    let scale = 1.0 / (mean + eps).sqrt();
+    for ((out, x), weight) in out.iter_mut().zip(x).zip(weight) {
+        *out = x * scale * weight;
+    }
+}
+
+#[inline(always)]
+pub(super) fn softmax(values: &mut [f32], scale: f32) {
+    let max = lanes(values, f32::NEG_INFINITY, f32::max, f32::max);
+    each(values, |value| exp((value - max) * scale));
+    let total = lanes(values, 0.0, |sum, value| sum + value, |a, b| a + b);
+    each(values, |value| value / total);
+}
+
+#[inline(always)]
+pub(super) fn add_scaled(out: &mut [f32], values: &[f32], factor: f32) {
+    for (out, value) in out.iter_mut().zip(values) {
+        *out += factor * value;
+    }
+}
+
+#[inline(always)]
+fn zip(gate: &[f32], up: &mut [f32], function: impl Fn(f32, f32) -> f32) {
+    for (up, &gate) in up.iter_mut().zip(gate) {
+        *up = function(gate, *up);
+    }
+}
+
+#[inline(always)]
+fn each(values: &mut [f32], function: impl Fn(f32) -> f32) {
+    for value in values {
+        *value = function(*value);
+    }
+}
+
+/// Folds `values` lane by lane, then the lanes pairwise: an order vectors can follow.
+#[inline(always)]
+fn lanes(
+    values: &[f32],
+    start: f32,
+    fold: impl Fn(f32, f32) -> f32,
+    join: impl Fn(f32, f32) -> f32,
+) -> f32 {
+    let mut sums = [start; LANES];
+    let chunks = values.chunks_exact(LANES);
+    let rest = chunks.remainder();
+    for chunk in chunks {
+        for (sum, &value) in sums.iter_mut().zip(chunk) {
+            *sum = fold(*sum, value);
+        }
+    }
+    for (sum, &value) in sums.iter_mut().zip(rest) {
+        *sum = fold(*sum, value);
+    }
+    let mut width = LANES / 2;
+    while width > 0 {
+        for lane in 0..width {
+            sums[lane] = join(sums[lane], sums[lane + width]);
+        }
+        width /= 2;
+    }
+    sums[0]
+}
+
+#[inline(always)]
+fn relu2(z: f32) -> f32 {
+    let positive = z.max(0.0);
+    positive * positive
+}
+
+/// `z · (1 + tanh(u)) / 2` with `u = sqrt(2/π) · (z + 0.044715 z³)`, as `z · sigmoid(2u)`.
+#[inline(always)]
+fn gelu_tanh(z: f32) -> f32 {
+    const TWO_SQRT_2_OVER_PI: f32 = 1.595_769;
+    z * sigmoid(TWO_SQRT_2_OVER_PI * (z + 0.044_715 * z * z * z))
+}
+
+#[inline(always)]
+pub(crate) fn sigmoid(z: f32) -> f32 {
+    1.0 / (1.0 + exp(-z))
+}
+
+/// `e^x` within two units in the last place; x beyond ±87 counts as ±87, NaN stays NaN.
+///
+/// `x = n ln 2 + r` with integer n and |r| <= ln 2 / 2; a polynomial for `e^r` (the coefficients
+/// are Cephes' `expf`), and n goes into the exponent bits.
+#[inline(always)]
+pub(crate) fn exp(x: f32) -> f32 {
+    /// Adding this rounds to an integer and leaves it in the low mantissa bits.
+    const ROUND: f32 = 12_582_912.0;
+    const LN_2_HIGH: f32 = 0.693_359_4;
+    const LN_2_LOW: f32 = -2.121_944_4e-4;
+    // `max` and `min` would turn NaN into a bound.
+    let x = if x > 87.0 { 87.0 } else { x };
+    let x = if x < -87.0 { -87.0 } else { x };
+    let shifted = x * std::f32::consts::LOG2_E + ROUND;
+    let n = shifted - ROUND;
+    let r = x - n * LN_2_HIGH - n * LN_2_LOW;
+    let mut p = 1.987_569_1e-4;
+    p = p * r + 1.398_2e-3;
+    p = p * r + 8.333_452e-3;
+    p = p * r + 4.166_579_6e-2;
+    p = p * r + 1.666_666_5e-1;
+    p = p * r + 5e-1;
+    let power = f32::from_bits((shifted.to_bits() << 23).wrapping_add(0x3f80_0000));
+    (p * r * r + r + 1.0) * power
+}

@@ -1,0 +1,30 @@
+//! Every (token, expert) pair on its own.
+
+use moexperts_core::{ExpertsBackend, ExpertsCall, ExpertsSpec, Result, Tensor};
+
+use super::{groups::Group, layer::Layer};
+use crate::device::Cpu;
+
+/// Each pair is a product of its own that points at its expert's rows: no two share the weights
+/// that one of them read, and no weights are duplicated.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct BatchedMm;
+
+impl ExpertsBackend<Cpu> for BatchedMm {
+    fn name(&self) -> &str {
+        "batched_mm"
+    }
+
+    fn check(&self, spec: &ExpertsSpec, _device: &Cpu) -> Result<()> {
+        super::check(self.name(), spec)
+    }
+
+    fn forward(&self, call: ExpertsCall<'_, Cpu>, out: &mut Tensor) -> Result<()> {
+        let mut layer = Layer::new(self.name(), call, out)?;
+        let pairs = layer.groups().flat_map(|Group { expert, pairs }| {
+            pairs.map(move |pair| Group { expert, pairs: pair..pair + 1 })
+        });
+        layer.add(pairs);
+        Ok(())
+    }
+}

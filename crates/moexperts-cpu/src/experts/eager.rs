@@ -1,0 +1,30 @@
+//! One expert after another.
+
+use moexperts_core::{ExpertsBackend, ExpertsCall, ExpertsSpec, Result, Tensor};
+
+use super::layer::Layer;
+use crate::device::Cpu;
+
+/// The reference among the backends: for each expert that was hit, in ascending id, its gate and
+/// up products, the activation, its down product, and the weighted sum, each finished before the
+/// next begins.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Eager;
+
+impl ExpertsBackend<Cpu> for Eager {
+    fn name(&self) -> &str {
+        "eager"
+    }
+
+    fn check(&self, spec: &ExpertsSpec, _device: &Cpu) -> Result<()> {
+        super::check(self.name(), spec)
+    }
+
+    fn forward(&self, call: ExpertsCall<'_, Cpu>, out: &mut Tensor) -> Result<()> {
+        let mut layer = Layer::new(self.name(), call, out)?;
+        for group in layer.groups() {
+            layer.add(std::iter::once(group));
+        }
+        Ok(())
+    }
+}

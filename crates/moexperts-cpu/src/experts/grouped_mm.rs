@@ -1,0 +1,28 @@
+//! One ragged product over all experts.
+
+use moexperts_core::{ExpertsBackend, ExpertsCall, ExpertsSpec, Result, Tensor};
+
+use super::layer::Layer;
+use crate::device::Cpu;
+
+/// Cuts the columns, not the experts: each thread owns a slice of I for every expert, then, after
+/// one barrier, a slice of H. Each expert's weights are read once for all its pairs.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct GroupedMm;
+
+impl ExpertsBackend<Cpu> for GroupedMm {
+    fn name(&self) -> &str {
+        "grouped_mm"
+    }
+
+    fn check(&self, spec: &ExpertsSpec, _device: &Cpu) -> Result<()> {
+        super::check(self.name(), spec)
+    }
+
+    fn forward(&self, call: ExpertsCall<'_, Cpu>, out: &mut Tensor) -> Result<()> {
+        let mut layer = Layer::new(self.name(), call, out)?;
+        let groups = layer.groups();
+        layer.add(groups);
+        Ok(())
+    }
+}

@@ -1,0 +1,19 @@
+//! The CPU as a device: kernels for every instruction set, chosen at run time, and the experts
+//! backends `eager`, `batched_mm` and `grouped_mm`.
+//!
+//! A folder is a family of kernels, a file in it an instruction set; `unsafe` stays in those
+//! files and at the two edges that call them ([`product`] and `threads`). Start with [`Cpu`].
+
+mod attention;
+mod device;
+pub mod elementwise;
+mod experts;
+mod isa;
+pub mod product;
+mod routing;
+mod shared_rows;
+mod threads;
+
+pub use device::{Cpu, CpuOptions};
+pub use experts::{BatchedMm, Eager, GroupedMm};
+pub use isa::{ISA_VARIABLE, Isa, IsaError};

@@ -1,0 +1,81 @@
+//! The threads a device computes with.
+
+use std::{fmt, ops::Range};
+
+use rayon::prelude::*;
+
+/// Parts per thread, so that a thread that is late finds its work taken over.
+const PARTS_PER_THREAD: usize = 4;
+
+/// A pool of a fixed number of threads, asleep while there is nothing to do.
+pub(crate) struct Threads {
+    pool: rayon::ThreadPool,
+}
+
+impl Threads {
+    pub(crate) fn new(count: usize) -> Result<Self, rayon::ThreadPoolBuildError> {
+        let name = |index| format!("moexperts-{index}");
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(count).thread_name(name).build()?;
+        Ok(Self { pool })
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.pool.current_num_threads()
+    }
+
+    /// Runs `work` on a thread of the pool.
+    pub(crate) fn enter<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        self.pool.install(work)
+    }
+
+    /// Calls `work` with ranges that together are `0..items`, each but the last a multiple of
+    /// `grain` long. How they are cut must not matter to the result.
+    pub(crate) fn split(&self, items: usize, grain: usize, work: impl Fn(Range<usize>) + Sync) {
+        let grains = items.div_ceil(grain.max(1));
+        let parts = grains.min(self.count() * PARTS_PER_THREAD);
+        if self.count() == 1 || parts <= 1 {
+            if items > 0 {
+                work(0..items);
+            }
+            return;
+        }
+        let part = |index: usize| {
+            let edge = |index: usize| (grains * index / parts * grain).min(items);
+            work(edge(index)..edge(index + 1));
+        };
+        self.pool.install(|| (0..parts).into_par_iter().with_max_len(1).for_each(part));
+    }
+}
+
+impl fmt::Debug for Threads {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Threads").field("count", &self.count()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    #[test]
+    fn the_parts_are_the_whole() {
+        for threads in 1..=3 {
+            let threads = Threads::new(threads).unwrap();
+            for (items, grain) in [(0, 4), (1, 4), (7, 4), (64, 8), (65, 8), (1000, 1)] {
+                let parts = Mutex::new(Vec::new());
+                threads.split(items, grain, |range| parts.lock().unwrap().push(range));
+                let mut parts = parts.into_inner().unwrap();
+                parts.sort_by_key(|range| range.start);
+                let mut next = 0;
+                for range in parts {
+                    assert_eq!(range.start, next);
+                    assert!(range.len().is_multiple_of(grain) || range.end == items);
+                    next = range.end;
+                }
+                assert_eq!(next, items);
+            }
+        }
+    }
+}

@@ -2,7 +2,10 @@
 
 use std::fmt::Debug;
 
-use crate::{Device, Experts, ExpertsSpec, Scratch, error::Result};
+use crate::{
+    Device, Experts, ExpertsSpec, Routing, Scratch, Tensor,
+    error::{Error, Result},
+};
 
 /// One way to compute `out[t] = Σ_k w[t,k] · expert[ids[t,k]](x[t])` on device `D`.
 ///
@@ -41,4 +44,26 @@ pub struct ExpertsCall<'a, D: Device> {
     pub routing: &'a D::Routing,
     /// The caller's buffers, kept from call to call.
     pub scratch: &'a mut Scratch,
+}
+
+impl<D: Device<Tensor = Tensor, Routing = Routing>> ExpertsCall<'_, D> {
+    /// Whether `x`, the routing and `out` agree with each other and with the experts.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] that names the one that does not.
+    pub fn check_shapes(&self, out: &Tensor) -> Result<()> {
+        let (tokens, hidden) = (self.x.rows(), self.experts.spec().hidden);
+        if self.x.cols() != hidden {
+            return Err(Error::shape("hidden_states", [tokens, hidden], [tokens, self.x.cols()]));
+        }
+        let top_k = self.routing.top_k();
+        if top_k > 0 && self.routing.tokens() != tokens {
+            let got = [self.routing.tokens(), top_k];
+            return Err(Error::shape("top_k_index", [tokens, top_k], got));
+        }
+        if [out.rows(), out.cols()] != [tokens, hidden] {
+            return Err(Error::shape("out", [tokens, hidden], [out.rows(), out.cols()]));
+        }
+        Ok(())
+    }
 }

@@ -210,11 +210,11 @@ pub trait Device: Debug + Clone + Send + Sync + Sized + 'static {
     /// device can tell without waiting.
     fn route(&self, logits: &Self::Tensor, spec: &RouterSpec) -> Result<Self::Routing>;
 
-    /// Room for the result of an operation that overwrites it: [rows, cols], values unspecified.
+    /// Room of the shape of `x` for a result that overwrites it, values unspecified.
     ///
     /// # Errors
     /// If the device has no room for it.
-    fn new_tensor(&self, rows: usize, cols: usize) -> Result<Self::Tensor>;
+    fn new_tensor_like(&self, x: &Self::Tensor) -> Result<Self::Tensor>;
 
     /// `up = activation(gate, up)`, elementwise.
     ///

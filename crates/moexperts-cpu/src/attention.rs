@@ -45,9 +45,9 @@ impl KvCache {
             return Err(Error::OutOfRange { what: "sequence", index, limit: sequences });
         }
         let entry = &mut self.entries[layer * sequences + span.sequence];
-        if span.start * width > entry.keys.len() {
-            let limit = entry.keys.len() / width + 1;
-            return Err(Error::OutOfRange { what: "position", index: span.start, limit });
+        let held = entry.keys.len().checked_div(width).unwrap_or(0);
+        if span.start > held {
+            return Err(Error::OutOfRange { what: "position", index: span.start, limit: held + 1 });
         }
         for (cached, new) in [(&mut entry.keys, keys), (&mut entry.values, values)] {
             cached.truncate(span.start * width);

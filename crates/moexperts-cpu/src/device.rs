@@ -145,8 +145,8 @@ impl Device for Cpu {
         Ok(KvCache::new(spec))
     }
 
-    fn new_tensor(&self, rows: usize, cols: usize) -> Result<Tensor> {
-        Ok(Tensor::zeros(rows, cols))
+    fn new_tensor_like(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(Tensor::zeros(x.rows(), x.cols()))
     }
 
     fn embed(&self, table: &Matrix, ids: &[u32]) -> Result<Tensor> {

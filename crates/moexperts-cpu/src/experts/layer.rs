@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use half::bf16;
-use moexperts_core::{Error, Expert, Experts, ExpertsCall, Matrix, Result, Routing, Tensor};
+use moexperts_core::{Expert, Experts, ExpertsCall, Matrix, Result, Tensor};
 
 use super::groups::{Group, Groups};
 use crate::{
@@ -51,9 +51,9 @@ impl<'a> Layer<'a> {
     /// # Errors
     /// If the shapes disagree or the experts are of a kind this crate does not run.
     pub(super) fn new(name: &str, call: ExpertsCall<'a, Cpu>, out: &'a mut Tensor) -> Result<Self> {
+        call.check_shapes(out)?;
         let ExpertsCall { device, experts, x, routing, scratch } = call;
         super::check(name, experts.spec())?;
-        check_shapes(experts, x, routing, out)?;
         let (spec, workspace) = (experts.spec(), scratch.slot::<Workspace>());
         let Workspace { groups, rounded, inner, inner_rounded } = workspace;
         groups.order(routing, spec.experts);
@@ -229,19 +229,4 @@ fn for_each_block(
             work(first..(first + BLOCK_INPUTS).min(pairs.end), columns.clone());
         }
     }
-}
-
-fn check_shapes(experts: &Experts<Cpu>, x: &Tensor, routing: &Routing, out: &Tensor) -> Result<()> {
-    let hidden = experts.spec().hidden;
-    if x.cols() != hidden {
-        return Err(Error::shape("hidden_states", [x.rows(), hidden], [x.rows(), x.cols()]));
-    }
-    if routing.top_k() > 0 && routing.tokens() != x.rows() {
-        let k = routing.top_k();
-        return Err(Error::shape("top_k_index", [x.rows(), k], [routing.tokens(), k]));
-    }
-    if [out.rows(), out.cols()] != [x.rows(), hidden] {
-        return Err(Error::shape("out", [x.rows(), hidden], [out.rows(), out.cols()]));
-    }
-    Ok(())
 }

@@ -1,0 +1,89 @@
+//! What can go wrong between a user's words and a model's.
+
+use std::path::PathBuf;
+
+/// Shorthand for results of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// An error, by who can mend it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A shape, a dtype, a backend or a device.
+    #[error(transparent)]
+    Core(#[from] moexperts_core::Error),
+    /// A file that cannot be read.
+    #[error("cannot read `{}`", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A JSON file of the model that does not say what it must.
+    #[error("{file}: {problem}")]
+    Config {
+        /// The file: `config.json`.
+        file: String,
+        /// What is missing or wrong.
+        problem: String,
+    },
+    /// Weights that are damaged, missing or of another shape.
+    #[error("{file}: {problem}")]
+    Checkpoint {
+        /// The safetensors file or index.
+        file: String,
+        /// What is missing or wrong; names the tensor.
+        problem: String,
+    },
+    /// A tokenizer or chat template that cannot be used.
+    #[error("{file}: {problem}")]
+    Tokenizer {
+        /// The file: `tokenizer.json`.
+        file: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// An option with a value it cannot have.
+    #[error("option `{option}` is {got}, expected {expected}")]
+    Option {
+        /// The option, as in `generation_config.json`.
+        option: &'static str,
+        /// What it is.
+        got: String,
+        /// What it may be.
+        expected: String,
+    },
+    /// A key of an `experts_implementation` map that names no part of the model.
+    #[error("experts implementation: the model has no sub-config `{key}`, expected one of {known}")]
+    UnknownBackbone {
+        /// The key.
+        key: String,
+        /// The keys there are; `""` is the model itself.
+        known: String,
+    },
+    /// More tokens than the model has positions for.
+    #[error("the prompt has {tokens} tokens, the model's context is {context}")]
+    ContextExceeded {
+        /// Tokens of the prompt.
+        tokens: usize,
+        /// `max_position_embeddings`.
+        context: usize,
+    },
+    /// The model's repository could not be fetched.
+    #[error(transparent)]
+    Hub(#[from] crate::hub::HubError),
+}
+
+impl Error {
+    /// What the reader can do about it, where that is known.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Hub(error) => error.hint(),
+            Self::ContextExceeded { context, .. } => {
+                Some(format!("shorten the prompt to fewer than {context} tokens"))
+            }
+            _ => None,
+        }
+    }
+}

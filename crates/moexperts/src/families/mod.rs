@@ -1,0 +1,119 @@
+//! Model families: a file each, saying what a `config.json` means and what the weights are called.
+
+mod mixtral;
+mod olmoe;
+mod qwen2_moe;
+mod qwen3_moe;
+
+use moexperts_core::Activation;
+
+use crate::{
+    config::Config,
+    error::{Error, Result},
+    model::{AttentionShape, DecoderSpec, Rope},
+};
+
+/// A family: the `model_type` of its configs and how to read them.
+#[derive(Debug, Clone, Copy)]
+pub struct Family {
+    /// `model_type` in `config.json`.
+    pub model_type: &'static str,
+    describe: fn(&Config) -> Result<DecoderSpec>,
+}
+
+/// Every family, in alphabetical order.
+pub const FAMILIES: [Family; 4] =
+    [mixtral::FAMILY, olmoe::FAMILY, qwen2_moe::FAMILY, qwen3_moe::FAMILY];
+
+/// Reads a `config.json` of any family.
+///
+/// # Errors
+/// [`Error::Config`] for a family that is not known, a missing key or an impossible value.
+pub fn describe(config: &Config) -> Result<DecoderSpec> {
+    let model_type: String = config.required("model_type")?;
+    let family = FAMILIES.iter().find(|family| family.model_type == model_type);
+    let Some(family) = family else {
+        let known: Vec<_> = FAMILIES.iter().map(|f| format!("`{}`", f.model_type)).collect();
+        return Err(Error::Config {
+            file: config.file().to_owned(),
+            problem: format!(
+                "model_type `{model_type}` is not known, expected one of {}",
+                known.join(", ")
+            ),
+        });
+    };
+    let spec = (family.describe)(config)?;
+    for moe in spec.moe_layers() {
+        if moe.router.top_k == 0 || moe.router.top_k > moe.num_experts {
+            return Err(Error::Config {
+                file: config.file().to_owned(),
+                problem: format!(
+                    "num_experts_per_tok is {}, expected 1 to {} (the experts of a layer)",
+                    moe.router.top_k, moe.num_experts
+                ),
+            });
+        }
+    }
+    Ok(spec)
+}
+
+/// What families differ in where a key is absent.
+struct Defaults {
+    rope_theta: f64,
+    rms_norm_eps: f32,
+}
+
+/// Reads what every family shares; the layers are left to the family.
+fn decoder(config: &Config, defaults: &Defaults) -> Result<DecoderSpec> {
+    let hidden_size: usize = config.required("hidden_size")?;
+    let heads: usize = config.required("num_attention_heads")?;
+    let kv_heads = config.or("num_key_value_heads", heads)?;
+    let head_dim = match config.optional("head_dim")? {
+        Some(head_dim) => head_dim,
+        None => hidden_size.checked_div(heads).unwrap_or(0),
+    };
+    if kv_heads == 0 || head_dim == 0 || !heads.is_multiple_of(kv_heads) {
+        return Err(Error::Config {
+            file: config.file().to_owned(),
+            problem: format!(
+                "{heads} heads of {head_dim} cannot share {kv_heads} key/value heads, expected \
+                 num_attention_heads to be a multiple of num_key_value_heads"
+            ),
+        });
+    }
+    Ok(DecoderSpec {
+        model_type: config.required("model_type")?,
+        vocab_size: config.required("vocab_size")?,
+        hidden_size,
+        rms_norm_eps: config.or("rms_norm_eps", defaults.rms_norm_eps)?,
+        max_position_embeddings: config.required("max_position_embeddings")?,
+        tie_word_embeddings: config.or("tie_word_embeddings", false)?,
+        rope: Rope::read(config, head_dim, defaults.rope_theta)?,
+        attention: AttentionShape { heads, kv_heads, head_dim },
+        layers: Vec::new(),
+    })
+}
+
+/// Reads `hidden_act`.
+fn activation(config: &Config) -> Result<Activation> {
+    match config.or("hidden_act", "silu".to_owned())?.as_str() {
+        "silu" | "swish" => Ok(Activation::Silu),
+        "gelu_pytorch_tanh" => Ok(Activation::GeluTanh),
+        "relu2" => Ok(Activation::Relu2),
+        other => Err(Error::Config {
+            file: config.file().to_owned(),
+            problem: format!(
+                "hidden_act `{other}` is not known, \
+                 expected one of `silu`, `gelu_pytorch_tanh`, `relu2`"
+            ),
+        }),
+    }
+}
+
+/// Whether layer `index` has experts: every `decoder_sparse_step`-th one that is not listed in
+/// `mlp_only_layers`.
+fn is_sparse(config: &Config, index: usize) -> Result<bool> {
+    let step = config.or("decoder_sparse_step", 1_usize)?;
+    let dense: Vec<usize> = config.or("mlp_only_layers", Vec::new())?;
+    Ok(!dense.contains(&index) && step > 0 && (index + 1).is_multiple_of(step))
+}

@@ -1,0 +1,38 @@
+//! OLMoE.
+
+use moexperts_core::RouterSpec;
+
+use super::{Defaults, Family, activation, decoder};
+use crate::{
+    config::Config,
+    error::Result,
+    model::{DecoderSpec, ExpertNames, LayerSpec, MlpSpec, MoeSpec, QkNorm},
+};
+
+pub(super) const FAMILY: Family = Family { model_type: "olmoe", describe };
+
+fn describe(config: &Config) -> Result<DecoderSpec> {
+    let mut spec = decoder(config, &Defaults { rope_theta: 1e4, rms_norm_eps: 1e-5 })?;
+    let moe = MoeSpec {
+        num_experts: config.any_of_or(&["num_experts", "num_local_experts"], 64)?,
+        moe_intermediate_size: config.required("intermediate_size")?,
+        router: RouterSpec {
+            top_k: config.or("num_experts_per_tok", 8)?,
+            norm_topk_prob: config.or("norm_topk_prob", false)?,
+        },
+        activation: activation(config)?,
+        shared_expert: None,
+        names: ExpertNames::MLP,
+    };
+    let attention_bias = config.or("attention_bias", false)?;
+    let layer = LayerSpec {
+        qkv_bias: attention_bias,
+        o_bias: attention_bias,
+        qk_norm: QkNorm::Whole,
+        clip_qkv: config.optional("clip_qkv")?,
+        sliding_window: None,
+        mlp: MlpSpec::Moe(moe),
+    };
+    spec.layers = vec![layer; config.required("num_hidden_layers")?];
+    Ok(spec)
+}

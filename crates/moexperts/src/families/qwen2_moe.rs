@@ -1,0 +1,62 @@
+//! Qwen1.5-MoE and Qwen2-MoE.
+
+use moexperts_core::RouterSpec;
+
+use super::{Defaults, Family, activation, decoder, is_sparse};
+use crate::{
+    config::Config,
+    error::Result,
+    model::{DecoderSpec, ExpertNames, LayerSpec, MlpSpec, MoeSpec, QkNorm, SharedExpertSpec},
+};
+
+pub(super) const FAMILY: Family = Family { model_type: "qwen2_moe", describe };
+
+fn describe(config: &Config) -> Result<DecoderSpec> {
+    let mut spec = decoder(config, &Defaults { rope_theta: 1e4, rms_norm_eps: 1e-6 })?;
+    let activation = activation(config)?;
+    let num_experts = config.any_of_or(&["num_experts", "num_local_experts"], 60)?;
+    let moe = MoeSpec {
+        num_experts,
+        moe_intermediate_size: config.required("moe_intermediate_size")?,
+        router: RouterSpec {
+            top_k: config.or("num_experts_per_tok", 4)?,
+            norm_topk_prob: config.or("norm_topk_prob", false)?,
+        },
+        activation,
+        shared_expert: Some(SharedExpertSpec {
+            intermediate_size: config.required("shared_expert_intermediate_size")?,
+        }),
+        names: ExpertNames::MLP,
+    };
+    let intermediate_size = config.required("intermediate_size")?;
+    let qkv_bias = config.or("qkv_bias", true)?;
+    for index in 0..config.required("num_hidden_layers")? {
+        let mlp = if num_experts > 0 && is_sparse(config, index)? {
+            MlpSpec::Moe(moe.clone())
+        } else {
+            MlpSpec::Dense { intermediate_size, activation }
+        };
+        spec.layers.push(LayerSpec {
+            qkv_bias,
+            o_bias: false,
+            qk_norm: QkNorm::None,
+            clip_qkv: None,
+            sliding_window: sliding_window(config, index)?,
+            mlp,
+        });
+    }
+    Ok(spec)
+}
+
+/// `layer_types` where it is given; else every second layer below `max_window_layers` slides.
+fn sliding_window(config: &Config, index: usize) -> Result<Option<usize>> {
+    let slides = match config.optional::<Vec<String>>("layer_types")? {
+        Some(types) => types.get(index).is_some_and(|kind| kind == "sliding_attention"),
+        None => index.is_multiple_of(2) && index < config.or("max_window_layers", 28)?,
+    };
+    if !slides || !config.or("use_sliding_window", false)? {
+        return Ok(None);
+    }
+    let window: Option<usize> = config.optional("sliding_window")?;
+    Ok(window.filter(|&window| window > 0))
+}

@@ -1,0 +1,51 @@
+//! Qwen3-MoE.
+
+use moexperts_core::RouterSpec;
+
+use super::{Defaults, Family, activation, decoder, is_sparse};
+use crate::{
+    config::Config,
+    error::Result,
+    model::{DecoderSpec, ExpertNames, LayerSpec, MlpSpec, MoeSpec, QkNorm},
+};
+
+pub(super) const FAMILY: Family = Family { model_type: "qwen3_moe", describe };
+
+fn describe(config: &Config) -> Result<DecoderSpec> {
+    let mut spec = decoder(config, &Defaults { rope_theta: 1e4, rms_norm_eps: 1e-6 })?;
+    let activation = activation(config)?;
+    let num_experts = config.any_of_or(&["num_experts", "num_local_experts"], 128)?;
+    let moe = MoeSpec {
+        num_experts,
+        moe_intermediate_size: config.required("moe_intermediate_size")?,
+        router: RouterSpec {
+            top_k: config.or("num_experts_per_tok", 8)?,
+            norm_topk_prob: config.or("norm_topk_prob", false)?,
+        },
+        activation,
+        shared_expert: None,
+        names: ExpertNames::MLP,
+    };
+    let intermediate_size = config.required("intermediate_size")?;
+    let attention_bias = config.or("attention_bias", false)?;
+    let window: Option<usize> = match config.or("use_sliding_window", false)? {
+        true => config.optional("sliding_window")?,
+        false => None,
+    };
+    for index in 0..config.required("num_hidden_layers")? {
+        let mlp = if num_experts > 0 && is_sparse(config, index)? {
+            MlpSpec::Moe(moe.clone())
+        } else {
+            MlpSpec::Dense { intermediate_size, activation }
+        };
+        spec.layers.push(LayerSpec {
+            qkv_bias: attention_bias,
+            o_bias: attention_bias,
+            qk_norm: QkNorm::PerHead,
+            clip_qkv: None,
+            sliding_window: window.filter(|&window| window > 0),
+            mlp,
+        });
+    }
+    Ok(spec)
+}

@@ -1,0 +1,251 @@
+//! Everything a model is made of, from a folder or from the program itself.
+
+use std::{fs, io, path::Path, sync::Arc};
+
+use moexperts_core::Storage;
+use serde::Deserialize;
+
+use crate::{
+    checkpoint::{Checkpoint, require_folder},
+    config::Config,
+    error::{Error, Result},
+};
+
+const CONFIG: &str = "config.json";
+const GENERATION_CONFIG: &str = "generation_config.json";
+const TOKENIZER: &str = "tokenizer.json";
+const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
+const CHAT_TEMPLATE: &str = "chat_template.jinja";
+const EMBEDDED_WEIGHTS: &str = "model.safetensors";
+
+/// The files of a model, opened; only `config.json` and the weights must be there.
+#[derive(Debug)]
+pub struct ModelFiles {
+    /// Where they came from, for messages: a folder, or the name of an embedded model.
+    pub origin: String,
+    /// `config.json`.
+    pub config: Config,
+    /// `generation_config.json`.
+    pub generation_config: Option<Config>,
+    /// The bytes of `tokenizer.json`.
+    pub tokenizer: Option<Vec<u8>>,
+    /// `tokenizer_config.json`.
+    pub tokenizer_config: Option<Config>,
+    /// `chat_template.jinja`, or else what `tokenizer_config.json` says.
+    pub chat_template: Option<String>,
+    /// The weights.
+    pub checkpoint: Checkpoint,
+}
+
+/// The files of a model that was compiled into the program.
+#[derive(Debug, Clone)]
+pub struct EmbeddedFiles {
+    /// The name of the model, for messages.
+    pub origin: &'static str,
+    /// The text of `config.json`.
+    pub config: &'static str,
+    /// The text of `generation_config.json`.
+    pub generation_config: Option<&'static str>,
+    /// The bytes of `tokenizer.json`.
+    pub tokenizer: Option<&'static [u8]>,
+    /// The text of `tokenizer_config.json`.
+    pub tokenizer_config: Option<&'static str>,
+    /// The text of `chat_template.jinja`.
+    pub chat_template: Option<&'static str>,
+    /// The weights, one safetensors file; see [`StaticBytes`].
+    pub safetensors: Arc<dyn Storage>,
+}
+
+impl ModelFiles {
+    /// Opens the files of a folder.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the folder or a file in it cannot be read, [`Error::Config`] if a JSON file
+    /// is broken, and the errors of [`Checkpoint::open`].
+    pub fn open(folder: &Path) -> Result<Self> {
+        require_folder(folder)?;
+        let parsed = |file: &str| -> Result<Option<Config>> {
+            read_text(&folder.join(file))?.map(|text| Config::parse(file, &text)).transpose()
+        };
+        let config = parsed(CONFIG)?.ok_or_else(|| no_config(folder))?;
+        let tokenizer_config = parsed(TOKENIZER_CONFIG)?;
+        let template = read_text(&folder.join(CHAT_TEMPLATE))?;
+        Ok(Self {
+            origin: folder.display().to_string(),
+            config,
+            generation_config: parsed(GENERATION_CONFIG)?,
+            tokenizer: read(&folder.join(TOKENIZER))?,
+            chat_template: chat_template(template, tokenizer_config.as_ref())?,
+            tokenizer_config,
+            checkpoint: Checkpoint::open(folder)?,
+        })
+    }
+
+    /// Takes the files from the program.
+    ///
+    /// # Errors
+    /// [`Error::Config`] or [`Error::Checkpoint`] if what was embedded is broken.
+    pub fn from_parts(parts: EmbeddedFiles) -> Result<Self> {
+        let parsed = |file, text: Option<&str>| -> Result<Option<Config>> {
+            text.map(|text| Config::parse(file, text)).transpose()
+        };
+        let tokenizer_config = parsed(TOKENIZER_CONFIG, parts.tokenizer_config)?;
+        let template = parts.chat_template.map(str::to_owned);
+        Ok(Self {
+            origin: parts.origin.to_owned(),
+            config: Config::parse(CONFIG, parts.config)?,
+            generation_config: parsed(GENERATION_CONFIG, parts.generation_config)?,
+            tokenizer: parts.tokenizer.map(<[u8]>::to_vec),
+            chat_template: chat_template(template, tokenizer_config.as_ref())?,
+            tokenizer_config,
+            checkpoint: Checkpoint::from_storage(EMBEDDED_WEIGHTS, parts.safetensors)?,
+        })
+    }
+}
+
+/// A constant of the program as weights.
+///
+/// `include_bytes!` promises no alignment, and weights that are not aligned are copied to memory
+/// where they are used. Put the bytes into a type that is aligned for them:
+///
+/// ```
+/// use moexperts::files::StaticBytes;
+///
+/// #[repr(C, align(64))]
+/// struct Aligned<T: ?Sized>(T);
+///
+/// // `*include_bytes!("model.safetensors")` in a real program.
+/// static WEIGHTS: &Aligned<[u8]> = &Aligned(*b"weights");
+/// let storage = StaticBytes::new(&WEIGHTS.0);
+/// ```
+pub struct StaticBytes(&'static [u8]);
+
+impl StaticBytes {
+    /// Wraps the constant.
+    pub const fn new(bytes: &'static [u8]) -> Self {
+        Self(bytes)
+    }
+}
+
+impl std::fmt::Debug for StaticBytes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "StaticBytes({} bytes)", self.0.len())
+    }
+}
+
+impl Storage for StaticBytes {
+    fn bytes(&self) -> &[u8] {
+        self.0
+    }
+}
+
+/// A template by the name under which `tokenizer_config.json` lists it.
+#[derive(Deserialize)]
+struct NamedTemplate {
+    name: String,
+    template: String,
+}
+
+/// The template of its own file goes first, as it does in transformers.
+fn chat_template(file: Option<String>, config: Option<&Config>) -> Result<Option<String>> {
+    const KEY: &str = "chat_template";
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Templates {
+        One(String),
+        Named(Vec<NamedTemplate>),
+    }
+    let (None, Some(config)) = (&file, config) else { return Ok(file) };
+    let templates = config.optional(KEY).map_err(|_| {
+        config.refused(KEY, "a string or a list of objects with `name` and `template`")
+    })?;
+    Ok(match templates {
+        None => None,
+        Some(Templates::One(template)) => Some(template),
+        Some(Templates::Named(templates)) => templates
+            .into_iter()
+            .find(|template| template.name == "default")
+            .map(|default| default.template),
+    })
+}
+
+fn no_config(folder: &Path) -> Error {
+    let source = io::Error::new(io::ErrorKind::NotFound, "no such file");
+    Error::Io { path: folder.join(CONFIG), source }
+}
+
+fn read_text(path: &Path) -> Result<Option<String>> {
+    let Some(bytes) = read(path)? else { return Ok(None) };
+    String::from_utf8(bytes).map(Some).map_err(|error| Error::Io {
+        path: path.to_owned(),
+        source: io::Error::new(io::ErrorKind::InvalidData, error.utf8_error()),
+    })
+}
+
+/// The bytes of a file, `None` if there is none.
+fn read(path: &Path) -> Result<Option<Vec<u8>>> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(Error::Io { path: path.to_owned(), source }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn template(json: &str) -> Result<Option<String>> {
+        chat_template(None, Some(&Config::parse(TOKENIZER_CONFIG, json).unwrap()))
+    }
+
+    #[test]
+    fn the_template_of_its_own_file_goes_first() {
+        let config = Config::parse(TOKENIZER_CONFIG, r#"{"chat_template": "of config"}"#).unwrap();
+        let file = Some("of file".to_owned());
+        assert_eq!(chat_template(file, Some(&config)).unwrap().unwrap(), "of file");
+        assert_eq!(chat_template(None, Some(&config)).unwrap().unwrap(), "of config");
+        assert_eq!(chat_template(None, None).unwrap(), None);
+    }
+
+    #[test]
+    fn takes_the_default_of_several_templates() {
+        let json = r#"{"chat_template": [{"name": "rag", "template": "r"},
+                                         {"name": "default", "template": "d"}]}"#;
+        assert_eq!(template(json).unwrap().unwrap(), "d");
+        assert_eq!(template(r#"{"chat_template": []}"#).unwrap(), None);
+        assert_eq!(template("{}").unwrap(), None);
+        assert_eq!(
+            template(r#"{"chat_template": 5}"#).unwrap_err().to_string(),
+            "tokenizer_config.json: key `chat_template` is 5, expected a string or a list of \
+             objects with `name` and `template`"
+        );
+    }
+
+    #[test]
+    fn opens_a_model_from_the_program() {
+        #[repr(align(8))]
+        struct Aligned<const LEN: usize>([u8; LEN]);
+        static WEIGHTS: Aligned<10> = Aligned(*b"\x02\0\0\0\0\0\0\0{}");
+        let parts = EmbeddedFiles {
+            origin: "tiny",
+            config: r#"{"hidden_size": 8}"#,
+            generation_config: None,
+            tokenizer: Some(b"{}"),
+            tokenizer_config: Some(r#"{"chat_template": "t"}"#),
+            chat_template: None,
+            safetensors: Arc::new(StaticBytes::new(&WEIGHTS.0)),
+        };
+        let files = ModelFiles::from_parts(parts.clone()).unwrap();
+        assert_eq!(files.config.required::<usize>("hidden_size").unwrap(), 8);
+        assert_eq!(files.chat_template.as_deref(), Some("t"));
+        assert_eq!(files.tokenizer.as_deref(), Some(b"{}".as_slice()));
+        assert_eq!(files.checkpoint.size_bytes(), 10);
+
+        let broken = EmbeddedFiles { config: "", ..parts };
+        assert_eq!(
+            ModelFiles::from_parts(broken).unwrap_err().to_string(),
+            "config.json: broken JSON: EOF while parsing a value at line 1 column 0"
+        );
+    }
+}

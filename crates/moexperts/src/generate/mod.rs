@@ -1,0 +1,316 @@
+//! Text out: one forward for the prompts, then one for each token.
+
+mod options;
+mod sampler;
+mod text;
+
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+use moexperts_core::{Batch, Device, Span};
+
+pub use options::{GenerateOptions, GenerationConfig, ResolvedOptions};
+use sampler::Sampler;
+use text::TextStream;
+
+use crate::{
+    auto::CausalLm,
+    error::{Error, Result},
+    experts_implementation::Phase,
+    model::Session,
+};
+
+/// One new token of one sequence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// Which prompt it continues.
+    pub sequence: usize,
+    /// The token.
+    pub token: u32,
+    /// Text that is now certain: whole characters, and nothing that could be the beginning of a
+    /// stop string. Empty for models without a tokenizer.
+    pub text: String,
+    /// Set with the last token of the sequence.
+    pub finish: Option<FinishReason>,
+}
+
+/// Why a sequence ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FinishReason {
+    /// An end-of-sequence token.
+    EndOfSequence,
+    /// A stop string.
+    StopString,
+    /// `max_new_tokens` tokens.
+    MaxNewTokens,
+    /// The model's last position.
+    Context,
+}
+
+/// How long a generation took.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct GenerationStats {
+    /// Prompt tokens that were computed (not those a session had).
+    pub prompt_tokens: usize,
+    /// Time to the first tokens.
+    pub prefill: Duration,
+    /// Tokens after the first of each sequence.
+    pub decoded_tokens: usize,
+    /// Time for those.
+    pub decode: Duration,
+}
+
+/// A generation in progress: an iterator over new tokens.
+///
+/// Switching the model's experts backend takes effect at the next token.
+#[derive(Debug)]
+pub struct Generation<'a, D: Device> {
+    model: &'a CausalLm<D>,
+    options: ResolvedOptions,
+    session: Session<D>,
+    sequences: Vec<Sequence<'a>>,
+    events: VecDeque<Event>,
+    phase: Phase,
+    failed: bool,
+    stats: GenerationStats,
+}
+
+#[derive(Debug)]
+struct Sequence<'a> {
+    /// Prompt and new tokens.
+    tokens: Vec<u32>,
+    new_tokens: usize,
+    sampler: Sampler,
+    text: Option<TextStream<'a>>,
+    finished: bool,
+}
+
+impl<D: Device> CausalLm<D> {
+    /// The text that continues `prompt`.
+    ///
+    /// # Errors
+    /// As [`generate_tokens`](Self::generate_tokens), and if the model has no tokenizer.
+    pub fn generate(&self, prompt: &str, options: &GenerateOptions) -> Result<String> {
+        let mut texts = self.generate_batch(&[prompt], options)?;
+        Ok(texts.pop().unwrap_or_default())
+    }
+
+    /// The texts that continue several prompts, generated together; each is what it would be
+    /// alone.
+    ///
+    /// # Errors
+    /// As [`generate_tokens`](Self::generate_tokens), and if the model has no tokenizer.
+    pub fn generate_batch(
+        &self,
+        prompts: &[&str],
+        options: &GenerateOptions,
+    ) -> Result<Vec<String>> {
+        let encode = |prompt: &&str| self.encode(prompt);
+        let prompts = prompts.iter().map(encode).collect::<Result<Vec<_>>>()?;
+        let mut texts = vec![String::new(); prompts.len()];
+        for event in self.generate_tokens(prompts, options)? {
+            let event = event?;
+            texts[event.sequence].push_str(&event.text);
+        }
+        Ok(texts)
+    }
+
+    /// Token ids of a prompt, with the special tokens the model expects around it.
+    ///
+    /// # Errors
+    /// If the model has no tokenizer or the text cannot be encoded.
+    pub fn encode(&self, prompt: &str) -> Result<Vec<u32>> {
+        let Some(tokenizer) = self.tokenizer() else {
+            return Err(Error::Tokenizer {
+                file: self.origin().to_owned(),
+                problem: "missing tokenizer.json, which turns text into token ids".to_owned(),
+            });
+        };
+        tokenizer.encode(prompt, true)
+    }
+
+    /// Starts a generation from token ids, one prompt a sequence; prompts may differ in length.
+    ///
+    /// # Errors
+    /// For an option out of range, an empty prompt, or one longer than the model's context.
+    pub fn generate_tokens(
+        &self,
+        prompts: Vec<Vec<u32>>,
+        options: &GenerateOptions,
+    ) -> Result<Generation<'_, D>> {
+        let session = self.session(prompts.len())?;
+        self.continue_tokens(session, prompts, options)
+    }
+
+    /// [`generate_tokens`](Self::generate_tokens) with a session of an earlier generation: what
+    /// the prompts share with its sequences is not computed again.
+    ///
+    /// # Errors
+    /// As [`generate_tokens`](Self::generate_tokens).
+    pub fn continue_tokens(
+        &self,
+        mut session: Session<D>,
+        prompts: Vec<Vec<u32>>,
+        options: &GenerateOptions,
+    ) -> Result<Generation<'_, D>> {
+        let options = options.resolve(self.generation_config())?;
+        if session.sequences() != prompts.len() {
+            let (expected, got) = (session.sequences().to_string(), prompts.len().to_string());
+            return Err(Error::Option { option: "prompts", got, expected });
+        }
+        let mut sequences = Vec::with_capacity(prompts.len());
+        for (index, tokens) in prompts.into_iter().enumerate() {
+            if tokens.is_empty() {
+                let (got, expected) = ("empty".to_owned(), "at least one token".to_owned());
+                return Err(Error::Option { option: "prompt", got, expected });
+            }
+            self.check_context(tokens.len())?;
+            let limit = self.spec().vocab_size;
+            if let Some(&id) = tokens.iter().find(|&&id| id as usize >= limit) {
+                let (what, index) = ("token id", id as usize);
+                return Err(moexperts_core::Error::OutOfRange { what, index, limit }.into());
+            }
+            // At least one token has to pass to give logits.
+            let cached = &mut session.tokens[index];
+            let shared = cached.iter().zip(&tokens).take_while(|(a, b)| a == b).count();
+            cached.truncate(shared.min(tokens.len() - 1));
+            sequences.push(Sequence {
+                tokens,
+                new_tokens: 0,
+                sampler: Sampler::new(&options, index as u64),
+                text: self.tokenizer().map(|t| TextStream::new(t, &options.stop_strings)),
+                finished: false,
+            });
+        }
+        Ok(Generation {
+            model: self,
+            options,
+            session,
+            sequences,
+            events: VecDeque::new(),
+            phase: Phase::Prefill,
+            failed: false,
+            stats: GenerationStats::default(),
+        })
+    }
+}
+
+impl<D: Device> Generation<'_, D> {
+    /// How long it took so far.
+    pub fn stats(&self) -> GenerationStats {
+        self.stats
+    }
+
+    /// The tokens of a sequence, its prompt included.
+    ///
+    /// # Panics
+    /// If there is no such sequence.
+    pub fn tokens(&self, sequence: usize) -> &[u32] {
+        &self.sequences[sequence].tokens
+    }
+
+    /// The session, to continue from.
+    pub fn into_session(self) -> Session<D> {
+        self.session
+    }
+
+    /// One forward over every sequence that goes on, and the tokens it gives.
+    fn step(&mut self) -> Result<()> {
+        let mut ids = Vec::new();
+        let mut spans = Vec::new();
+        for (index, sequence) in self.sequences.iter().enumerate() {
+            if !sequence.finished {
+                let start = self.session.tokens[index].len();
+                let new = &sequence.tokens[start..];
+                spans.push(Span { sequence: index, start, tokens: new.len() });
+                ids.extend_from_slice(new);
+            }
+        }
+        if spans.is_empty() {
+            return Ok(());
+        }
+        let start = Instant::now();
+        let phase = if self.options.decode_switch { self.phase } else { Phase::Prefill };
+        let batch = Batch::new(spans);
+        let logits = self.model.step(&ids, &batch, &mut self.session, phase)?;
+        let vocab = self.model.spec().vocab_size;
+        for (span, logits) in batch.spans().iter().zip(logits.chunks_exact(vocab)) {
+            let sequence = &mut self.sequences[span.sequence];
+            let cached = &mut self.session.tokens[span.sequence];
+            cached.extend_from_slice(&sequence.tokens[cached.len()..]);
+            let context = self.model.spec().max_position_embeddings;
+            let event = sequence.advance(span.sequence, logits, &self.options, context)?;
+            self.events.push_back(event);
+        }
+        match self.phase {
+            Phase::Prefill => {
+                self.stats.prompt_tokens += ids.len();
+                self.stats.prefill += start.elapsed();
+            }
+            Phase::Decode => {
+                self.stats.decoded_tokens += ids.len();
+                self.stats.decode += start.elapsed();
+            }
+        }
+        self.phase = Phase::Decode;
+        Ok(())
+    }
+}
+
+impl<D: Device> Iterator for Generation<'_, D> {
+    type Item = Result<Event>;
+
+    fn next(&mut self) -> Option<Result<Event>> {
+        if self.events.is_empty() && !self.failed {
+            if let Err(error) = self.step() {
+                self.failed = true;
+                return Some(Err(error));
+            }
+        }
+        self.events.pop_front().map(Ok)
+    }
+}
+
+impl Sequence<'_> {
+    /// Chooses the next token and says what became of the text.
+    fn advance(
+        &mut self,
+        index: usize,
+        logits: &[f32],
+        options: &ResolvedOptions,
+        context: usize,
+    ) -> Result<Event> {
+        let token = self.sampler.next_token(logits, &self.tokens)?;
+        self.tokens.push(token);
+        self.new_tokens += 1;
+        let mut event = Event { sequence: index, token, text: String::new(), finish: None };
+        let ends = options.eos_token_id.contains(&token);
+        if ends {
+            event.finish = Some(FinishReason::EndOfSequence);
+        } else if let Some(text) = &mut self.text {
+            let step = text.push(token)?;
+            event.text = step.text;
+            if step.stopped {
+                event.finish = Some(FinishReason::StopString);
+            }
+        }
+        if event.finish.is_none() {
+            if self.new_tokens >= options.max_new_tokens {
+                event.finish = Some(FinishReason::MaxNewTokens);
+            } else if self.tokens.len() > context {
+                event.finish = Some(FinishReason::Context);
+            }
+        }
+        if event.finish.is_some() {
+            self.finished = true;
+            if let Some(text) = self.text.take()
+                && event.finish != Some(FinishReason::StopString)
+            {
+                event.text.push_str(&text.finish());
+            }
+        }
+        Ok(event)
+    }
+}

@@ -1,0 +1,132 @@
+//! One repository's folder in the cache that Python's `huggingface_hub` shares.
+//!
+//! ```text
+//! {cache}/models--{organisation}--{name}/
+//!     blobs/{etag}                   the bytes, once per content
+//!     refs/{revision}                the commit a branch or tag stood at
+//!     snapshots/{commit}/{file}      links to blobs
+//!     .no_exist/{commit}/{file}      empty: the commit has no such file
+//! {cache}/.locks/models--{organisation}--{name}/{etag}.lock
+//! ```
+
+use std::fs::{self, File};
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+
+use super::HubError;
+use super::names::{is_commit, is_file_name};
+
+/// The folders of one repository. Names are checked before they come here.
+pub(super) struct RepositoryCache {
+    folder: PathBuf,
+    locks: PathBuf,
+}
+
+impl RepositoryCache {
+    pub(super) fn new(cache_dir: &Path, repo_id: &str) -> Self {
+        let name = format!("models--{}", repo_id.replace('/', "--"));
+        Self { folder: cache_dir.join(&name), locks: cache_dir.join(".locks").join(name) }
+    }
+
+    pub(super) fn snapshot(&self, commit: &str) -> PathBuf {
+        self.folder.join("snapshots").join(commit)
+    }
+
+    /// The commit a revision stood at when it was last fetched.
+    pub(super) fn commit_of(&self, revision: &str) -> Option<String> {
+        if is_commit(revision) {
+            return Some(revision.to_owned());
+        }
+        let text = fs::read_to_string(self.folder.join("refs").join(revision)).ok()?;
+        Some(text.trim().to_owned()).filter(|commit| is_file_name(commit))
+    }
+
+    pub(super) fn write_ref(&self, revision: &str, commit: &str) -> Result<(), HubError> {
+        if self.commit_of(revision).as_deref() == Some(commit) {
+            return Ok(());
+        }
+        let path = self.folder.join("refs").join(revision);
+        create_parent(&path)?;
+        fs::write(&path, commit).map_err(cache_error(&path))
+    }
+
+    /// Whether the hub said before that the commit has no such file.
+    pub(super) fn is_known_absent(&self, commit: &str, file: &str) -> bool {
+        self.absent_marker(commit, file).exists()
+    }
+
+    pub(super) fn mark_absent(&self, commit: &str, file: &str) -> Result<(), HubError> {
+        let marker = self.absent_marker(commit, file);
+        create_parent(&marker)?;
+        fs::write(&marker, "").map_err(cache_error(&marker))
+    }
+
+    pub(super) fn blob(&self, etag: &str) -> PathBuf {
+        self.folder.join("blobs").join(etag)
+    }
+
+    /// Where a download grows. The name is this project's own: the `{etag}.incomplete` of other
+    /// programs may have holes, and only bytes written front to back can be continued.
+    pub(super) fn partial(&self, etag: &str) -> PathBuf {
+        self.folder.join("blobs").join(format!("{etag}.moexperts.incomplete"))
+    }
+
+    /// Waits until no other thread or process, Python's included, downloads this blob.
+    pub(super) fn lock(&self, etag: &str) -> Result<File, HubError> {
+        let path = self.locks.join(format!("{etag}.lock"));
+        create_parent(&path)?;
+        let lock = File::create(&path).map_err(cache_error(&path))?;
+        if lock.try_lock().is_err() {
+            tracing::info!(path = %path.display(), "waiting for another download of the same file");
+            lock.lock().map_err(cache_error(&path))?;
+        }
+        Ok(lock)
+    }
+
+    /// Makes `file` of the snapshot point to the blob. A pointer in use is left alone.
+    pub(super) fn link(&self, commit: &str, file: &str, etag: &str) -> Result<(), HubError> {
+        let pointer = self.snapshot(commit).join(file);
+        if pointer.exists() {
+            return Ok(());
+        }
+        create_parent(&pointer)?;
+        // A pointer to a blob that is gone does not exist, yet is in the way.
+        if pointer.is_symlink() {
+            fs::remove_file(&pointer).map_err(cache_error(&pointer))?;
+        }
+        let up = "../".repeat(2 + file.matches('/').count());
+        let relative = PathBuf::from(format!("{up}blobs/{etag}"));
+        match link_file(&relative, &self.blob(etag), &pointer) {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+                Err(cache_error(&pointer)(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn absent_marker(&self, commit: &str, file: &str) -> PathBuf {
+        self.folder.join(".no_exist").join(commit).join(file)
+    }
+}
+
+/// Wraps an error of the system with the path it happened at.
+pub(super) fn cache_error(path: &Path) -> impl FnOnce(io::Error) -> HubError {
+    let path = path.to_owned();
+    move |source| HubError::Cache { path, source }
+}
+
+pub(super) fn create_parent(path: &Path) -> Result<(), HubError> {
+    let parent = path.parent().expect("paths of the cache have a folder");
+    fs::create_dir_all(parent).map_err(cache_error(parent))
+}
+
+#[cfg(unix)]
+fn link_file(relative: &Path, _blob: &Path, pointer: &Path) -> io::Result<()> {
+    std::os::unix::fs::symlink(relative, pointer)
+}
+
+// Symbolic links need privileges on Windows, hard links do not.
+#[cfg(not(unix))]
+fn link_file(_relative: &Path, blob: &Path, pointer: &Path) -> io::Result<()> {
+    fs::hard_link(blob, pointer)
+}

@@ -1,0 +1,201 @@
+//! The two requests a download needs: what a file is (`HEAD`), and its bytes (`GET` with a range).
+
+use std::time::Duration;
+
+use ureq::config::RedirectAuthHeaders;
+use ureq::http::{Response, StatusCode, Uri, header};
+use ureq::{Agent, Body, RequestBuilder, typestate::WithoutBody};
+
+use super::names::{encode, is_file_name};
+use super::settings::Settings;
+use super::{CONFIG, HubError};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+/// Longest silence within an answer; the whole of a large file may take hours.
+const READ_TIMEOUT: Duration = Duration::from_secs(60);
+const MAX_REDIRECTS: usize = 5;
+
+type TransferCause = Box<dyn std::error::Error + Send + Sync>;
+
+/// Asks one hub for the files of one repository.
+pub(super) struct Client<'a> {
+    agent: Agent,
+    settings: &'a Settings,
+    repo_id: &'a str,
+}
+
+/// What the hub says about a file.
+pub(super) enum Answer {
+    File(RemoteFile),
+    /// The revision is there and the file is not; certain if the hub named it as missing.
+    Absent {
+        certain: bool,
+    },
+}
+
+/// One file at one commit.
+pub(super) struct RemoteFile {
+    pub(super) commit: String,
+    /// Names the content: git's hash of small files, SHA-256 of large ones.
+    pub(super) etag: String,
+    pub(super) bytes: u64,
+}
+
+impl<'a> Client<'a> {
+    pub(super) fn new(settings: &'a Settings, repo_id: &'a str) -> Self {
+        let config = Agent::config_builder()
+            .http_status_as_error(false)
+            .redirect_auth_headers(RedirectAuthHeaders::SameHost)
+            .timeout_connect(Some(CONNECT_TIMEOUT))
+            .timeout_per_read(Some(READ_TIMEOUT))
+            .user_agent(concat!("moexperts/", env!("CARGO_PKG_VERSION")))
+            .build();
+        Self { agent: config.into(), settings, repo_id }
+    }
+
+    /// Describes `file` at a branch, tag or commit.
+    pub(super) fn describe(&self, revision: &str, file: &str) -> Result<Answer, HubError> {
+        let response = self.head(revision, file)?;
+        let status = response.status();
+        if status == StatusCode::NOT_FOUND {
+            let certain = names_missing_entry(&response);
+            // The config is asked for first: without it the revision may not be there either.
+            if certain || file != CONFIG {
+                return Ok(Answer::Absent { certain });
+            }
+        }
+        if !status.is_success() && !status.is_redirection() {
+            return Err(self.refusal(file, &response));
+        }
+        let text = |name: &str| header_text(&response, name);
+        let usable = |name: Option<&str>, header: &str| match name {
+            Some(name) if is_file_name(name) => Ok(name.to_owned()),
+            _ => Err(malformed(file, header)),
+        };
+        let length = text("content-length").filter(|_| status.is_success());
+        let bytes = text("x-linked-size").or(length);
+        let bytes = bytes.and_then(|bytes| bytes.parse().ok());
+        Ok(Answer::File(RemoteFile {
+            commit: usable(text("x-repo-commit"), "X-Repo-Commit")?,
+            etag: usable(text("x-linked-etag").or_else(|| text("etag")).map(clean_etag), "ETag")?,
+            bytes: bytes.ok_or_else(|| malformed(file, "Content-Length"))?,
+        }))
+    }
+
+    /// Opens `file` from byte `start` on. Returns the answer and where its body starts: at 0 if
+    /// the server ignores ranges.
+    pub(super) fn open(
+        &self,
+        commit: &str,
+        file: &str,
+        start: u64,
+    ) -> Result<(Response<Body>, u64), HubError> {
+        let mut request = self.authorised(self.agent.get(self.url(commit, file)));
+        if start > 0 {
+            request = request.header(header::RANGE, format!("bytes={start}-"));
+        }
+        let response = request.call().map_err(|error| transfer(file, error))?;
+        match response.status() {
+            StatusCode::OK => Ok((response, 0)),
+            StatusCode::PARTIAL_CONTENT => {
+                let range = header_text(&response, "content-range").unwrap_or_default();
+                if range.starts_with(&format!("bytes {start}-")) {
+                    return Ok((response, start));
+                }
+                Err(transfer(file, format!("asked for bytes {start}-, the server sent `{range}`")))
+            }
+            _ => Err(self.refusal(file, &response)),
+        }
+    }
+
+    // Follows redirects within the hub by hand: the one that leaves it, to the storage, carries
+    // the headers that describe the file, and the storage's own answer does not.
+    fn head(&self, revision: &str, file: &str) -> Result<Response<Body>, HubError> {
+        let mut url = self.url(revision, file);
+        for _ in 0..=MAX_REDIRECTS {
+            let request = self.agent.head(&url).config().max_redirects(0).build();
+            let response =
+                self.authorised(request).call().map_err(|error| transfer(file, error))?;
+            let location = header_text(&response, "location");
+            match location.filter(|_| response.status().is_redirection()) {
+                Some(path) if path.starts_with('/') && !path.starts_with("//") => {
+                    url = origin(&url).ok_or_else(|| transfer(file, bad_url(&url)))? + path;
+                }
+                _ => return Ok(response),
+            }
+        }
+        Err(transfer(file, format!("more than {MAX_REDIRECTS} redirects")))
+    }
+
+    // Compression would make servers ignore ranges and hide the length.
+    fn authorised(&self, request: RequestBuilder<WithoutBody>) -> RequestBuilder<WithoutBody> {
+        let request = request.header(header::ACCEPT_ENCODING, "identity");
+        match &self.settings.token {
+            Some(token) => request.header(header::AUTHORIZATION, format!("Bearer {token}")),
+            None => request,
+        }
+    }
+
+    fn url(&self, revision: &str, file: &str) -> String {
+        let (revision, file) = (encode(revision, ""), encode(file, "/"));
+        format!("{}/{}/resolve/{revision}/{file}", self.settings.endpoint, self.repo_id)
+    }
+
+    fn refusal(&self, file: &str, response: &Response<Body>) -> HubError {
+        let unknown = header_text(response, "x-error-code") == Some("RepoNotFound");
+        match response.status().as_u16() {
+            404 => self.not_found(),
+            // So answers the hub, without a token, for repositories that do not exist.
+            401 if unknown => self.not_found(),
+            status @ (401 | 403) => HubError::Unauthorized {
+                repo_id: self.repo_id.to_owned(),
+                endpoint: self.settings.endpoint.clone(),
+                status,
+                token_sent: self.settings.token.is_some(),
+            },
+            _ => transfer(file, format!("the server answered HTTP {}", response.status())),
+        }
+    }
+
+    fn not_found(&self) -> HubError {
+        HubError::NotFound {
+            repo_id: self.repo_id.to_owned(),
+            revision: self.settings.revision.clone(),
+            endpoint: self.settings.endpoint.clone(),
+        }
+    }
+}
+
+/// Wraps what went wrong while `file` was asked for or read.
+pub(super) fn transfer(file: &str, source: impl Into<TransferCause>) -> HubError {
+    HubError::Transfer { file: file.to_owned(), source: source.into() }
+}
+
+fn malformed(file: &str, header: &str) -> HubError {
+    transfer(file, format!("the hub's answer has no usable {header} header"))
+}
+
+// Mirrors may lack the code; the commit tells as well that the revision is there.
+fn names_missing_entry(response: &Response<Body>) -> bool {
+    match header_text(response, "x-error-code") {
+        Some(code) => code == "EntryNotFound",
+        None => header_text(response, "x-repo-commit").is_some(),
+    }
+}
+
+fn clean_etag(etag: &str) -> &str {
+    etag.trim_start_matches("W/").trim_matches('"')
+}
+
+fn header_text<'r>(response: &'r Response<Body>, name: &str) -> Option<&'r str> {
+    response.headers().get(name)?.to_str().ok()
+}
+
+fn origin(url: &str) -> Option<String> {
+    let uri: Uri = url.parse().ok()?;
+    Some(format!("{}://{}", uri.scheme_str()?, uri.authority()?))
+}
+
+fn bad_url(url: &str) -> String {
+    format!("`{url}` is no URL")
+}

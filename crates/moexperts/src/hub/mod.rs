@@ -1,0 +1,287 @@
+//! Gets a model's files from the Hugging Face hub into the cache Python's `huggingface_hub` uses.
+//!
+//! Start at [`fetch`]. `client` speaks HTTP, `cache` knows the folders, `names` refuses what could
+//! leave them, `settings` merges options and environment; this file decides which files a model
+//! needs and continues broken downloads.
+//!
+//! The `hf-hub` crate is not used: 1.0 cannot continue a download, 0.5 fails on files behind the
+//! hub's content network, and 0.4 and 0.5 append a whole file to a part when a server ignores a
+//! range.
+//!
+//! Invariant: a blob has the size the hub announced, and a snapshot links only to whole blobs.
+
+mod cache;
+mod client;
+mod error;
+mod names;
+mod settings;
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::fs::{self, OpenOptions};
+use std::io::{Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use self::cache::{RepositoryCache, cache_error, create_parent};
+use self::client::{Answer, Client, RemoteFile, transfer};
+pub use self::error::HubError;
+use self::settings::Settings;
+
+const CONFIG: &str = "config.json";
+const OPTIONAL: [&str; 4] =
+    ["generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"];
+const INDEX: &str = "model.safetensors.index.json";
+const WEIGHTS: &str = "model.safetensors";
+const BUFFER_BYTES: usize = 256 << 10;
+
+/// Downloads what a model needs, or finds it in the cache, and returns the snapshot folder.
+///
+/// The files: `config.json`; if the repository has them `generation_config.json`,
+/// `tokenizer.json`, `tokenizer_config.json` and `chat_template.jinja`; all shards that
+/// `model.safetensors.index.json` names, or else `model.safetensors`. All are of one commit, even
+/// if the branch moves meanwhile.
+///
+/// A broken download leaves its part in the cache, and the next call asks only for the rest. Any
+/// number of threads and processes may fetch at once: each file is downloaded by one of them while
+/// the others wait. A full commit hash that is in the cache needs no request at all, a branch one.
+///
+/// # Errors
+/// See [`HubError`]; an invalid `repo_id` or revision is refused before any request.
+pub fn fetch(
+    repo_id: &str,
+    options: &HubOptions,
+    progress: Arc<dyn Progress>,
+) -> Result<PathBuf, HubError> {
+    let settings = Settings::from_environment(options);
+    names::check_repo_id(repo_id)?;
+    names::check_revision(&settings.revision)?;
+    let cache = RepositoryCache::new(&settings.cache_dir, repo_id);
+    let client = (!settings.offline).then(|| Client::new(&settings, repo_id));
+    let commit = find_commit(repo_id, &settings, client.as_ref(), &cache)?;
+    let fetch = Fetch { repo_id, settings: &settings, commit, client, cache, progress };
+    fetch.model()?;
+    fetch.cache.write_ref(&settings.revision, &fetch.commit)?;
+    Ok(fetch.cache.snapshot(&fetch.commit))
+}
+
+/// Where to fetch from and to. Unset fields are filled from the environment, then with defaults.
+#[derive(Clone, Default)]
+pub struct HubOptions {
+    /// Branch, tag or commit; else `main`.
+    pub revision: Option<String>,
+    /// Sent to the endpoint, never to the storage behind it; else `HF_TOKEN`, else the file that
+    /// `hf auth login` writes. An empty one sends none.
+    pub token: Option<String>,
+    /// The cache folder; else `HF_HUB_CACHE`, else `hub` in `HF_HOME` or `~/.cache/huggingface`.
+    pub cache_dir: Option<PathBuf>,
+    /// The hub's address; else `HF_ENDPOINT`, else `https://huggingface.co`.
+    pub endpoint: Option<String>,
+    /// Use only the cache; also on if `HF_HUB_OFFLINE` is `1`, `true`, `yes` or `on`.
+    pub offline: bool,
+}
+
+impl fmt::Debug for HubOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HubOptions")
+            .field("revision", &self.revision)
+            .field("token", &self.token.as_ref().map(|_| "<hidden>"))
+            .field("cache_dir", &self.cache_dir)
+            .field("endpoint", &self.endpoint)
+            .field("offline", &self.offline)
+            .finish()
+    }
+}
+
+/// Hears of each file that is downloaded, on the thread that called [`fetch`]; not of files that
+/// are in the cache. `()` ignores it all.
+pub trait Progress: Send + Sync {
+    /// A download of `bytes` in all begins.
+    fn start(&self, file: &str, bytes: u64);
+    /// `bytes` more are there; for a continued download the first call is the part on disk.
+    fn advance(&self, file: &str, bytes: u64);
+    /// The file is whole and in the cache. Not called if the download fails.
+    fn finish(&self, file: &str);
+}
+
+impl Progress for () {
+    fn start(&self, _file: &str, _bytes: u64) {}
+    fn advance(&self, _file: &str, _bytes: u64) {}
+    fn finish(&self, _file: &str) {}
+}
+
+/// One call of [`fetch`], with its commit known.
+struct Fetch<'a> {
+    repo_id: &'a str,
+    settings: &'a Settings,
+    commit: String,
+    /// None in offline mode.
+    client: Option<Client<'a>>,
+    cache: RepositoryCache,
+    progress: Arc<dyn Progress>,
+}
+
+impl Fetch<'_> {
+    fn model(&self) -> Result<(), HubError> {
+        self.required(CONFIG)?;
+        for file in OPTIONAL {
+            self.optional(file)?;
+        }
+        match self.optional(INDEX)? {
+            Some(index) => shards(&index)?.iter().try_for_each(|shard| self.required(shard)),
+            None => self.required(WEIGHTS),
+        }
+    }
+
+    fn required(&self, file: &str) -> Result<(), HubError> {
+        match self.optional(file)? {
+            Some(_) => Ok(()),
+            None if self.client.is_none() => {
+                Err(offline(self.repo_id, self.settings, format!("`{file}`")))
+            }
+            None => Err(HubError::MissingFile {
+                file: file.to_owned(),
+                repo_id: self.repo_id.to_owned(),
+                revision: self.settings.revision.clone(),
+            }),
+        }
+    }
+
+    /// The file in the snapshot, downloaded if need be; `None` if there is none to get.
+    fn optional(&self, file: &str) -> Result<Option<PathBuf>, HubError> {
+        let path = self.cache.snapshot(&self.commit).join(file);
+        if path.exists() {
+            return Ok(Some(path));
+        }
+        let Some(client) = &self.client else { return Ok(None) };
+        if self.cache.is_known_absent(&self.commit, file) {
+            return Ok(None);
+        }
+        let remote = match client.describe(&self.commit, file)? {
+            Answer::File(remote) => remote,
+            Answer::Absent { certain } => {
+                if certain {
+                    self.cache.mark_absent(&self.commit, file)?;
+                }
+                return Ok(None);
+            }
+        };
+        let _lock = self.cache.lock(&remote.etag)?;
+        self.blob(client, file, &remote)?;
+        self.cache.link(&self.commit, file, &remote.etag)?;
+        Ok(Some(path))
+    }
+
+    /// Brings the blob into the cache, starting from what an earlier call left. Needs the lock.
+    fn blob(&self, client: &Client<'_>, file: &str, remote: &RemoteFile) -> Result<(), HubError> {
+        let blob = self.cache.blob(&remote.etag);
+        if fs::metadata(&blob).is_ok_and(|metadata| metadata.len() == remote.bytes) {
+            return Ok(());
+        }
+        let partial = self.cache.partial(&remote.etag);
+        create_parent(&partial)?;
+        self.progress.start(file, remote.bytes);
+        self.download(client, file, remote, &partial)?;
+        fs::rename(&partial, &blob).map_err(cache_error(&blob))?;
+        self.progress.finish(file);
+        Ok(())
+    }
+
+    fn download(
+        &self,
+        client: &Client<'_>,
+        file: &str,
+        remote: &RemoteFile,
+        partial: &Path,
+    ) -> Result<(), HubError> {
+        let in_cache = || cache_error(partial);
+        let mut out =
+            OpenOptions::new().create(true).append(true).open(partial).map_err(in_cache())?;
+        let mut have = out.metadata().map_err(in_cache())?.len();
+        if have > remote.bytes {
+            out.set_len(0).map_err(in_cache())?;
+            have = 0;
+        }
+        if have == remote.bytes {
+            return Ok(());
+        }
+        let (response, start) = client.open(&self.commit, file, have)?;
+        if start < have {
+            out.set_len(start).map_err(in_cache())?;
+            have = start;
+        }
+        if have > 0 {
+            self.progress.advance(file, have);
+        }
+        // One byte more than expected is enough to tell that the server sends too much.
+        let mut body = response.into_body().into_reader().take(remote.bytes - have + 1);
+        let mut buffer = vec![0; BUFFER_BYTES];
+        loop {
+            let count = body.read(&mut buffer).map_err(|error| transfer(file, error))?;
+            if count == 0 {
+                break;
+            }
+            out.write_all(&buffer[..count]).map_err(in_cache())?;
+            have += count as u64;
+            self.progress.advance(file, count as u64);
+        }
+        if have == remote.bytes {
+            return Ok(());
+        }
+        let expected = remote.bytes;
+        if have > expected {
+            out.set_len(0).map_err(in_cache())?;
+            return Err(transfer(file, format!("the server sent more than {expected} bytes")));
+        }
+        Err(transfer(file, format!("the server sent {have} of {expected} bytes")))
+    }
+}
+
+/// The commit the revision stands at: the hub says so, or offline the cache.
+fn find_commit(
+    repo_id: &str,
+    settings: &Settings,
+    client: Option<&Client<'_>>,
+    cache: &RepositoryCache,
+) -> Result<String, HubError> {
+    let revision = &settings.revision;
+    let Some(client) = client else {
+        let known = cache.commit_of(revision);
+        return known.ok_or_else(|| offline(repo_id, settings, format!("revision `{revision}`")));
+    };
+    if names::is_commit(revision) {
+        return Ok(revision.clone());
+    }
+    match client.describe(revision, CONFIG)? {
+        Answer::File(remote) => Ok(remote.commit),
+        Answer::Absent { .. } => Err(HubError::MissingFile {
+            file: CONFIG.to_owned(),
+            repo_id: repo_id.to_owned(),
+            revision: revision.clone(),
+        }),
+    }
+}
+
+fn offline(repo_id: &str, settings: &Settings, missing: String) -> HubError {
+    let cache_dir = settings.cache_dir.clone();
+    HubError::Offline { missing, repo_id: repo_id.to_owned(), cache_dir }
+}
+
+/// The files an index names, each once.
+fn shards(index: &Path) -> Result<BTreeSet<String>, HubError> {
+    #[derive(serde::Deserialize)]
+    struct Index {
+        weight_map: std::collections::HashMap<String, String>,
+    }
+    let text = fs::read(index).map_err(cache_error(index))?;
+    let problem = |problem: String| HubError::Index { file: INDEX.to_owned(), problem };
+    let parsed: Index = serde_json::from_slice(&text)
+        .map_err(|error| problem(format!("is no shard index: {error}")))?;
+    let shards: BTreeSet<String> = parsed.weight_map.into_values().collect();
+    match shards.iter().find(|shard| !names::is_inner_path(shard)) {
+        Some(shard) => Err(problem(format!(
+            "names the shard `{shard}`, expected a path inside the repository"
+        ))),
+        None => Ok(shards),
+    }
+}

@@ -1,0 +1,46 @@
+//! Runs Mixture-of-Experts models with swappable experts backends.
+//!
+//! ```no_run
+//! use moexperts::{AutoModelForCausalLm, GenerateOptions, LoadOptions};
+//!
+//! let options = LoadOptions::new().experts_implementation("grouped_mm");
+//! let model = AutoModelForCausalLm::from_pretrained("Qwen/Qwen1.5-MoE-A2.7B", options)?;
+//! println!("{}", model.generate("The borrow checker", &GenerateOptions::default())?);
+//!
+//! model.set_experts_implementation("eager")?; // from the next forward on
+//! # Ok::<(), moexperts::Error>(())
+//! ```
+//!
+//! A model is found by [`AutoModelForCausalLm`], in a folder or on the hub; its weights are used
+//! where they lie in the mapped files. A backend of one's own is written against
+//! [`ExpertsBackend`] and found by name through [`ExpertsInterface`], like the built-in ones.
+
+#![deny(unsafe_code)]
+
+mod auto;
+mod chat_template;
+pub mod checkpoint;
+pub mod config;
+mod error;
+mod experts_implementation;
+pub mod families;
+pub mod files;
+mod generate;
+pub mod hub;
+pub mod model;
+mod tokenizer;
+
+pub use auto::{AutoModelForCausalLm, CausalLm, LoadOptions};
+pub use chat_template::{ChatTemplate, Message};
+pub use error::{Error, Result};
+pub use experts_implementation::ExpertsImplementation;
+pub use generate::{
+    Event, FinishReason, GenerateOptions, Generation, GenerationConfig, GenerationStats,
+};
+pub use tokenizer::Tokenizer;
+
+pub use moexperts_core::{
+    self as core, Activation, DType, Device, ExpertsBackend, ExpertsCall, ExpertsInterface,
+    ExpertsSpec,
+};
+pub use moexperts_cpu::{self as cpu, Cpu, CpuOptions};

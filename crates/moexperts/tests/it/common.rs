@@ -1,0 +1,87 @@
+//! What the tests share: where the data lies, and the goldens made by transformers.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use moexperts::{
+    AutoModelForCausalLm, CausalLm, Cpu, CpuOptions, DType, LoadOptions, files::ModelFiles,
+};
+use safetensors::{Dtype, SafeTensors};
+
+/// Every tiny checkpoint.
+pub(crate) const CASES: [&str; 6] =
+    ["qwen2_moe", "qwen2_moe_window", "qwen3_moe", "qwen3_moe_fused", "olmoe", "mixtral"];
+
+/// The backends that come with the CPU.
+pub(crate) const BACKENDS: [&str; 3] = ["eager", "batched_mm", "grouped_mm"];
+
+pub(crate) fn data(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../testdata").join(name)
+}
+
+pub(crate) fn load(case: &str, options: LoadOptions) -> CausalLm {
+    AutoModelForCausalLm::from_pretrained(data(case).to_str().unwrap(), options).unwrap()
+}
+
+/// A model with an instruction set of its own choice.
+pub(crate) fn load_on(case: &str, cpu: CpuOptions, dtype: DType) -> CausalLm {
+    let files = ModelFiles::open(&data(case)).unwrap();
+    CausalLm::load(Cpu::new(cpu).unwrap(), files, &LoadOptions::new().dtype(dtype)).unwrap()
+}
+
+/// The tensors of a case's `golden.safetensors`, widened to f64.
+#[derive(Debug)]
+pub(crate) struct Golden(BTreeMap<String, Vec<f64>>);
+
+impl Golden {
+    pub(crate) fn open(case: &str) -> Self {
+        let bytes = std::fs::read(data(case).join("golden.safetensors")).unwrap();
+        let tensors = SafeTensors::deserialize(&bytes).unwrap();
+        let widen = |(name, tensor): (String, safetensors::tensor::TensorView<'_>)| {
+            let data = tensor.data();
+            let values = match tensor.dtype() {
+                Dtype::F32 => chunks(data).map(|b| f64::from(f32::from_le_bytes(b))).collect(),
+                Dtype::F64 => chunks(data).map(f64::from_le_bytes).collect(),
+                Dtype::I64 => chunks(data).map(|b| i64::from_le_bytes(b) as f64).collect(),
+                other => panic!("{name} has dtype {other:?}"),
+            };
+            (name, values)
+        };
+        Self(tensors.tensors().into_iter().map(widen).collect())
+    }
+
+    pub(crate) fn values(&self, name: &str) -> &[f64] {
+        self.0.get(name).unwrap_or_else(|| panic!("no golden `{name}`"))
+    }
+
+    pub(crate) fn contains(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
+    pub(crate) fn ids(&self, name: &str) -> Vec<u32> {
+        self.values(name).iter().map(|&id| id as u32).collect()
+    }
+}
+
+fn chunks<const N: usize>(bytes: &[u8]) -> impl Iterator<Item = [u8; N]> {
+    bytes.chunks_exact(N).map(|chunk| chunk.try_into().unwrap())
+}
+
+/// Fails unless all values are within `relative` of the largest expected magnitude.
+pub(crate) fn assert_close(what: &str, got: &[f32], expected: &[f64], relative: f64) {
+    assert_eq!(got.len(), expected.len(), "{what}: number of values");
+    let scale = expected.iter().fold(0.0_f64, |max, value| max.max(value.abs()));
+    for (index, (&got, &expected)) in got.iter().zip(expected).enumerate() {
+        let error = (f64::from(got) - expected).abs();
+        assert!(
+            error <= relative * scale,
+            "{what} at {index}: {got} against {expected}, allowed {:e}",
+            relative * scale
+        );
+    }
+}
+
+/// Root mean square of the differences.
+pub(crate) fn rms(a: impl IntoIterator<Item = f64>, b: &[f64]) -> f64 {
+    let squares: f64 = a.into_iter().zip(b).map(|(a, b)| (a - b).powi(2)).sum();
+    (squares / b.len() as f64).sqrt()
+}

@@ -1,0 +1,186 @@
+//! From prompts to tokens and text.
+
+use moexperts::{
+    CausalLm, CpuOptions, DType, Error, Event, FinishReason, GenerateOptions, LoadOptions,
+};
+
+use crate::common::{CASES, Golden, load, load_on};
+
+fn greedy(max_new_tokens: usize) -> GenerateOptions {
+    GenerateOptions {
+        do_sample: Some(false),
+        repetition_penalty: Some(1.0),
+        ignore_eos: true,
+        max_new_tokens: Some(max_new_tokens),
+        ..GenerateOptions::default()
+    }
+}
+
+fn sampled(max_new_tokens: usize) -> GenerateOptions {
+    GenerateOptions {
+        do_sample: Some(true),
+        temperature: Some(1.5),
+        seed: Some(7),
+        ..greedy(max_new_tokens)
+    }
+}
+
+fn run(model: &CausalLm, prompts: &[&[u32]], options: &GenerateOptions) -> Vec<Vec<u32>> {
+    let mut tokens = vec![Vec::new(); prompts.len()];
+    let prompts = prompts.iter().map(|prompt| prompt.to_vec()).collect();
+    for event in model.generate_tokens(prompts, options).unwrap() {
+        let Event { sequence, token, .. } = event.unwrap();
+        tokens[sequence].push(token);
+    }
+    tokens
+}
+
+#[test]
+fn a_prompt_step_by_step_gives_the_logits_of_the_whole() {
+    for case in CASES {
+        let ids = Golden::open(case).ids("input_ids");
+        let model = load(case, LoadOptions::new());
+        let vocab = model.spec().vocab_size;
+        let whole = model.logits(&ids).unwrap();
+        let mut session = model.session(1).unwrap();
+        for position in 0..ids.len() {
+            // One token more of the same prompt: all but it are in the session.
+            let prompt = ids[..=position].to_vec();
+            let options = greedy(1);
+            let mut generation = model.continue_tokens(session, vec![prompt], &options).unwrap();
+            let token = generation.next().unwrap().unwrap().token;
+            assert_eq!(generation.stats().prompt_tokens, 1, "{case}");
+            let logits = &whole[position * vocab..(position + 1) * vocab];
+            let best = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            assert_eq!(logits[token as usize], best, "{case} at {position}");
+            session = generation.into_session();
+        }
+    }
+}
+
+#[test]
+fn a_sequence_in_a_batch_is_what_it_is_alone() {
+    for case in CASES {
+        let ids = Golden::open(case).ids("input_ids");
+        let model = load(case, LoadOptions::new());
+        let prompts = [&ids[..], &ids[3..5], &ids[..7]];
+        assert_eq!(
+            run(&model, &prompts, &greedy(8)),
+            prompts.map(|prompt| run(&model, &[prompt], &greedy(8)).concat()),
+            "{case}"
+        );
+    }
+}
+
+#[test]
+fn a_sampled_sequence_repeats_and_does_not_depend_on_threads() {
+    let ids = Golden::open("qwen2_moe").ids("input_ids");
+    let runs = [1, 2, 3].map(|threads| {
+        let cpu = CpuOptions { threads: std::num::NonZero::new(threads), isa: None };
+        let model = load_on("qwen2_moe", cpu, DType::Bf16);
+        run(&model, &[&ids, &ids], &sampled(16))
+    });
+    assert_eq!(runs[0], runs[1]);
+    assert_eq!(runs[0], runs[2]);
+    assert_ne!(runs[0][0], runs[0][1], "each sequence has a random stream of its own");
+}
+
+#[test]
+fn logits_do_not_depend_on_threads() {
+    for case in CASES {
+        let ids = Golden::open(case).ids("input_ids");
+        let logits = [1, 2, 3].map(|threads| {
+            let cpu = CpuOptions { threads: std::num::NonZero::new(threads), isa: None };
+            load_on(case, cpu, DType::Bf16).logits(&ids).unwrap()
+        });
+        assert_eq!(logits[0], logits[1], "{case}");
+        assert_eq!(logits[0], logits[2], "{case}");
+    }
+}
+
+#[test]
+fn a_conversation_computes_what_is_new_alone() {
+    let ids = Golden::open("qwen2_moe").ids("input_ids");
+    let model = load("qwen2_moe", LoadOptions::new());
+    let mut first = model.generate_tokens(vec![ids.clone()], &greedy(5)).unwrap();
+    while let Some(event) = first.next() {
+        event.unwrap();
+    }
+    let mut prompt = first.tokens(0).to_vec();
+    prompt.extend_from_slice(&ids[..3]);
+    let mut second =
+        model.continue_tokens(first.into_session(), vec![prompt.clone()], &greedy(5)).unwrap();
+    let continued: Vec<u32> = second.by_ref().map(|event| event.unwrap().token).collect();
+    assert_eq!(second.stats().prompt_tokens, 4, "the last new token and three of the prompt");
+    assert_eq!(continued, run(&model, &[&prompt], &greedy(5)).concat());
+}
+
+#[test]
+fn a_generation_ends_for_the_reason_it_says() {
+    let golden = Golden::open("qwen2_moe");
+    let (ids, greedy_ids) = (golden.ids("input_ids"), golden.ids("greedy_ids"));
+    let model = load("qwen2_moe", LoadOptions::new().dtype(DType::F32));
+    let last = |options: &GenerateOptions| {
+        let events = model.generate_tokens(vec![ids.clone()], options).unwrap();
+        events.map(Result::unwrap).last().unwrap()
+    };
+    assert_eq!(last(&greedy(3)).finish, Some(FinishReason::MaxNewTokens));
+
+    let eos = GenerateOptions {
+        ignore_eos: false,
+        eos_token_id: Some(vec![greedy_ids[4]]),
+        ..greedy(20)
+    };
+    let event = last(&eos);
+    assert_eq!((event.finish, event.token), (Some(FinishReason::EndOfSequence), greedy_ids[4]));
+
+    let context = model.spec().max_position_embeddings;
+    let long: Vec<u32> = ids.iter().copied().cycle().take(context - 1).collect();
+    let events = model.generate_tokens(vec![long], &greedy(20)).unwrap();
+    let events: Vec<Event> = events.map(Result::unwrap).collect();
+    assert_eq!(events.len(), 2);
+    assert_eq!(events[1].finish, Some(FinishReason::Context));
+}
+
+#[test]
+fn a_stop_string_ends_the_text_before_it() {
+    let ids = Golden::open("qwen2_moe").ids("input_ids");
+    let model = load("qwen2_moe", LoadOptions::new().dtype(DType::F32));
+    let text = |options: &GenerateOptions| -> String {
+        let events = model.generate_tokens(vec![ids.clone()], options).unwrap();
+        events.map(|event| event.unwrap().text).collect()
+    };
+    let whole = text(&greedy(20));
+    let middle: String = whole.chars().skip(4).take(3).collect();
+    let expected = &whole[..whole.find(&middle).unwrap()];
+    let stopped = GenerateOptions { stop_strings: vec![middle], ..greedy(20) };
+    assert_eq!(text(&stopped), expected);
+}
+
+#[test]
+fn a_prompt_that_cannot_be_is_refused() {
+    let model = load("qwen2_moe", LoadOptions::new());
+    let refused = |prompt: Vec<u32>| -> Error {
+        model.generate_tokens(vec![prompt], &greedy(1)).unwrap_err()
+    };
+    assert_eq!(
+        refused(vec![]).to_string(),
+        "option `prompt` is empty, expected at least one token"
+    );
+    assert_eq!(
+        refused(vec![1; 300]).to_string(),
+        "the prompt has 300 tokens, the model's context is 256"
+    );
+    assert_eq!(
+        refused(vec![1, 128]).to_string(),
+        "token id 128 is out of range, expected less than 128"
+    );
+    assert_eq!(
+        model.logits(&[128]).unwrap_err().to_string(),
+        "token id 128 is out of range, expected less than 128"
+    );
+    assert_eq!(
+        refused(vec![1; 300]).hint().unwrap(),
+        "shorten the prompt to fewer than 256 tokens"
+    );
+}

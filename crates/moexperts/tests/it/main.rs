@@ -1,0 +1,13 @@
+//! Everything that needs more than one module: models from files, text from models.
+
+mod backends;
+mod common;
+mod generation;
+mod golden;
+mod hub;
+mod hub_server;
+mod malformed_checkpoint;
+mod malformed_model;
+mod memory;
+mod perplexity;
+mod switching;

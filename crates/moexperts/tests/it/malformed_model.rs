@@ -1,0 +1,108 @@
+//! Models whose files say impossible things: one test each, with the exact words.
+
+use std::{fs, path::Path};
+
+use moexperts::{AutoModelForCausalLm, LoadOptions};
+use serde_json::{Value, json};
+
+use crate::common::{Golden, data};
+
+/// Loads `testdata/qwen2_moe` with one key of its config changed (`null` removes it).
+fn with_key(key: &str, value: Value) -> Result<moexperts::CausalLm, moexperts::Error> {
+    let folder = tempfile::tempdir().unwrap();
+    let source = data("qwen2_moe");
+    for file in ["model.safetensors", "tokenizer.json"] {
+        fs::copy(source.join(file), folder.path().join(file)).unwrap();
+    }
+    let text = fs::read_to_string(source.join("config.json")).unwrap();
+    let mut config: Value = serde_json::from_str(&text).unwrap();
+    config[key] = value;
+    fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    load(folder.path())
+}
+
+fn load(folder: &Path) -> Result<moexperts::CausalLm, moexperts::Error> {
+    AutoModelForCausalLm::from_pretrained(folder.to_str().unwrap(), LoadOptions::new())
+}
+
+fn problem(key: &str, value: Value) -> String {
+    with_key(key, value).unwrap_err().to_string()
+}
+
+#[test]
+fn a_missing_key() {
+    assert_eq!(problem("hidden_size", Value::Null), "config.json: missing key `hidden_size`");
+}
+
+#[test]
+fn an_unknown_model_type() {
+    assert_eq!(
+        problem("model_type", json!("llama")),
+        "config.json: model_type `llama` is not known, \
+         expected one of `mixtral`, `olmoe`, `qwen2_moe`, `qwen3_moe`"
+    );
+}
+
+#[test]
+fn an_unknown_activation() {
+    assert_eq!(
+        problem("hidden_act", json!("gelu")),
+        "config.json: hidden_act `gelu` is not known, \
+         expected one of `silu`, `gelu_pytorch_tanh`, `relu2`"
+    );
+}
+
+#[test]
+fn heads_that_do_not_divide() {
+    assert_eq!(
+        problem("num_key_value_heads", json!(3)),
+        "config.json: 4 heads of 8 cannot share 3 key/value heads, \
+         expected num_attention_heads to be a multiple of num_key_value_heads"
+    );
+    assert!(problem("num_attention_heads", json!(0)).contains("0 heads"));
+}
+
+#[test]
+fn more_experts_a_token_than_experts() {
+    assert_eq!(
+        problem("num_experts_per_tok", json!(9)),
+        "config.json: num_experts_per_tok is 9, expected 1 to 8 (the experts of a layer)"
+    );
+}
+
+#[test]
+fn a_config_that_is_not_of_these_weights() {
+    assert_eq!(
+        problem("moe_intermediate_size", json!(24)),
+        "model.safetensors: tensor `model.layers.0.mlp.experts.0.gate_proj.weight` \
+         has shape [20, 32], expected [24, 32]"
+    );
+    assert!(
+        problem("num_hidden_layers", json!(4))
+            .starts_with("model.safetensors: missing tensor `model.layers.3.")
+    );
+}
+
+#[test]
+fn a_folder_that_is_none() {
+    let error = load(Path::new("/no/such/folder")).unwrap_err();
+    let chain = format!("{error}: {}", std::error::Error::source(&error).unwrap());
+    assert!(chain.contains("/no/such/folder"), "{chain}");
+}
+
+#[test]
+fn router_weights_that_are_no_numbers() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = data("qwen2_moe");
+    fs::copy(source.join("config.json"), folder.path().join("config.json")).unwrap();
+    let mut bytes = fs::read(source.join("model.safetensors")).unwrap();
+    let header_len = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header: Value = serde_json::from_slice(&bytes[8..8 + header_len]).unwrap();
+    let offset = header["model.layers.0.mlp.gate.weight"]["data_offsets"][0].as_u64().unwrap();
+    let start = 8 + header_len + offset as usize;
+    bytes[start..start + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+    fs::write(folder.path().join("model.safetensors"), bytes).unwrap();
+    let model = load(folder.path()).unwrap();
+    let error = model.logits(&Golden::open("qwen2_moe").ids("input_ids")).unwrap_err();
+    assert_eq!(error.to_string(), "router logits is not finite at token 0");
+}

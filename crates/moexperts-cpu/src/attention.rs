@@ -3,7 +3,7 @@
 use moexperts_core::{AttentionSpec, Batch, Error, KvCacheSpec, Result, Span, Tensor};
 
 use crate::{
-    device::Cpu,
+    cpu::Cpu,
     product::{Inputs, Kernel, Weights},
     shared_rows::SharedRows,
 };

@@ -1,6 +1,6 @@
 //! The CPU as a [`Device`].
 
-use std::{num::NonZero, sync::Arc, thread::available_parallelism};
+use std::sync::Arc;
 
 use moexperts_core::{
     Activation, AttentionSpec, Batch, Device, DeviceKind, DeviceLinear, Error, ExpertsBackend,
@@ -9,90 +9,11 @@ use moexperts_core::{
 
 use crate::{
     attention::{self, KvCache},
-    elementwise::{Elementwise, portable::sigmoid},
+    cpu::Cpu,
+    elementwise::portable::sigmoid,
     experts::{BatchedMm, Eager, GroupedMm},
-    isa::Isa,
-    product::{BLOCK_INPUTS, BLOCK_OUTPUTS, Kernel},
-    routing,
-    shared_rows::SharedRows,
-    threads::Threads,
+    linear, routing,
 };
-
-/// Products below this many multiplications are not worth another thread.
-const MIN_MULTIPLICATIONS: usize = 1 << 16;
-
-/// Values below which an elementwise operation is not worth another thread.
-const MIN_VALUES: usize = 1 << 14;
-
-/// How a [`Cpu`] computes.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct CpuOptions {
-    /// Threads to compute with; as many as the machine has if not set.
-    pub threads: Option<NonZero<usize>>,
-    /// Instruction set; the best of the machine, or `MOEXPERTS_ISA`, if not set.
-    pub isa: Option<Isa>,
-}
-
-/// The processor, its instruction set and a pool of threads. Clones share the pool.
-#[derive(Debug, Clone)]
-pub struct Cpu {
-    isa: Isa,
-    elementwise: Elementwise,
-    threads: Arc<Threads>,
-}
-
-impl Cpu {
-    /// Finds the instruction set and starts the threads.
-    ///
-    /// # Errors
-    /// [`Error::Device`] if the instruction set is unknown or missing, or no thread can be made.
-    pub fn new(options: CpuOptions) -> Result<Self> {
-        let refused = |problem: String| Error::Device { device: Self::NAME, problem };
-        let isa = match options.isa {
-            Some(isa) if isa.runs_here() => isa,
-            Some(isa) => return Err(refused(format!("instruction set `{isa}` is missing"))),
-            None => Isa::choose().map_err(|error| refused(error.to_string()))?,
-        };
-        let threads = options.threads.or_else(|| available_parallelism().ok());
-        let threads = Threads::new(threads.map_or(1, NonZero::get))
-            .map_err(|error| refused(error.to_string()))?;
-        tracing::debug!(%isa, threads = threads.count(), "chose the instruction set");
-        Ok(Self { isa, elementwise: Elementwise::select(isa), threads: Arc::new(threads) })
-    }
-
-    /// The instruction set its kernels use.
-    pub fn isa(&self) -> Isa {
-        self.isa
-    }
-
-    /// Threads it computes with.
-    pub fn thread_count(&self) -> usize {
-        self.threads.count()
-    }
-
-    pub(crate) fn threads(&self) -> &Threads {
-        &self.threads
-    }
-
-    pub(crate) fn elementwise(&self) -> &Elementwise {
-        &self.elementwise
-    }
-
-    /// Calls `work` with the index and the values of every row, rows divided among the threads.
-    fn for_each_row(&self, x: &mut [f32], cols: usize, work: impl Fn(usize, &mut [f32]) + Sync) {
-        if cols == 0 {
-            return;
-        }
-        let rows = x.len() / cols;
-        let shared = SharedRows::new(x, cols);
-        self.threads.split(rows, MIN_VALUES.div_ceil(cols), |range| {
-            for row in range {
-                // SAFETY: the rows are divided among the threads.
-                work(row, unsafe { shared.part(row, 0..cols) });
-            }
-        });
-    }
-}
 
 fn same_shape(what: &str, x: &Tensor, y: &Tensor) -> Result<()> {
     let (expected, got) = ([x.rows(), x.cols()], [y.rows(), y.cols()]);
@@ -114,7 +35,7 @@ impl Device for Cpu {
     }
 
     fn enter<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
-        self.threads.enter(work)
+        self.threads().enter(work)
     }
 
     fn load_matrix(&self, weight: Matrix) -> Result<Matrix> {
@@ -182,48 +103,14 @@ impl Device for Cpu {
         self.for_each_row(out.data_mut(), x.cols(), |row, out| {
             let heads = x.row(row).chunks_exact(weight.len());
             for (x, out) in heads.zip(out.chunks_exact_mut(weight.len())) {
-                self.elementwise.rms_norm(x, weight, eps, out);
+                self.elementwise().rms_norm(x, weight, eps, out);
             }
         });
         Ok(out)
     }
 
     fn linear(&self, x: &Tensor, linear: &DeviceLinear<Self>) -> Result<Tensor> {
-        let (weight, bias) = (&linear.weight, &linear.bias);
-        if x.cols() != weight.cols() {
-            let (expected, got) = ([x.rows(), weight.cols()], [x.rows(), x.cols()]);
-            return Err(Error::shape("input of a linear layer", expected, got));
-        }
-        if let Some(bias) = bias.as_ref().filter(|bias| bias.len() != weight.rows()) {
-            let (expected, got) = (format!("[{}]", weight.rows()), format!("[{}]", bias.len()));
-            return Err(Error::Shape { what: "bias".into(), expected, got });
-        }
-        let mut out = Tensor::zeros(x.rows(), weight.rows());
-        let kernel = Kernel::select(self.isa, weight.dtype());
-        let mut rounded = Vec::new();
-        let inputs = kernel.prepare(x.data(), &mut rounded);
-        let rows: Vec<u32> = (0..x.rows() as u32).collect();
-        let shared = SharedRows::new(out.data_mut(), weight.rows());
-        let grain = MIN_MULTIPLICATIONS.div_ceil((x.rows() * x.cols()).max(1));
-        self.threads.split(weight.rows(), grain.next_multiple_of(16), |columns| {
-            let mut product = [0.0; BLOCK_INPUTS * BLOCK_OUTPUTS];
-            for first in columns.clone().step_by(BLOCK_OUTPUTS) {
-                let columns = first..(first + BLOCK_OUTPUTS).min(columns.end);
-                for rows in rows.chunks(BLOCK_INPUTS) {
-                    let product = &mut product[..rows.len() * columns.len()];
-                    kernel.run(inputs, rows, weight.into(), columns.clone(), product);
-                    for (&row, values) in rows.iter().zip(product.chunks_exact(columns.len())) {
-                        // SAFETY: the columns are divided among the threads.
-                        let out = unsafe { shared.part(row as usize, columns.clone()) };
-                        out.copy_from_slice(values);
-                        if let Some(bias) = bias {
-                            self.elementwise.add_scaled(out, &bias[columns.clone()], 1.0);
-                        }
-                    }
-                }
-            }
-        });
-        Ok(out)
+        linear::linear(self, x, linear)
     }
 
     fn rope(&self, x: &mut Tensor, head_dim: usize, cos: &Tensor, sin: &Tensor) -> Result<()> {
@@ -276,8 +163,8 @@ impl Device for Cpu {
         }
         let cols = up.cols();
         self.for_each_row(up.data_mut(), cols, |row, up| match gate {
-            Some(gate) => self.elementwise.activate_gated(activation, gate.row(row), up),
-            None => self.elementwise.activate(activation, up),
+            Some(gate) => self.elementwise().activate_gated(activation, gate.row(row), up),
+            None => self.elementwise().activate(activation, up),
         });
         Ok(())
     }
@@ -286,7 +173,7 @@ impl Device for Cpu {
         same_shape("summand", x, y)?;
         let cols = x.cols();
         self.for_each_row(x.data_mut(), cols, |row, x| {
-            self.elementwise.add_scaled(x, y.row(row), 1.0);
+            self.elementwise().add_scaled(x, y.row(row), 1.0);
         });
         Ok(())
     }
@@ -298,7 +185,7 @@ impl Device for Cpu {
         }
         let cols = x.cols();
         self.for_each_row(x.data_mut(), cols, |row, x| {
-            self.elementwise.add_scaled(x, y.row(row), sigmoid(gate.row(row)[0]));
+            self.elementwise().add_scaled(x, y.row(row), sigmoid(gate.row(row)[0]));
         });
         Ok(())
     }

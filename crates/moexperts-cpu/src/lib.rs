@@ -5,15 +5,17 @@
 //! files and at the two edges that call them ([`product`] and `threads`). Start with [`Cpu`].
 
 mod attention;
+mod cpu;
 mod device;
 pub mod elementwise;
 mod experts;
 mod isa;
+mod linear;
 pub mod product;
 mod routing;
 mod shared_rows;
 mod threads;
 
-pub use device::{Cpu, CpuOptions};
+pub use cpu::{Cpu, CpuOptions};
 pub use experts::{BatchedMm, Eager, GroupedMm};
 pub use isa::{ISA_VARIABLE, Isa, IsaError};

@@ -44,3 +44,13 @@ pub use moexperts_core::{
     ExpertsSpec,
 };
 pub use moexperts_cpu::{self as cpu, Cpu, CpuOptions};
+
+/// The pages of the documentation that are programs.
+#[cfg(doctest)]
+mod documentation {
+    #[doc = include_str!("../../../README.md")]
+    struct Readme;
+
+    #[doc = include_str!("../../../docs/adding-a-backend.md")]
+    struct AddingABackend;
+}

@@ -3,7 +3,7 @@
 use moexperts_core::{ExpertsBackend, ExpertsCall, ExpertsSpec, Result, Tensor};
 
 use super::{groups::Group, layer::Layer};
-use crate::device::Cpu;
+use crate::cpu::Cpu;
 
 /// Each pair is a product of its own that points at its expert's rows: no two share the weights
 /// that one of them read, and no weights are duplicated.

@@ -3,7 +3,7 @@
 use moexperts_core::{ExpertsBackend, ExpertsCall, ExpertsSpec, Result, Tensor};
 
 use super::layer::Layer;
-use crate::device::Cpu;
+use crate::cpu::Cpu;
 
 /// The reference among the backends: for each expert that was hit, in ascending id, its gate and
 /// up products, the activation, its down product, and the weighted sum, each finished before the

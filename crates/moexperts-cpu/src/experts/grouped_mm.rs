@@ -3,7 +3,7 @@
 use moexperts_core::{ExpertsBackend, ExpertsCall, ExpertsSpec, Result, Tensor};
 
 use super::layer::Layer;
-use crate::device::Cpu;
+use crate::cpu::Cpu;
 
 /// Cuts the columns, not the experts: each thread owns a slice of I for every expert, then, after
 /// one barrier, a slice of H. Each expert's weights are read once for all its pairs.

@@ -8,15 +8,12 @@ use moexperts_core::{Expert, Experts, ExpertsCall, Matrix, Result, Tensor};
 
 use super::groups::{Group, Groups};
 use crate::{
-    device::Cpu,
+    cpu::Cpu,
     elementwise::Elementwise,
     product::{BLOCK_INPUTS, BLOCK_OUTPUTS, Inputs, Kernel},
     shared_rows::SharedRows,
     threads::Threads,
 };
-
-/// Products below this many multiplications are not worth another thread.
-const MIN_MULTIPLICATIONS: usize = 1 << 16;
 
 /// Buffers of one caller; they grow with the pairs, not with the experts.
 #[derive(Debug, Default)]
@@ -91,14 +88,14 @@ impl<'a> Layer<'a> {
     /// after a barrier the columns of H, are divided among the threads.
     pub(super) fn add(&mut self, products: impl Iterator<Item = Group> + Clone + Sync) {
         let (layer, spec) = (&*self, self.experts.spec());
-        let pairs = products.clone().map(|product| product.pairs.len()).sum();
-        layer.threads.split(spec.intermediate, grain(pairs, spec.hidden), |columns| {
+        let pairs: usize = products.clone().map(|product| product.pairs.len()).sum();
+        layer.threads.split(spec.intermediate, Cpu::grain(pairs * spec.hidden), |columns| {
             for Group { expert, pairs } in products.clone() {
                 // SAFETY: `&mut self` keeps other calls out, and the threads divide the columns.
                 unsafe { layer.up(expert, pairs, columns.clone()) };
             }
         });
-        layer.threads.split(spec.hidden, grain(pairs, spec.intermediate), |columns| {
+        layer.threads.split(spec.hidden, Cpu::grain(pairs * spec.intermediate), |columns| {
             for Group { expert, pairs } in products.clone() {
                 // SAFETY: as above, and every `up` has returned.
                 unsafe { layer.down(expert, pairs, columns.clone()) };
@@ -179,12 +176,6 @@ impl<'a> Layer<'a> {
             }
         }
     }
-}
-
-/// Columns a thread should take at least, where each costs `pairs * depth` multiplications.
-fn grain(pairs: usize, depth: usize) -> usize {
-    let columns = MIN_MULTIPLICATIONS.div_ceil((pairs * depth).max(1));
-    columns.next_multiple_of(16)
 }
 
 impl Inner<'_> {

@@ -15,7 +15,7 @@ pub use grouped_mm::GroupedMm;
 
 use moexperts_core::{Error, ExpertsSpec, Orientation, Result};
 
-use crate::device::Cpu;
+use crate::cpu::Cpu;
 
 /// What every backend of this crate needs of the experts.
 fn check(name: &str, spec: &ExpertsSpec) -> Result<()> {

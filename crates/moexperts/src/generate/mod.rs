@@ -263,11 +263,12 @@ impl<D: Device> Iterator for Generation<'_, D> {
     type Item = Result<Event>;
 
     fn next(&mut self) -> Option<Result<Event>> {
-        if self.events.is_empty() && !self.failed {
-            if let Err(error) = self.step() {
-                self.failed = true;
-                return Some(Err(error));
-            }
+        if self.events.is_empty()
+            && !self.failed
+            && let Err(error) = self.step()
+        {
+            self.failed = true;
+            return Some(Err(error));
         }
         self.events.pop_front().map(Ok)
     }

@@ -1,6 +1,9 @@
 //! What the tests share: where the data lies, and the goldens made by transformers.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use moexperts::{
     AutoModelForCausalLm, CausalLm, Cpu, CpuOptions, DType, LoadOptions, files::ModelFiles,
@@ -28,13 +31,18 @@ pub(crate) fn load_on(case: &str, cpu: CpuOptions, dtype: DType) -> CausalLm {
     CausalLm::load(Cpu::new(cpu).unwrap(), files, &LoadOptions::new().dtype(dtype)).unwrap()
 }
 
-/// The tensors of a case's `golden.safetensors`, widened to f64.
+/// The tensors of a file, widened to f64.
 #[derive(Debug)]
 pub(crate) struct Golden(BTreeMap<String, Vec<f64>>);
 
 impl Golden {
+    /// The golden stages of a case.
     pub(crate) fn open(case: &str) -> Self {
-        let bytes = std::fs::read(data(case).join("golden.safetensors")).unwrap();
+        Self::read(&data(case).join("golden.safetensors"))
+    }
+
+    pub(crate) fn read(path: &Path) -> Self {
+        let bytes = std::fs::read(path).unwrap();
         let tensors = SafeTensors::deserialize(&bytes).unwrap();
         let widen = |(name, tensor): (String, safetensors::tensor::TensorView<'_>)| {
             let data = tensor.data();

@@ -2,6 +2,7 @@
 
 mod backends;
 mod common;
+mod experts_golden;
 mod generation;
 mod golden;
 mod hub;

@@ -1,0 +1,93 @@
+//! The processor: its instruction set and its threads.
+
+use std::{num::NonZero, sync::Arc, thread::available_parallelism};
+
+use moexperts_core::{Device, Error, Result};
+
+use crate::{elementwise::Elementwise, isa::Isa, shared_rows::SharedRows, threads::Threads};
+
+/// Multiplications below which a product is not worth another thread.
+const MIN_MULTIPLICATIONS: usize = 1 << 16;
+
+/// Values below which an elementwise operation is not worth another thread.
+const MIN_VALUES: usize = 1 << 14;
+
+/// How a [`Cpu`] computes.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct CpuOptions {
+    /// Threads to compute with; as many as the machine has if not set.
+    pub threads: Option<NonZero<usize>>,
+    /// Instruction set; the best of the machine, or `MOEXPERTS_ISA`, if not set.
+    pub isa: Option<Isa>,
+}
+
+/// The processor, its instruction set and a pool of threads. Clones share the pool.
+#[derive(Debug, Clone)]
+pub struct Cpu {
+    isa: Isa,
+    elementwise: Elementwise,
+    threads: Arc<Threads>,
+}
+
+impl Cpu {
+    /// Finds the instruction set and starts the threads.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the instruction set is unknown or missing, or no thread can be made.
+    pub fn new(options: CpuOptions) -> Result<Self> {
+        let refused = |problem: String| Error::Device { device: Self::NAME, problem };
+        let isa = match options.isa {
+            Some(isa) if isa.runs_here() => isa,
+            Some(isa) => return Err(refused(format!("instruction set `{isa}` is missing"))),
+            None => Isa::choose().map_err(|error| refused(error.to_string()))?,
+        };
+        let threads = options.threads.or_else(|| available_parallelism().ok());
+        let threads = Threads::new(threads.map_or(1, NonZero::get))
+            .map_err(|error| refused(error.to_string()))?;
+        tracing::debug!(%isa, threads = threads.count(), "chose the instruction set");
+        Ok(Self { isa, elementwise: Elementwise::select(isa), threads: Arc::new(threads) })
+    }
+
+    /// The instruction set its kernels use.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// Threads it computes with.
+    pub fn thread_count(&self) -> usize {
+        self.threads.count()
+    }
+
+    pub(crate) fn threads(&self) -> &Threads {
+        &self.threads
+    }
+
+    pub(crate) fn elementwise(&self) -> &Elementwise {
+        &self.elementwise
+    }
+
+    /// Outputs of a product a thread should take at least, where each costs `multiplications`.
+    pub(crate) fn grain(multiplications: usize) -> usize {
+        MIN_MULTIPLICATIONS.div_ceil(multiplications.max(1)).next_multiple_of(16)
+    }
+
+    /// Calls `work` with the index and the values of every row, rows divided among the threads.
+    pub(crate) fn for_each_row(
+        &self,
+        x: &mut [f32],
+        cols: usize,
+        work: impl Fn(usize, &mut [f32]) + Sync,
+    ) {
+        if cols == 0 {
+            return;
+        }
+        let rows = x.len() / cols;
+        let shared = SharedRows::new(x, cols);
+        self.threads.split(rows, MIN_VALUES.div_ceil(cols), |range| {
+            for row in range {
+                // SAFETY: the rows are divided among the threads.
+                work(row, unsafe { shared.part(row, 0..cols) });
+            }
+        });
+    }
+}

@@ -23,7 +23,6 @@ pub trait ExpertsBackend<D: Device>: Debug + Send + Sync {
 
     /// Computes the layer into `out` [T, H], which is overwritten.
     ///
-    ///
     /// The result repeats bit for bit and does not depend on the number of threads.
     ///
     /// # Errors

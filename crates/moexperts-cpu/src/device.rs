@@ -10,7 +10,7 @@ use moexperts_core::{
 use crate::{
     attention::{self, KvCache},
     cpu::Cpu,
-    elementwise::portable::sigmoid,
+    elementwise::portable::{at_least, at_most, sigmoid},
     experts::{BatchedMm, Eager, GroupedMm},
     linear, routing,
 };
@@ -192,7 +192,7 @@ impl Device for Cpu {
 
     fn clamp(&self, x: &mut Tensor, limit: f32) -> Result<()> {
         for value in x.data_mut() {
-            *value = value.max(-limit).min(limit);
+            *value = at_least(at_most(*value, limit), -limit);
         }
         Ok(())
     }

@@ -18,8 +18,8 @@ pub(super) fn activate_gated(activation: Activation, gate: &[f32], up: &mut [f32
         Activation::Silu => zip(gate, up, |gate, up| gate * sigmoid(gate) * up),
         Activation::GeluTanh => zip(gate, up, |gate, up| gelu_tanh(gate) * up),
         Activation::ClampedSwiglu { alpha, limit } => zip(gate, up, |gate, up| {
-            let gate = gate.min(limit);
-            (up.max(-limit).min(limit) + 1.0) * (gate * sigmoid(alpha * gate))
+            let gate = at_most(gate, limit);
+            (at_least(at_most(up, limit), -limit) + 1.0) * (gate * sigmoid(alpha * gate))
         }),
         Activation::Relu2 => zip(gate, up, |gate, up| relu2(gate) * up),
     }
@@ -31,7 +31,7 @@ pub(super) fn activate(activation: Activation, up: &mut [f32]) {
         Activation::Silu => each(up, |z| z * sigmoid(z)),
         Activation::GeluTanh => each(up, gelu_tanh),
         Activation::ClampedSwiglu { alpha, limit } => each(up, |z| {
-            let z = z.min(limit);
+            let z = at_most(z, limit);
             z * sigmoid(alpha * z)
         }),
         Activation::Relu2 => each(up, relu2),
@@ -105,9 +105,21 @@ fn lanes(
     sums[0]
 }
 
+/// `min` that keeps NaN.
+#[inline(always)]
+pub(crate) fn at_most(z: f32, limit: f32) -> f32 {
+    if z > limit { limit } else { z }
+}
+
+/// `max` that keeps NaN.
+#[inline(always)]
+pub(crate) fn at_least(z: f32, limit: f32) -> f32 {
+    if z < limit { limit } else { z }
+}
+
 #[inline(always)]
 fn relu2(z: f32) -> f32 {
-    let positive = z.max(0.0);
+    let positive = at_least(z, 0.0);
     positive * positive
 }
 
@@ -133,9 +145,7 @@ pub(crate) fn exp(x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0;
     const LN_2_HIGH: f32 = 0.693_359_4;
     const LN_2_LOW: f32 = -2.121_944_4e-4;
-    // `max` and `min` would turn NaN into a bound.
-    let x = if x > 87.0 { 87.0 } else { x };
-    let x = if x < -87.0 { -87.0 } else { x };
+    let x = at_least(at_most(x, 87.0), -87.0);
     let shifted = x * std::f32::consts::LOG2_E + ROUND;
     let n = shifted - ROUND;
     let r = x - n * LN_2_HIGH - n * LN_2_LOW;

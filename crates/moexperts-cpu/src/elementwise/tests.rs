@@ -106,6 +106,23 @@ fn check_reductions(set: &Elementwise, x: &[f32], y: &[f32]) {
 }
 
 #[test]
+fn a_number_that_is_none_stays_none() {
+    for set in Elementwise::all() {
+        for activation in ACTIVATIONS {
+            let mut up = [1.0; 20];
+            set.activate_gated(activation, &[f32::NAN; 20], &mut up);
+            assert!(up.iter().all(|value| value.is_nan()), "{}", activation.name());
+            let mut up = [f32::NAN; 20];
+            set.activate_gated(activation, &[1.0; 20], &mut up);
+            assert!(up.iter().all(|value| value.is_nan()), "{}", activation.name());
+            let mut up = [f32::NAN; 20];
+            set.activate(activation, &mut up);
+            assert!(up.iter().all(|value| value.is_nan()), "{}", activation.name());
+        }
+    }
+}
+
+#[test]
 fn a_softmax_of_far_apart_values_stays_finite() {
     for set in Elementwise::all() {
         let mut values = [1000.0, -1000.0, 999.0];

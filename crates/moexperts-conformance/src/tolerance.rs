@@ -1,0 +1,415 @@
+//! How far from the reference a result may be: the one place where that is decided.
+//!
+//! Every number carries a bound on its error, `|computed - exact| <= error`, from the inputs to
+//! the output, where *exact* is the f64 reference over the weights as stored. Nothing is fitted to
+//! what backends happen to give. Write `u` for half the distance from 1 to the next f32, `u_w` for
+//! the same of the weights' dtype, and let a hat mark what a backend computes.
+//!
+//! **Inputs of a product.** A backend may round them to the weights' dtype, where its instruction
+//! multiplies like with like. Hidden states are known, so their rounding is known too:
+//! `r_i = |x_i - round(x_i)|`, which is 0 where the state is exact in that dtype. What leaves an
+//! activation is known up to its error, so `r_i = u_w · (|a_i| + error_i)`, plus half of the
+//! smallest number where that is more. For f32 weights `r_i = 0`.
+//!
+//! **A product** of k terms and a bias, `z = Σ w_i · a_i + b`: the inputs move it by
+//! `Σ |w_i| · (error_i + r_i)`. Whatever the order of the sum, each term passes through at most
+//! `k + 1` roundings (its product, the additions above it, the bias), so these add
+//! `(k + 1) · c · u · (Σ |w_i| · |â_i| + |b|)`. Where sums round to nearest, `c = 1`. Units that
+//! multiply 16-bit matrices truncate instead, so `c = 2` for f16 and bf16.
+//!
+//! **An activation** `h = f(gate) · up`: `f` moves by at most `L · error(gate)`, where the slope
+//! anywhere between the two gates is at most `L = |f'(gate)| + max |f''| · error(gate)`. Its
+//! evaluation adds `EVALUATION · u` relative, and `ARGUMENT · u · |v| · sigmoid(-v)` relative for
+//! the rounding of the argument `v` of its sigmoid, which an exponential turns into a relative
+//! error. With `f` and `up` so bounded, the product rule gives `h`.
+//!
+//! **The output** `Σ_k weight_k · y_k`: `Σ |weight_k| · error(y_k)` from the experts, and
+//! `K + 2` roundings of each term.
+//!
+//! Errors multiply each other only in terms kept here too; what is left out is of the order of
+//! `(k · u)²`, far below the factor the bounds leave in practice.
+
+use moexperts_core::{Activation, DType, Expert, Linear, Matrix, Routing, Tensor, reference};
+
+/// Roundings, in units of `u`, that evaluating an activation may cost beside its argument's: two
+/// for an exponential within two units in the last place, each worth two, and the operations
+/// around it, with as much again for approximate division.
+const EVALUATION: f64 = 16.0;
+
+/// Roundings, in units of `u`, of the argument of an activation's sigmoid: four operations and two
+/// rounded constants make it, and one scales it for the exponential.
+const ARGUMENT: f64 = 8.0;
+
+/// A number and how far from it a computed one may be.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Bounded {
+    /// The exact number.
+    pub value: f64,
+    /// `|computed - value| <= error`.
+    pub error: f64,
+}
+
+impl Bounded {
+    /// A number every backend has the same.
+    pub const fn exact(value: f64) -> Self {
+        Self { value, error: 0.0 }
+    }
+
+    /// The largest magnitude the computed number can have.
+    fn reach(self) -> f64 {
+        self.value.abs() + self.error
+    }
+}
+
+/// The allowance over weights of one dtype.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Tolerance {
+    dtype: DType,
+    /// `c · u`: what one rounding of a sum may cost.
+    sum_rounding: f64,
+}
+
+/// `u`.
+const ROUNDING: f64 = DType::F32.epsilon() / 2.0;
+
+/// The smallest f32 some processors do not take for 0.
+const SMALLEST: f64 = f32::MIN_POSITIVE as f64;
+
+impl Tolerance {
+    /// For weights stored in `dtype`.
+    pub const fn new(dtype: DType) -> Self {
+        let factor = match dtype {
+            DType::F32 => 1.0,
+            DType::F16 | DType::Bf16 => 2.0,
+        };
+        Self { dtype, sum_rounding: factor * ROUNDING }
+    }
+
+    /// The allowance for each output [T, H] of an experts layer with rows as outputs.
+    ///
+    /// # Panics
+    /// If shapes disagree.
+    pub fn experts(
+        &self,
+        experts: &[Expert<Matrix, Vec<f32>>],
+        activation: Activation,
+        x: &Tensor,
+        routing: &Routing,
+    ) -> Vec<f64> {
+        let experts: Vec<WideExpert<'_>> = experts.iter().map(WideExpert::new).collect();
+        let mut allowance = Vec::with_capacity(x.rows() * x.cols());
+        for token in 0..x.rows() {
+            let inputs: Vec<Bounded> =
+                x.row(token).iter().map(|&value| Bounded::exact(f64::from(value))).collect();
+            let mut spread = vec![0.0; x.cols()];
+            let mut magnitude = vec![0.0; x.cols()];
+            for (id, weight) in routing.pairs(token) {
+                let Some(expert) = experts.get(id as usize) else { continue };
+                let weight = f64::from(weight).abs();
+                let outputs = self.expert(expert, activation, &inputs);
+                for ((spread, magnitude), output) in
+                    spread.iter_mut().zip(&mut magnitude).zip(outputs)
+                {
+                    *spread += weight * output.error;
+                    *magnitude += weight * output.reach();
+                }
+            }
+            let rounding = (routing.top_k() + 2) as f64 * self.sum_rounding;
+            allowance.extend(spread.iter().zip(&magnitude).map(|(s, m)| s + rounding * m));
+        }
+        allowance
+    }
+
+    /// `weight · x + bias`.
+    ///
+    /// # Panics
+    /// If shapes disagree.
+    pub fn linear(&self, linear: &Linear<Matrix, Vec<f32>>, x: &[Bounded]) -> Vec<Bounded> {
+        self.product(&WideLinear::new(linear), x)
+    }
+
+    /// An activation with a gate.
+    pub fn activate_gated(&self, activation: Activation, gate: Bounded, up: Bounded) -> Bounded {
+        let value = reference::activate_gated(activation, gate.value, up.value);
+        let factor = match activation {
+            Activation::ClampedSwiglu { limit, .. } => {
+                let limit = f64::from(limit);
+                let beyond = up.value.abs() - up.error >= limit;
+                let clamped = up.value.clamp(-limit, limit) + 1.0;
+                let moved = if beyond { 0.0 } else { up.error };
+                Bounded { value: clamped, error: moved + ROUNDING * (clamped.abs() + moved) }
+            }
+            _ => up,
+        };
+        let curve = self.activate(activation, gate);
+        let error = curve.error * factor.reach()
+            + curve.value.abs() * factor.error
+            + ROUNDING * curve.reach() * factor.reach();
+        Bounded { value, error }
+    }
+
+    /// An activation without a gate.
+    pub fn activate(&self, activation: Activation, z: Bounded) -> Bounded {
+        let Curve { slope, curvature, argument, cancels } = Curve::at(activation, z);
+        let value = reference::activate(activation, z.value);
+        let moved = (slope.abs() + curvature * z.error) * z.error;
+        let relative = EVALUATION + ARGUMENT * argument.abs() * sigmoid(-argument);
+        // An exponential may end where f32 does: what should be less is less than this.
+        let floor = 2.0 * SMALLEST * z.value.abs();
+        let lost = if cancels { 4.0 * ROUNDING * z.reach() } else { 0.0 };
+        let error = moved + ROUNDING * relative * (value.abs() + moved) + floor + lost;
+        Bounded { value, error }
+    }
+
+    fn expert(
+        &self,
+        expert: &WideExpert<'_>,
+        activation: Activation,
+        x: &[Bounded],
+    ) -> Vec<Bounded> {
+        let up = self.product(&expert.up, x);
+        let inner: Vec<Bounded> = match &expert.gate {
+            Some(gate) => {
+                let gate = self.product(gate, x);
+                let pairs = gate.into_iter().zip(up);
+                pairs.map(|(gate, up)| self.activate_gated(activation, gate, up)).collect()
+            }
+            None => up.into_iter().map(|up| self.activate(activation, up)).collect(),
+        };
+        self.product(&expert.down, &inner)
+    }
+
+    fn product(&self, linear: &WideLinear<'_>, x: &[Bounded]) -> Vec<Bounded> {
+        assert_eq!(linear.inputs, x.len(), "inputs");
+        let errors: Vec<f64> = x.iter().map(|&x| x.error + self.input_rounding(x)).collect();
+        let roundings = (x.len() + 1) as f64;
+        let output = |row: usize| {
+            let (mut value, mut spread, mut magnitude) = (0.0, 0.0, 0.0);
+            let weights = &linear.weights[row * linear.inputs..(row + 1) * linear.inputs];
+            for ((&weight, x), error) in weights.iter().zip(x).zip(&errors) {
+                let weight = f64::from(weight);
+                value += weight * x.value;
+                spread += weight.abs() * error;
+                magnitude += weight.abs() * (x.value.abs() + error);
+            }
+            let bias = linear.bias.map_or(0.0, |bias| f64::from(bias[row]));
+            magnitude += bias.abs();
+            let vanished = if magnitude > 0.0 { roundings * SMALLEST } else { 0.0 };
+            let error = spread + roundings * self.sum_rounding * magnitude + vanished;
+            Bounded { value: value + bias, error }
+        };
+        (0..linear.outputs).map(output).collect()
+    }
+
+    /// What rounding an input to the dtype of the weights may change.
+    fn input_rounding(&self, x: Bounded) -> f64 {
+        let smallest = match self.dtype {
+            DType::F32 => return 0.0,
+            // Half of 2^-24.
+            DType::F16 => 2.0_f64.powi(-25),
+            DType::Bf16 => SMALLEST,
+        };
+        if x.error > 0.0 {
+            return self.dtype.epsilon() / 2.0 * x.reach() + smallest;
+        }
+        let rounded = Matrix::from_f32(1, 1, &[x.value as f32], self.dtype)
+            .expect("one value for one element")
+            .row(0)
+            .get(0);
+        (x.value - f64::from(rounded)).abs()
+    }
+}
+
+/// A projection with its weights widened once.
+struct WideLinear<'a> {
+    weights: Vec<f32>,
+    outputs: usize,
+    inputs: usize,
+    bias: Option<&'a [f32]>,
+}
+
+impl<'a> WideLinear<'a> {
+    fn new(linear: &'a Linear<Matrix, Vec<f32>>) -> Self {
+        Self {
+            weights: linear.weight.to_f32(),
+            outputs: linear.weight.rows(),
+            inputs: linear.weight.cols(),
+            bias: linear.bias.as_deref(),
+        }
+    }
+}
+
+struct WideExpert<'a> {
+    gate: Option<WideLinear<'a>>,
+    up: WideLinear<'a>,
+    down: WideLinear<'a>,
+}
+
+impl<'a> WideExpert<'a> {
+    fn new(expert: &'a Expert<Matrix, Vec<f32>>) -> Self {
+        Self {
+            gate: expert.gate_proj.as_ref().map(WideLinear::new),
+            up: WideLinear::new(&expert.up_proj),
+            down: WideLinear::new(&expert.down_proj),
+        }
+    }
+}
+
+/// How an activation behaves near a point.
+struct Curve {
+    /// The derivative there.
+    slope: f64,
+    /// The largest second derivative anywhere.
+    curvature: f64,
+    /// Argument of its sigmoid.
+    argument: f64,
+    /// Whether the formula cancels: `1 + tanh` loses what `tanh` rounds.
+    cancels: bool,
+}
+
+impl Curve {
+    fn at(activation: Activation, Bounded { value: z, error }: Bounded) -> Self {
+        // z · sigmoid(alpha · z).
+        let swish = |alpha: f64, z: f64| {
+            let s = sigmoid(alpha * z);
+            let slope = s + alpha * z * s * (1.0 - s);
+            Self { slope, curvature: alpha.abs() / 2.0, argument: alpha * z, cancels: false }
+        };
+        match activation {
+            Activation::Silu => swish(1.0, z),
+            Activation::ClampedSwiglu { alpha, limit } => {
+                let (alpha, limit) = (f64::from(alpha), f64::from(limit));
+                let curve = swish(alpha, z.min(limit));
+                match z - error >= limit {
+                    true => Self { slope: 0.0, curvature: 0.0, ..curve },
+                    false => curve,
+                }
+            }
+            Activation::GeluTanh => {
+                let scale = 2.0 * (2.0 / std::f64::consts::PI).sqrt();
+                let argument = scale * (z + 0.044715 * z * z * z);
+                let s = sigmoid(argument);
+                let slope = s + z * s * (1.0 - s) * scale * (1.0 + 3.0 * 0.044715 * z * z);
+                Self { slope, curvature: 0.9, argument, cancels: true }
+            }
+            Activation::Relu2 => {
+                Self { slope: 2.0 * z.max(0.0), curvature: 2.0, argument: 0.0, cancels: false }
+            }
+        }
+    }
+}
+
+fn sigmoid(z: f64) -> f64 {
+    1.0 / (1.0 + (-z).exp())
+}
+
+/// The first output that is further off than it may be.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Mismatch {
+    /// Row of the output.
+    pub token: usize,
+    /// Column of the output.
+    pub column: usize,
+    /// What the backend gave.
+    pub got: f32,
+    /// What the reference gives.
+    pub expected: f64,
+    /// How far apart they may be.
+    pub allowance: f64,
+}
+
+impl Mismatch {
+    /// Compares results [T, H] with expected ones.
+    ///
+    /// # Errors
+    /// The first value that is no number or too far off.
+    ///
+    /// # Panics
+    /// If the lengths differ.
+    pub fn find(
+        got: &[f32],
+        expected: &[f64],
+        allowance: &[f64],
+        hidden: usize,
+    ) -> Result<(), Self> {
+        assert!(got.len() == expected.len() && got.len() == allowance.len(), "lengths");
+        let near = |at: usize| (f64::from(got[at]) - expected[at]).abs() <= allowance[at];
+        match (0..got.len()).find(|&at| !near(at)) {
+            None => Ok(()),
+            Some(at) => Err(Self {
+                token: at / hidden,
+                column: at % hidden,
+                got: got[at],
+                expected: expected[at],
+                allowance: allowance[at],
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ACTIVATIONS: [Activation; 4] = [
+        Activation::Silu,
+        Activation::GeluTanh,
+        Activation::ClampedSwiglu { alpha: 1.702, limit: 7.0 },
+        Activation::Relu2,
+    ];
+
+    #[test]
+    fn a_moved_argument_stays_inside_the_bound_and_the_bound_is_near_the_slope() {
+        let tolerance = Tolerance::new(DType::F32);
+        for activation in ACTIVATIONS {
+            for step in -1200..=1200 {
+                let z = f64::from(step) / 100.0;
+                for error in [1e-4, 1e-2, 0.5] {
+                    let bound = tolerance.activate(activation, Bounded { value: z, error });
+                    for part in [-1.0, -0.5, 0.5, 1.0] {
+                        let moved = reference::activate(activation, z + part * error);
+                        let name = activation.name();
+                        assert!((moved - bound.value).abs() <= bound.error, "{name} at {z}");
+                    }
+                }
+                let small = tolerance.activate(activation, Bounded { value: z, error: 1e-4 });
+                let across = reference::activate(activation, z + 1e-4)
+                    - reference::activate(activation, z - 1e-4);
+                assert!(small.error <= across.abs() + 1e-4 * (0.2 + z.abs() / 100.0));
+            }
+        }
+    }
+
+    #[test]
+    fn both_inputs_of_a_gated_activation_may_move() {
+        let tolerance = Tolerance::new(DType::F32);
+        for activation in ACTIVATIONS {
+            for (gate, up) in [(0.3, -2.0), (6.99, 7.01), (-1.3, 0.0), (9.0, -9.0), (-5.0, 3.0)] {
+                let error = 0.05;
+                let bounded = |value| Bounded { value, error };
+                let bound = tolerance.activate_gated(activation, bounded(gate), bounded(up));
+                for (g, u) in [(-1.0, -1.0), (-1.0, 1.0), (1.0, -1.0), (1.0, 1.0)] {
+                    let (gate, up) = (gate + g * error, up + u * error);
+                    let moved = reference::activate_gated(activation, gate, up);
+                    assert!((moved - bound.value).abs() <= bound.error, "{}", activation.name());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_exact_input_is_rounded_only_as_far_as_it_is_inexact() {
+        let rounding = |dtype, value| Tolerance::new(dtype).input_rounding(Bounded::exact(value));
+        assert_eq!(rounding(DType::Bf16, 1.5), 0.0);
+        assert_eq!(rounding(DType::Bf16, 1.0 + 1.0 / 256.0), 1.0 / 256.0);
+        assert_eq!(rounding(DType::F16, 1.0 + 1.0 / 256.0), 0.0);
+        assert_eq!(rounding(DType::F32, f64::from(0.1_f32)), 0.0);
+    }
+
+    #[test]
+    fn a_number_that_is_none_is_a_mismatch() {
+        let mismatch = Mismatch::find(&[0.0, 0.0, f32::NAN], &[0.0; 3], &[1.0; 3], 2).unwrap_err();
+        assert_eq!((mismatch.token, mismatch.column), (1, 0));
+        assert_eq!(Mismatch::find(&[0.5], &[0.0], &[0.5], 1), Ok(()));
+    }
+}

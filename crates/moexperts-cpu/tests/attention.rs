@@ -1,0 +1,260 @@
+//! Attention of [`Cpu`] against plain f64 loops, and what must not change a bit of it.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail with them")]
+
+mod common;
+
+use common::{bits, device, devices, devices_by_threads, tensor};
+use moexperts_core::{AttentionSpec, Batch, Device, Error, KvCacheSpec, Span, Tensor};
+use moexperts_cpu::{Cpu, Isa};
+
+/// `u`: half the distance from 1 to the next f32.
+const ROUNDING: f64 = f32::EPSILON as f64 / 2.0;
+
+fn spec(heads: usize, kv_heads: usize, head_dim: usize) -> AttentionSpec {
+    let scale = 1.0 / (head_dim as f32).sqrt();
+    AttentionSpec { heads, kv_heads, head_dim, scale, sliding_window: None }
+}
+
+/// Queries, keys and values of a sequence.
+struct Sequence {
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+}
+
+impl Sequence {
+    fn new(tokens: usize, spec: &AttentionSpec, seed: u64) -> Self {
+        let width = spec.kv_heads * spec.head_dim;
+        let mut q = tensor(tokens, spec.heads * spec.head_dim, seed);
+        // Scores of several units, so that the softmax has peaks.
+        q.data_mut().iter_mut().for_each(|value| *value *= 6.0);
+        Self { q, k: tensor(tokens, width, seed + 1), v: tensor(tokens, width, seed + 2) }
+    }
+
+    fn part(&self, rows: std::ops::Range<usize>) -> Self {
+        let part = |x: &Tensor| {
+            let values = x.data()[rows.start * x.cols()..rows.end * x.cols()].to_vec();
+            Tensor::from_vec(rows.len(), x.cols(), values).unwrap()
+        };
+        Self { q: part(&self.q), k: part(&self.k), v: part(&self.v) }
+    }
+
+    /// One after another, as rows of one batch.
+    fn joined(parts: &[Self]) -> Self {
+        let joined = |of: fn(&Self) -> &Tensor| {
+            let data: Vec<f32> = parts.iter().flat_map(|part| of(part).data().to_vec()).collect();
+            let rows = parts.iter().map(|part| of(part).rows()).sum();
+            Tensor::from_vec(rows, of(&parts[0]).cols(), data).unwrap()
+        };
+        Self { q: joined(|s| &s.q), k: joined(|s| &s.k), v: joined(|s| &s.v) }
+    }
+}
+
+fn new_cache(cpu: &Cpu, spec: &AttentionSpec) -> <Cpu as Device>::KvCache {
+    let AttentionSpec { kv_heads, head_dim, .. } = *spec;
+    cpu.new_kv_cache(KvCacheSpec { layers: 2, kv_heads, head_dim, sequences: 3 }).unwrap()
+}
+
+fn attend(
+    cpu: &Cpu,
+    cache: &mut <Cpu as Device>::KvCache,
+    spans: &[(usize, usize, usize)],
+    rows: &Sequence,
+    spec: &AttentionSpec,
+) -> Result<Tensor, Error> {
+    let span = |&(sequence, start, tokens)| Span { sequence, start, tokens };
+    let batch = Batch::new(spans.iter().map(span).collect());
+    cpu.attention([&rows.q, &rows.k, &rows.v], cache, 1, &batch, spec)
+}
+
+/// Checks every value of `out`, the attention of a whole sequence, against loops.
+fn check_whole(out: &Tensor, whole: &Sequence, spec: &AttentionSpec, what: &str) {
+    let AttentionSpec { heads, kv_heads, head_dim, scale, sliding_window } = *spec;
+    for token in 0..whole.q.rows() {
+        let first = (token + 1).saturating_sub(sliding_window.unwrap_or(usize::MAX));
+        for head in 0..heads {
+            let own = head * head_dim..(head + 1) * head_dim;
+            let kv_head = head / (heads / kv_heads);
+            let shared = kv_head * head_dim..(kv_head + 1) * head_dim;
+            let q = &whole.q.row(token)[own.clone()];
+            let (mut scores, mut score_error) = (Vec::new(), 0.0_f64);
+            for seen in first..=token {
+                let k = &whole.k.row(seen)[shared.clone()];
+                let terms = q.iter().zip(k).map(|(&q, &k)| f64::from(q) * f64::from(k));
+                let magnitude: f64 = terms.clone().map(f64::abs).sum();
+                scores.push(f64::from(scale) * terms.sum::<f64>());
+                let rounding = (head_dim + 8) as f64 * ROUNDING;
+                score_error = score_error.max(rounding * f64::from(scale) * magnitude);
+            }
+            let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let weights: Vec<f64> = scores.iter().map(|score| (score - max).exp()).collect();
+            let total: f64 = weights.iter().sum();
+            // Errors of the scores count twice in a softmax: above and below.
+            let reach = scores.iter().map(|score| max - score).fold(0.0, f64::max);
+            let sums = (2 * scores.len() + 24) as f64 + 8.0 * reach;
+            let relative = 4.0 * score_error + sums * ROUNDING;
+            for (place, column) in own.enumerate() {
+                let values = (first..=token).zip(&weights).map(|(seen, weight)| {
+                    weight / total * f64::from(whole.v.row(seen)[shared.start + place])
+                });
+                let magnitude: f64 = values.clone().map(f64::abs).sum();
+                let expected: f64 = values.sum();
+                let got = out.row(token)[column];
+                assert!(
+                    (f64::from(got) - expected).abs() <= relative * magnitude,
+                    "{what} out[{token}, {column}]: {got}, expected {expected} within {:e}",
+                    relative * magnitude
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn attention_is_the_softmax_of_the_scores_times_the_values() {
+    for cpu in devices() {
+        for (heads, kv_heads, head_dim) in [(1, 1, 8), (4, 4, 5), (6, 2, 16), (4, 1, 33)] {
+            for sliding_window in [None, Some(1), Some(3), Some(8), Some(9), Some(100)] {
+                let spec = AttentionSpec { sliding_window, ..spec(heads, kv_heads, head_dim) };
+                for tokens in [1, 2, 7, 8, 9, 25] {
+                    let whole = Sequence::new(tokens, &spec, tokens as u64);
+                    let cache = &mut new_cache(&cpu, &spec);
+                    let out = attend(&cpu, cache, &[(0, 0, tokens)], &whole, &spec).unwrap();
+                    check_whole(&out, &whole, &spec, &format!("{} {spec:?}", cpu.isa()));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_sequence_in_steps_gives_the_bits_of_all_at_once() {
+    for cpu in devices() {
+        for sliding_window in [None, Some(4), Some(11)] {
+            let spec = AttentionSpec { sliding_window, ..spec(6, 2, 12) };
+            let whole = Sequence::new(23, &spec, 1);
+            let at_once =
+                attend(&cpu, &mut new_cache(&cpu, &spec), &[(1, 0, 23)], &whole, &spec).unwrap();
+            for steps in [&[1; 23][..], &[10, 1, 1, 8, 3], &[22, 1], &[9, 0, 14]] {
+                let cache = &mut new_cache(&cpu, &spec);
+                let (mut start, mut out) = (0, Vec::new());
+                for &tokens in steps {
+                    let rows = whole.part(start..start + tokens);
+                    let step = attend(&cpu, cache, &[(1, start, tokens)], &rows, &spec).unwrap();
+                    out.extend(bits(step.data()));
+                    start += tokens;
+                }
+                assert_eq!(out, bits(at_once.data()), "{} {sliding_window:?}", cpu.isa());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_batch_gives_the_bits_of_each_sequence_alone() {
+    for cpu in devices() {
+        let spec = AttentionSpec { sliding_window: Some(10), ..spec(4, 2, 16) };
+        let sequences = [(2, 13), (0, 1), (1, 8)];
+        let wholes = sequences.map(|(seed, tokens)| Sequence::new(tokens + 2, &spec, seed as u64));
+        let together = &mut new_cache(&cpu, &spec);
+        let mut alone = sequences.map(|_| new_cache(&cpu, &spec));
+        // A prompt for each, then two tokens at once.
+        for prefill in [true, false] {
+            let rows = |index: usize| {
+                let prompt: usize = sequences[index].1;
+                if prefill { 0..prompt } else { prompt..prompt + 2 }
+            };
+            let parts: Vec<Sequence> =
+                (0..3).map(|index| wholes[index].part(rows(index))).collect();
+            let spans: Vec<(usize, usize, usize)> = (0..3)
+                .map(|index| (sequences[index].0, rows(index).start, rows(index).len()))
+                .collect();
+            let batch = attend(&cpu, together, &spans, &Sequence::joined(&parts), &spec).unwrap();
+            let mut expected = Vec::new();
+            for index in 0..3 {
+                let span = &spans[index..index + 1];
+                let out = attend(&cpu, &mut alone[index], span, &parts[index], &spec).unwrap();
+                expected.extend(bits(out.data()));
+            }
+            assert_eq!(bits(batch.data()), expected, "{}", cpu.isa());
+        }
+    }
+}
+
+#[test]
+fn a_span_forgets_what_was_cached_from_its_start_on() {
+    for cpu in devices() {
+        let spec = spec(2, 1, 8);
+        let (old, new) = (Sequence::new(15, &spec, 1), Sequence::new(15, &spec, 9));
+        let cache = &mut new_cache(&cpu, &spec);
+        attend(&cpu, cache, &[(0, 0, 15)], &old, &spec).unwrap();
+        // Six old tokens, then four others; what stood at 10 .. 15 is gone.
+        let out = attend(&cpu, cache, &[(0, 6, 4)], &new.part(6..10), &spec).unwrap();
+        let mixed = Sequence::joined(&[old.part(0..6), new.part(6..10)]);
+        let fresh =
+            attend(&cpu, &mut new_cache(&cpu, &spec), &[(0, 0, 10)], &mixed, &spec).unwrap();
+        assert_eq!(bits(out.data()), bits(&fresh.data()[6 * fresh.cols()..]));
+        let beyond = attend(&cpu, cache, &[(0, 11, 1)], &new.part(11..12), &spec);
+        assert_eq!(
+            beyond.unwrap_err(),
+            Error::OutOfRange { what: "position", index: 11, limit: 11 }
+        );
+    }
+}
+
+#[test]
+fn layers_and_sequences_do_not_see_each_other() {
+    let (cpu, spec) = (device(Isa::Portable, 1), spec(2, 1, 8));
+    let cache = &mut new_cache(&cpu, &spec);
+    let [a, b] = [1, 9].map(|seed| Sequence::new(5, &spec, seed));
+    attend(&cpu, cache, &[(0, 0, 5)], &a, &spec).unwrap();
+    let qkv = [&b.q, &b.k, &b.v];
+    let batch = Batch::new(vec![Span { sequence: 0, start: 0, tokens: 5 }]);
+    let other_layer = cpu.attention(qkv, cache, 0, &batch, &spec).unwrap();
+    let other_sequence = attend(&cpu, cache, &[(2, 0, 5)], &b, &spec).unwrap();
+    assert_eq!(bits(other_layer.data()), bits(other_sequence.data()));
+    check_whole(&other_layer, &b, &spec, "another layer");
+}
+
+#[test]
+fn the_number_of_threads_changes_no_bit() {
+    for devices in devices_by_threads() {
+        let spec = spec(6, 3, 16);
+        let whole = Sequence::new(40, &spec, 1);
+        let outputs = devices.map(|cpu| {
+            let cache = &mut new_cache(&cpu, &spec);
+            bits(attend(&cpu, cache, &[(0, 0, 40)], &whole, &spec).unwrap().data())
+        });
+        assert_eq!(outputs[0], outputs[1]);
+        assert_eq!(outputs[0], outputs[2]);
+    }
+}
+
+#[test]
+fn what_does_not_fit_the_cache_is_an_error() {
+    let (cpu, spec) = (device(Isa::Portable, 1), spec(4, 2, 8));
+    let rows = Sequence::new(3, &spec, 1);
+    let try_spans = |spans: &[(usize, usize, usize)]| {
+        attend(&cpu, &mut new_cache(&cpu, &spec), spans, &rows, &spec)
+    };
+    assert!(try_spans(&[(0, 0, 3)]).is_ok());
+    let out_of_range = |result| matches!(result, Err(Error::OutOfRange { .. }));
+    assert!(out_of_range(try_spans(&[(3, 0, 3)])));
+    assert!(out_of_range(try_spans(&[(0, 1, 3)])));
+    // Far enough for `start * width` to overflow.
+    assert!(out_of_range(try_spans(&[(0, usize::MAX / 8, 3)])));
+    assert!(out_of_range(try_spans(&[(0, 1 << 60, 3)])));
+    let is_shape = |result| matches!(result, Err(Error::Shape { .. }));
+    assert!(is_shape(try_spans(&[(0, 0, 2)])));
+    let other = |heads, kv_heads, head_dim| {
+        let other = AttentionSpec { heads, kv_heads, head_dim, ..spec };
+        attend(&cpu, &mut new_cache(&cpu, &spec), &[(0, 0, 3)], &rows, &other)
+    };
+    assert!(is_shape(other(3, 2, 8)));
+    assert!(is_shape(other(4, 1, 8)));
+    let batch = Batch::new(vec![Span { sequence: 0, start: 0, tokens: 3 }]);
+    let cache = &mut new_cache(&cpu, &spec);
+    let result = cpu.attention([&rows.q, &rows.k, &rows.v], cache, 2, &batch, &spec);
+    assert_eq!(result.unwrap_err(), Error::OutOfRange { what: "layer", index: 2, limit: 2 });
+}

@@ -1,0 +1,51 @@
+//! What the integration tests share.
+
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+use std::{num::NonZero, sync::LazyLock};
+
+use moexperts_conformance::skipped;
+use moexperts_core::Tensor;
+use moexperts_cpu::{Cpu, CpuOptions, Isa};
+
+/// The instruction sets of this machine; those it lacks are named once, or fail the tests.
+static ISAS: LazyLock<Vec<Isa>> = LazyLock::new(|| {
+    let missing = Isa::ALL.into_iter().filter(|isa| !isa.runs_here());
+    missing.for_each(|isa| skipped(isa.name()));
+    Isa::available().collect()
+});
+
+/// A device for every instruction set of this machine.
+pub(crate) fn devices() -> impl Iterator<Item = Cpu> {
+    ISAS.iter().map(|&isa| device(isa, 2))
+}
+
+pub(crate) fn device(isa: Isa, threads: usize) -> Cpu {
+    Cpu::new(CpuOptions { threads: NonZero::new(threads), isa: Some(isa) }).unwrap()
+}
+
+/// Devices of one instruction set with 1, 2 and 3 threads, for every instruction set.
+pub(crate) fn devices_by_threads() -> impl Iterator<Item = [Cpu; 3]> {
+    ISAS.iter().map(|&isa| [1, 2, 3].map(|threads| device(isa, threads)))
+}
+
+/// Values in `-1 .. 1` (SplitMix64).
+pub(crate) fn values(len: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed;
+    let mut next = || {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) >> 40) as f32 / (1_u64 << 23) as f32 - 1.0
+    };
+    (0..len).map(|_| next()).collect()
+}
+
+pub(crate) fn tensor(rows: usize, cols: usize, seed: u64) -> Tensor {
+    Tensor::from_vec(rows, cols, values(rows * cols, seed)).unwrap()
+}
+
+pub(crate) fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|value| value.to_bits()).collect()
+}

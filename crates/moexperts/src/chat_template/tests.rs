@@ -179,6 +179,13 @@ fn message(role: &str, content: &str) -> Message {
 const TURNS: [[&str; 2]; 3] =
     [["user", "Hi <there> & \"you\""], ["assistant", " Hello! "], ["user", "Bye\n"]];
 
+const THINKING: [[&str; 2]; 4] = [
+    ["user", "2+2?"],
+    ["assistant", "<think>\nfour\n</think>\n\n4"],
+    ["user", "Sure?"],
+    ["assistant", "<think>\nyes\n</think>\n\nYes."],
+];
+
 const WITH_SYSTEM: [[&str; 2]; 4] = [["system", "Be brief."], TURNS[0], TURNS[1], TURNS[2]];
 
 #[track_caller]
@@ -194,4 +201,184 @@ fn check_refused(text: &str, turns: &[[&str; 2]], expected: &str) {
     assert_eq!(refused.unwrap_err().to_string(), expected);
 }
 
-// TESTS
+#[test]
+fn qwen2_gets_a_system_message_where_there_is_none() {
+    check(
+        QWEN2,
+        &TURNS,
+        true,
+        concat!(
+            "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n",
+            "<|im_start|>user\nHi <there> & \"you\"<|im_end|>\n",
+            "<|im_start|>assistant\n Hello! <|im_end|>\n<|im_start|>user\nBye\n",
+            "<|im_end|>\n<|im_start|>assistant\n"
+        ),
+    );
+    check(
+        QWEN2,
+        &WITH_SYSTEM,
+        false,
+        concat!(
+            "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n",
+            "Hi <there> & \"you\"<|im_end|>\n<|im_start|>assistant\n",
+            " Hello! <|im_end|>\n<|im_start|>user\nBye\n<|im_end|>\n"
+        ),
+    );
+}
+
+#[test]
+fn mixtral() {
+    check(
+        MIXTRAL,
+        &TURNS,
+        true,
+        "<s>[INST] Hi <there> & \"you\" [/INST] Hello! </s>[INST] Bye\n [/INST]",
+    );
+    check(
+        MIXTRAL_NAMESPACE,
+        &TURNS,
+        false,
+        "<s>[INST] Hi <there> & \"you\"[/INST] Hello!</s>[INST] Bye\n[/INST]",
+    );
+    check(
+        MIXTRAL_NAMESPACE,
+        &WITH_SYSTEM,
+        true,
+        concat!(
+            "<s>[INST] Hi <there> & \"you\"[/INST] Hello!</s>[INST] Be brief.\n\n",
+            "Bye\n[/INST]"
+        ),
+    );
+}
+
+#[test]
+fn olmoe() {
+    check(
+        OLMOE,
+        &TURNS,
+        true,
+        concat!(
+            "<s><|user|>\nHi <there> & \"you\"\n<|assistant|>\n Hello! </s>\n",
+            "<|user|>\nBye\n\n<|assistant|>\n"
+        ),
+    );
+    check(
+        OLMOE,
+        &WITH_SYSTEM,
+        false,
+        concat!(
+            "<s><|system|>\nBe brief.\n<|user|>\nHi <there> & \"you\"\n",
+            "<|assistant|>\n Hello! </s>\n<|user|>\nBye\n\n"
+        ),
+    );
+}
+
+#[test]
+fn qwen3_drops_earlier_thoughts() {
+    check(
+        QWEN3,
+        &WITH_SYSTEM,
+        true,
+        concat!(
+            "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n",
+            "Hi <there> & \"you\"<|im_end|>\n<|im_start|>assistant\n",
+            " Hello! <|im_end|>\n<|im_start|>user\nBye\n<|im_end|>\n",
+            "<|im_start|>assistant\n"
+        ),
+    );
+    check(
+        QWEN3,
+        &THINKING,
+        false,
+        concat!(
+            "<|im_start|>user\n2+2?<|im_end|>\n<|im_start|>assistant\n4<|im_end|>\n",
+            "<|im_start|>user\nSure?<|im_end|>\n<|im_start|>assistant\n<think>\n",
+            "yes\n</think>\n\nYes.<|im_end|>\n"
+        ),
+    );
+}
+
+#[test]
+fn every_corner_of_jinja_that_templates_use() {
+    check(
+        CORNERS,
+        &TURNS,
+        false,
+        concat!(
+            "hoho\nkept\n13\n||False|d\n",
+            "{\"b\": [1, 2.5, null, true], \"a\": \"<é'&>\"}\n{\n  \"b\": {},\n",
+            "  \"a\": [\n    \"x\",\n    []\n  ]\n}\n",
+            "\"\\u00e9\\ud83d\\ude00\" {\"a\":[1,2],\"b\":1}\n",
+            "x=1;y=2;a+b t UP The Cat none\nye user,assistant,user n-3\n",
+            "3 a1  True None ok\nwordsblock"
+        ),
+    );
+}
+
+#[test]
+fn a_refusal_is_passed_on_in_the_words_of_the_template() {
+    check_refused(
+        MIXTRAL,
+        &WITH_SYSTEM,
+        "chat_template: line 1: Conversation roles must alternate \
+         user/assistant/user/assistant/...",
+    );
+    check_refused(
+        MIXTRAL_NAMESPACE,
+        &[TURNS[0], TURNS[0]],
+        "chat_template: line 14: After the optional system message, conversation roles must \
+         alternate user/assistant/user/assistant/...",
+    );
+}
+
+#[test]
+fn a_broken_template_is_refused_with_its_line() {
+    for (text, problem) in [
+        ("one\n{% if %}", "line 2: unexpected end of block"),
+        ("{{ x", "line 1: unexpected end of input, expected end of variable block"),
+        ("{% generation", "line 1: unexpected end of input, expected end of block"),
+        ("\n\n{{ nothing.there }}", "line 3: `nothing` is undefined"),
+        ("{{ messages|unheard }}", "line 1: filter unheard is unknown"),
+        ("{{ messages|tojson(colour=1) }}", "line 1: unknown keyword argument 'colour'"),
+        ("{{ [1]|tojson(separators=[',']) }}", "line 1: tojson: separators must be two texts"),
+    ] {
+        check_refused(text, &TURNS, &format!("chat_template: {problem}"));
+    }
+    let odd_date = template("{{ strftime_now('%') }}").render(&[], false).unwrap_err().to_string();
+    assert!(odd_date.starts_with("chat_template: line 1: strftime_now: "), "{odd_date}");
+}
+
+#[test]
+fn special_tokens_are_text_or_objects() {
+    let written = "{{ bos_token }}{{ eos_token }}{{ pad_token is defined }}";
+    check(written, &[], false, "<s></s>False");
+    assert_eq!(
+        ChatTemplate::new("{{ bos_token }}.", None).unwrap().render(&[], true).unwrap(),
+        "."
+    );
+    let config = Config::parse("tokenizer_config.json", r#"{"bos_token": 1}"#).unwrap();
+    assert_eq!(
+        ChatTemplate::new("", Some(&config)).unwrap_err().to_string(),
+        "tokenizer_config.json: key `bos_token` is 1, expected text or an object with `content`"
+    );
+}
+
+#[test]
+fn the_date_is_today_in_the_format_asked_for() {
+    let before = jiff::Zoned::now().date();
+    let text = template("{{ strftime_now('%d %b %Y') }}").render(&[], false).unwrap();
+    let shown = jiff::civil::Date::strptime("%d %b %Y", &text).unwrap();
+    assert!((before..=jiff::Zoned::now().date()).contains(&shown), "{text}");
+}
+
+#[test]
+fn agrees_with_transformers_on_a_conversation() {
+    const CONFIG: &str = include_str!("../../../../testdata/qwen2_moe/tokenizer_config.json");
+    const GOLDEN: &str = include_str!("../../../../testdata/qwen2_moe/tokenizer_golden.json");
+    let config = Config::parse("tokenizer_config.json", CONFIG).unwrap();
+    let golden: serde_json::Value = serde_json::from_str(GOLDEN).unwrap();
+    let messages = Vec::<Message>::deserialize(&golden["chat"]["messages"]).unwrap();
+    let template: String = config.required("chat_template").unwrap();
+    let template = ChatTemplate::new(&template, Some(&config)).unwrap();
+    assert_eq!(template.render(&messages, true).unwrap(), golden["chat"]["text"]);
+}

@@ -194,11 +194,15 @@ impl Candidates {
 
     /// Keeps the fewest most likely tokens with probability `top_p` together.
     ///
-    /// Ranks pieces of growing size from the top, because the nucleus is mostly small and the
-    /// vocabulary is not.
+    /// The nucleus is mostly small and the vocabulary is not: tokens too light for it are left out
+    /// first, and the others ranked in pieces of growing size from the top.
     fn keep_nucleus(&mut self, top_p: f64) {
-        let enough = top_p * self.total();
-        self.ranked.clone_from(&self.tokens);
+        let total = self.total();
+        let enough = top_p * total;
+        // All tokens lighter than this together are less than what the nucleus may lack.
+        let light = (1.0 - top_p) * total / self.tokens.len() as f64;
+        self.ranked.clear();
+        self.ranked.extend(self.tokens.iter().filter(|token| token.weight >= light));
         let mut unranked = self.ranked.as_mut_slice();
         let mut mass = 0.0;
         let mut piece = 64;

@@ -13,9 +13,10 @@ use crate::{error::Result, tokenizer::Tokenizer};
 
 const REPLACEMENT: char = char::REPLACEMENT_CHARACTER;
 
-/// Tokens at which a window is halved that shows no border between characters: random bytes, or
-/// tokens that all end within one. A character is at most 4 tokens long.
-const LONGEST_WINDOW: usize = 16;
+/// Tokens at which a window is halved that shows no border between characters: random bytes, a row
+/// of genuine replacement characters, or tokens that all end within a character. Well above the 4
+/// tokens that one character can take.
+const LONGEST_WINDOW: usize = 64;
 
 /// What one token added.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -154,8 +155,8 @@ impl Stops {
     /// The longest end of the held text that begins a stop string.
     fn beginning_len(&self) -> usize {
         let begins_a_stop = |end: &&str| self.strings.iter().any(|stop| stop.starts_with(end));
-        let ends = self.held.char_indices().map(|(start, _)| &self.held[start..]);
-        ends.into_iter().find(begins_a_stop).map_or(0, str::len)
+        let mut ends = self.held.char_indices().map(|(start, _)| &self.held[start..]);
+        ends.find(begins_a_stop).map_or(0, str::len)
     }
 }
 

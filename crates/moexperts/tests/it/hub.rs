@@ -546,3 +546,28 @@ fn debug_hides_the_token() {
          offline: false }"
     );
 }
+
+#[test]
+fn a_model_is_loaded_from_the_hub_by_its_id() {
+    let folder = crate::common::data("qwen3_moe");
+    let mut files = Vec::new();
+    for entry in fs::read_dir(&folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        files.push((name, fs::read(&path).unwrap()));
+    }
+    let served: Vec<(&str, &[u8])> =
+        files.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())).collect();
+    let (server, cache) = (HubServer::start(&served), cache());
+    let load = |offline| {
+        let options = HubOptions { offline, ..options(&server, &cache) };
+        let options = moexperts::LoadOptions::new().hub(options);
+        moexperts::AutoModelForCausalLm::from_pretrained(REPO, options).unwrap()
+    };
+    let golden = crate::common::Golden::open("qwen3_moe");
+    let logits = load(false).logits(&golden.ids("input_ids")).unwrap();
+    crate::common::assert_close("logits", &logits, golden.values("logits"), 1e-4);
+    server.take_requests();
+    assert_eq!(load(true).logits(&golden.ids("input_ids")).unwrap(), logits);
+    assert!(server.take_requests().is_empty(), "offline asks nobody");
+}

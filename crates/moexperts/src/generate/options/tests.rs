@@ -1,1 +1,168 @@
 use super::*;
+
+fn config(text: &str) -> GenerationConfig {
+    let file = Config::parse("generation_config.json", text).unwrap();
+    GenerationConfig::read(Some(&file), Some(TokenIds(vec![7]))).unwrap()
+}
+
+#[track_caller]
+fn check_refused(options: &GenerateOptions, expected: &str) {
+    let refused = options.resolve(&GenerationConfig::default()).unwrap_err();
+    assert_eq!(refused.to_string(), expected);
+}
+
+fn resolved(options: &GenerateOptions, text: &str) -> ResolvedOptions {
+    options.resolve(&config(text)).unwrap()
+}
+
+#[test]
+fn without_files_the_defaults_are_those_of_transformers() {
+    let options = GenerateOptions { seed: Some(5), ..GenerateOptions::default() };
+    assert_eq!(
+        options.resolve(&GenerationConfig::default()).unwrap(),
+        ResolvedOptions {
+            max_new_tokens: 128,
+            sampling: None,
+            repetition_penalty: 1.0,
+            seed: 5,
+            eos_token_id: Vec::new(),
+            stop_strings: Vec::new(),
+            decode_switch: true,
+        }
+    );
+    let sampled = GenerateOptions { do_sample: Some(true), ..options };
+    assert_eq!(
+        sampled.resolve(&GenerationConfig::default()).unwrap().sampling,
+        Some(Sampling { temperature: 1.0, top_k: Some(50), top_p: 1.0, min_p: 0.0 })
+    );
+}
+
+const EVERYTHING: &str = r#"{
+    "max_new_tokens": 9, "do_sample": true, "temperature": 0.5, "top_k": 3, "top_p": 0.25,
+    "min_p": 0.125, "repetition_penalty": 1.5, "eos_token_id": [1, 2], "bos_token_id": 3,
+    "pad_token_id": 4
+}"#;
+
+#[test]
+fn the_model_fills_what_the_user_left_open() {
+    let options = resolved(&GenerateOptions::default(), EVERYTHING);
+    assert_eq!(options.max_new_tokens, 9);
+    assert_eq!(
+        options.sampling,
+        Some(Sampling { temperature: 0.5, top_k: Some(3), top_p: 0.25, min_p: 0.125 })
+    );
+    assert_eq!(options.repetition_penalty, 1.5);
+    assert_eq!(options.eos_token_id, [1, 2]);
+    assert_eq!(
+        (config(EVERYTHING).bos_token_id, config(EVERYTHING).pad_token_id),
+        (Some(3), Some(4))
+    );
+}
+
+#[test]
+fn the_user_overrides_the_model() {
+    let options = GenerateOptions {
+        max_new_tokens: Some(1),
+        do_sample: Some(true),
+        temperature: Some(2.0),
+        top_k: Some(0),
+        top_p: Some(1.0),
+        min_p: Some(0.0),
+        repetition_penalty: Some(1.0),
+        seed: Some(8),
+        eos_token_id: Some(vec![5]),
+        stop_strings: vec!["end".into()],
+        ignore_eos: false,
+        decode_switch: false,
+    };
+    assert_eq!(
+        resolved(&options, EVERYTHING),
+        ResolvedOptions {
+            max_new_tokens: 1,
+            sampling: Some(Sampling { temperature: 2.0, top_k: None, top_p: 1.0, min_p: 0.0 }),
+            repetition_penalty: 1.0,
+            seed: 8,
+            eos_token_id: vec![5],
+            stop_strings: vec!["end".into()],
+            decode_switch: false,
+        }
+    );
+    let ignoring = GenerateOptions { ignore_eos: true, ..options };
+    assert!(resolved(&ignoring, EVERYTHING).eos_token_id.is_empty());
+}
+
+#[test]
+fn asking_for_a_narrower_draw_asks_for_draws() {
+    let samples = |options: GenerateOptions, text| resolved(&options, text).sampling.is_some();
+    let asked = GenerateOptions::default;
+    for options in [
+        GenerateOptions { temperature: Some(0.7), ..asked() },
+        GenerateOptions { top_k: Some(5), ..asked() },
+        GenerateOptions { top_p: Some(0.9), ..asked() },
+        GenerateOptions { min_p: Some(0.1), ..asked() },
+    ] {
+        assert!(samples(options.clone(), "{}"));
+        assert!(!samples(GenerateOptions { do_sample: Some(false), ..options }, "{}"));
+    }
+    assert!(!samples(asked(), r#"{"temperature": 0.6, "top_p": 0.9}"#));
+    let greedy = GenerateOptions { temperature: Some(0.0), ..asked() };
+    assert!(!samples(greedy.clone(), r#"{"do_sample": true}"#));
+    assert!(!samples(GenerateOptions { do_sample: Some(true), top_k: Some(5), ..greedy }, "{}"));
+    assert!(!samples(GenerateOptions { do_sample: Some(false), ..asked() }, EVERYTHING));
+}
+
+#[test]
+fn end_tokens_are_one_or_a_list_or_those_of_the_model() {
+    assert_eq!(config(r#"{"eos_token_id": 2}"#).eos_token_id, [2]);
+    assert_eq!(config(r#"{"eos_token_id": [2, -1, 0]}"#).eos_token_id, [2, 0]);
+    assert_eq!(config(r#"{"eos_token_id": null}"#).eos_token_id, [7]);
+    assert_eq!(config(r#"{"pad_token_id": -1}"#).pad_token_id, None);
+    let no_file = GenerationConfig::read(None, Some(TokenIds(vec![7]))).unwrap();
+    assert_eq!(no_file.eos_token_id, [7]);
+    let file = Config::parse("generation_config.json", r#"{"eos_token_id": "</s>"}"#).unwrap();
+    assert_eq!(
+        GenerationConfig::read(Some(&file), None).unwrap_err().to_string(),
+        "generation_config.json: key `eos_token_id` is \"</s>\", expected a token id or a list of \
+         them"
+    );
+}
+
+#[test]
+fn seeds_differ_where_none_is_asked_for() {
+    let seed = || resolved(&GenerateOptions::default(), "{}").seed;
+    assert_ne!(seed(), seed());
+}
+
+#[test]
+fn values_out_of_range_are_refused() {
+    let asked = GenerateOptions::default;
+    let temperature = |value| GenerateOptions { temperature: Some(value), ..asked() };
+    let expected = "expected a finite number above 0, or 0 for the most likely token";
+    check_refused(&temperature(-0.5), &format!("option `temperature` is -0.5, {expected}"));
+    check_refused(&temperature(f32::NAN), &format!("option `temperature` is NaN, {expected}"));
+    check_refused(&temperature(f32::INFINITY), &format!("option `temperature` is inf, {expected}"));
+    check_refused(
+        &GenerateOptions { top_p: Some(0.0), ..asked() },
+        "option `top_p` is 0, expected above 0 and at most 1",
+    );
+    check_refused(
+        &GenerateOptions { top_p: Some(1.5), ..asked() },
+        "option `top_p` is 1.5, expected above 0 and at most 1",
+    );
+    check_refused(
+        &GenerateOptions { min_p: Some(-0.1), ..asked() },
+        "option `min_p` is -0.1, expected at least 0 and at most 1",
+    );
+    check_refused(
+        &GenerateOptions { repetition_penalty: Some(0.0), ..asked() },
+        "option `repetition_penalty` is 0, expected a finite number above 0",
+    );
+    check_refused(
+        &GenerateOptions { max_new_tokens: Some(0), ..asked() },
+        "option `max_new_tokens` is 0, expected at least 1",
+    );
+    check_refused(
+        &GenerateOptions { stop_strings: vec!["a".into(), String::new()], ..asked() },
+        "option `stop_strings` is \"\", expected texts that are not empty",
+    );
+}

@@ -103,7 +103,7 @@ fn a_conversation_computes_what_is_new_alone() {
     let ids = Golden::open("qwen2_moe").ids("input_ids");
     let model = load("qwen2_moe", LoadOptions::new());
     let mut first = model.generate_tokens(vec![ids.clone()], &greedy(5)).unwrap();
-    while let Some(event) = first.next() {
+    for event in first.by_ref() {
         event.unwrap();
     }
     let mut prompt = first.tokens(0).to_vec();

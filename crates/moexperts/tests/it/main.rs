@@ -1,5 +1,7 @@
 //! Everything that needs more than one module: models from files, text from models.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 mod backends;
 mod common;
 mod experts_golden;

@@ -39,7 +39,10 @@ pub(crate) fn run(root: &Path) -> Result<()> {
             }
             let code = line.split("//").next().unwrap_or_default();
             let uses_unsafe = code.contains("unsafe ") && !code.contains("unsafe_code");
-            if uses_unsafe && SAFE.iter().any(|safe| file.starts_with(safe)) && !file.ends_with("tidy.rs") {
+            if uses_unsafe
+                && SAFE.iter().any(|safe| file.starts_with(safe))
+                && !file.ends_with("tidy.rs")
+            {
                 problems.push(format!("{place}: `unsafe` in a crate that has none"));
             }
         }

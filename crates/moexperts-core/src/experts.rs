@@ -117,12 +117,12 @@ impl ExpertsSpec {
     }
 }
 
-/// A projection: `weight` [out, in] and an optional `bias` [out].
+/// A projection: `weight` [out, in] and an optional `bias` `[out]`.
 #[derive(Debug, Clone)]
 pub struct Linear<M, V> {
     /// [out, in].
     pub weight: M,
-    /// [out], in f32.
+    /// `[out]`, in f32.
     pub bias: Option<V>,
 }
 

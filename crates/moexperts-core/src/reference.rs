@@ -27,7 +27,7 @@ pub fn experts(
     out
 }
 
-/// `down(activation(gate(x), up(x)))` for one token: [H].
+/// `down(activation(gate(x), up(x)))` for one token: `[H]`.
 ///
 /// # Panics
 /// If shapes disagree.

@@ -202,7 +202,7 @@ impl<D: Device> CausalLm<D> {
         self.choices().names()
     }
 
-    /// Logits [T, V], row-major, for one sequence of token ids [T].
+    /// Logits [T, V], row-major, for one sequence of token ids `[T]`.
     ///
     /// # Errors
     /// For an id beyond the vocabulary or more tokens than the model has positions for.

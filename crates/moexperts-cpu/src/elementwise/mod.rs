@@ -1,6 +1,6 @@
 //! The small operations between products: activations, norms, softmax, weighted sums.
 //!
-//! They are written once, in [`portable`], as loops the compiler vectorises, and compiled once
+//! They are written once, in `portable`, as loops the compiler vectorises, and compiled once
 //! per instruction set. Rust contracts no multiplication and addition into one rounding, so every
 //! instruction set gives the same bits.
 

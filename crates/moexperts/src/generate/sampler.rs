@@ -48,7 +48,7 @@ impl Sampler {
 
     /// Chooses the next token.
     ///
-    /// - `logits`: [V]; `-inf` rules a token out
+    /// - `logits`: `[V]`; `-inf` rules a token out
     /// - `history`: the prompt and the tokens so far; ids past the logits are ignored
     ///
     /// Without sampling this is the token with the largest logit, the first of equals.

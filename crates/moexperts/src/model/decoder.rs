@@ -135,7 +135,7 @@ impl<D: Device> Decoder<D> {
         Ok(Session { cache, scratch: Scratch::default(), tokens: vec![Vec::new(); sequences] })
     }
 
-    /// Logits [rows, V], row-major, of the tokens `ids` [T] placed by `batch`.
+    /// Logits [rows, V], row-major, of the tokens `ids` `[T]` placed by `batch`.
     ///
     /// `observer` sees every stage of every layer.
     ///

@@ -1,4 +1,4 @@
-//! A decoder as data ([`spec`]), its weights ([`load`]), and its forward ([`decoder`]), written
+//! A decoder as data (`spec`), its weights (`load`), and its forward (`decoder`), written
 //! once for every family and every device.
 
 mod decoder;

@@ -60,9 +60,9 @@ pub struct LayerSpec {
 pub enum QkNorm {
     /// None.
     None,
-    /// Over each head: `q_norm` [head_dim].
+    /// Over each head: `q_norm` `[head_dim]`.
     PerHead,
-    /// Over all heads together: `q_norm` [heads · head_dim].
+    /// Over all heads together: `q_norm` `[heads · head_dim]`.
     Whole,
 }
 

@@ -33,6 +33,8 @@ impl AutoModelForCausalLm {
     /// If the model cannot be found, is damaged, is of a family that is not known, or the chosen
     /// experts implementation cannot run it.
     pub fn from_pretrained(model: &str, options: LoadOptions) -> Result<CausalLm> {
+        // A wrong name should not cost a download.
+        options.experts_implementation.check_names::<Cpu>()?;
         let folder = match Path::new(model) {
             path if path.exists() || !looks_like_id(model) => path.to_owned(),
             _ => hub::fetch(model, &options.hub, Arc::clone(&options.progress))?,

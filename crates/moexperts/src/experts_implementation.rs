@@ -14,12 +14,32 @@ use crate::error::{Error, Result};
 /// The keys of a map are the sub-config names of `config.json` (`text_config`). The key `""` is
 /// the model itself, and every backbone that has no key of its own. A backbone the map says
 /// nothing of keeps what it has.
+///
+/// A text converted with `into` is one name; one that is parsed may be a map, as on the command
+/// line: `text_config=grouped_mm,vision_config=eager`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ExpertsImplementation {
     /// One backend everywhere.
     Everywhere(String),
     /// A backend for each key.
     PerBackbone(BTreeMap<String, String>),
+}
+
+impl ExpertsImplementation {
+    /// Whether every name is one that device `D` knows.
+    ///
+    /// # Errors
+    /// [`moexperts_core::Error::UnknownBackend`] for the first that is not.
+    pub fn check_names<D: Device>(&self) -> Result<()> {
+        let names: Vec<&String> = match self {
+            Self::Everywhere(name) => vec![name],
+            Self::PerBackbone(names) => names.values().collect(),
+        };
+        for name in names {
+            ExpertsInterface::get::<D>(name)?;
+        }
+        Ok(())
+    }
 }
 
 impl From<&str> for ExpertsImplementation {
@@ -131,6 +151,8 @@ impl<D: Device> Choices<D> {
         backbones: &[Backbone],
         device: &D,
     ) -> Result<Self> {
+        // A name is checked even where every backbone has a key of its own.
+        implementation.check_names::<D>()?;
         if let ExpertsImplementation::PerBackbone(names) = implementation {
             let is_known = |key: &str| key.is_empty() || backbones.iter().any(|b| b.key == key);
             if let Some(key) = names.keys().find(|key| !is_known(key)) {
@@ -138,10 +160,6 @@ impl<D: Device> Choices<D> {
                     .chain(backbones.iter().map(|b| b.key.as_str()).filter(|key| !key.is_empty()));
                 let known: Vec<String> = keys.map(|key| format!("`{key}`")).collect();
                 return Err(Error::UnknownBackbone { key: key.clone(), known: known.join(", ") });
-            }
-            // A name is checked even where every backbone has a key of its own.
-            for name in names.values() {
-                ExpertsInterface::get::<D>(name)?;
             }
         }
         let mut choices = BTreeMap::new();
@@ -253,7 +271,7 @@ mod tests {
         assert_eq!(
             error([("audio_config", "eager")].into()),
             "experts implementation: the model has no sub-config `audio_config`, \
-             expected one of ``, `text_config`, `vision_config`"
+             expected one of `` (the model itself), `text_config`, `vision_config`"
         );
         let unknown = error([("text_config", "eager"), ("", "fast")].into());
         assert!(unknown.starts_with("experts implementation `fast` is not registered for CPU"));

@@ -45,10 +45,10 @@ pub(super) unsafe fn walk<T: Tiles<X, W>, X, W>(call: &TypedCall<'_, X, W>, out:
                 [a, b] => row_of_tiles::<T, X, W, 2>(call, [a, b], out),
                 [a, b, c] => row_of_tiles::<T, X, W, 3>(call, [a, b, c], out),
                 [a, b, c, d] if T::INPUTS >= 4 => {
-                    row_of_tiles::<T, X, W, 4>(call, [a, b, c, d], out)
+                    row_of_tiles::<T, X, W, 4>(call, [a, b, c, d], out);
                 }
                 [a, b, c, d, e] if T::INPUTS >= 5 => {
-                    row_of_tiles::<T, X, W, 5>(call, [a, b, c, d, e], out)
+                    row_of_tiles::<T, X, W, 5>(call, [a, b, c, d, e], out);
                 }
                 _ => unreachable!("a tile has at most `INPUTS` input rows"),
             }

@@ -60,7 +60,8 @@ fn an_unknown_sub_config_is_an_error_and_changes_nothing() {
     let error = model.set_experts_implementation(map).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "experts implementation: the model has no sub-config `text_config`, expected one of ``"
+        "experts implementation: the model has no sub-config `text_config`, \
+         expected one of `` (the model itself)"
     );
     assert_eq!(names(&model)[""], "grouped_mm");
 }

@@ -1,0 +1,305 @@
+//! The command line.
+
+use std::{num::NonZero, path::PathBuf};
+
+use clap::{Parser, Subcommand, ValueEnum};
+use moexperts::{DType, ExpertsImplementation, GenerateOptions, LoadOptions, hub::HubOptions};
+
+/// Generates text with Mixture-of-Experts models on swappable experts backends.
+///
+/// Without --model a small model that is part of the program is used, so every command works at
+/// once and without a network.
+#[derive(Debug, Parser)]
+#[command(
+    name = "moexperts",
+    version,
+    arg_required_else_help = true,
+    after_help = "\
+Examples:
+  moexperts generate \"The borrow checker\"
+  moexperts chat --model Qwen/Qwen1.5-MoE-A2.7B-Chat --experts-implementation grouped_mm
+  moexperts inspect
+
+`moexperts help COMMAND` explains a command and all its flags."
+)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+
+    /// Logs what happens to standard error; twice logs more. RUST_LOG goes first.
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    pub(crate) verbose: u8,
+}
+
+/// What the program is to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Generate(GenerateArgs),
+    Chat(ChatArgs),
+    Logits(LogitsArgs),
+    Inspect(InspectArgs),
+}
+
+/// Continues a text.
+///
+/// The new text goes to standard output as it comes, a summary of time and memory to standard
+/// error.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  moexperts generate \"The borrow checker\"
+  moexperts generate --chat --model Qwen/Qwen1.5-MoE-A2.7B-Chat \"What is a lifetime?\"
+  moexperts generate --temperature 0.8 --top-p 0.9 --seed 7 --max-new-tokens 64 < prompt.txt
+  moexperts generate --experts-implementation eager --dtype bf16 \"Once\" 2> summary.txt")]
+pub(crate) struct GenerateArgs {
+    /// The text to continue; standard input, less a last line break, if absent or `-`.
+    pub(crate) prompt: Option<String>,
+
+    /// Puts the prompt as a user's message into the model's chat template; off by default.
+    #[arg(long)]
+    pub(crate) chat: bool,
+
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+
+    #[command(flatten)]
+    pub(crate) generation: GenerationArgs,
+}
+
+/// Talks with a model.
+///
+/// Each line is a message; what the model has read and written is kept from turn to turn. A model
+/// without a chat template continues the lines as plain text.
+///
+/// Ctrl-C stops an answer, Ctrl-D ends the conversation. Lines that begin with `/` are commands:
+/// /experts [NAME], /reset, /help, /quit.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  moexperts chat
+  moexperts chat --model ./Qwen1.5-MoE-A2.7B-Chat --threads 8
+  printf 'Hello\\n/experts eager\\nAnd now?\\n' | moexperts chat")]
+pub(crate) struct ChatArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+
+    #[command(flatten)]
+    pub(crate) generation: GenerationArgs,
+}
+
+/// Writes the logits of a sequence of token ids to a file.
+///
+/// The file holds one tensor, `logits` [T, V] in f32: after each of the T tokens, a number for
+/// each of the V tokens that could come next.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  moexperts logits --token-ids 1,2,3 --output logits.safetensors
+  moexperts logits --model ./olmoe --dtype f32 --experts-implementation batched_mm \\
+      --token-ids 510,5135 --output batched.safetensors")]
+pub(crate) struct LogitsArgs {
+    /// The token ids, separated by commas.
+    #[arg(long, value_name = "IDS", value_delimiter = ',', required = true)]
+    pub(crate) token_ids: Vec<u32>,
+
+    /// The safetensors file to write; replaced in one step if it exists.
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) output: PathBuf,
+
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+}
+
+/// Shows the machine, the experts backends, the kernels and a model.
+///
+/// The memory bandwidth is measured, which takes a second; with the bytes a model reads for one
+/// token it bounds the tokens per second of a single sequence.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  moexperts inspect
+  moexperts inspect --model ./Qwen1.5-MoE-A2.7B --threads 4
+  MOEXPERTS_ISA=avx2 moexperts inspect")]
+pub(crate) struct InspectArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+}
+
+/// Which model, and how it is loaded.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ModelArgs {
+    /// A folder with a model, or its id on the hub (`Qwen/Qwen1.5-MoE-A2.7B`), which is
+    /// downloaded once; the model in the program by default.
+    #[arg(long, value_name = "DIR|ID", help_heading = "Model")]
+    pub(crate) model: Option<String>,
+
+    /// The backend that runs the experts: `grouped_mm` (the default), `batched_mm`, `eager` or a
+    /// registered one; KEY=NAME,KEY=NAME chooses by sub-config of the model.
+    #[arg(
+        long,
+        value_name = "NAME",
+        value_parser = str::parse::<ExpertsImplementation>,
+        help_heading = "Model"
+    )]
+    pub(crate) experts_implementation: Option<ExpertsImplementation>,
+
+    /// Element type of the weights; another than the stored one is converted and held in memory.
+    #[arg(long, value_name = "DTYPE", default_value = "auto", help_heading = "Model")]
+    dtype: DTypeArg,
+
+    /// Threads to compute with; as many as the machine has by default.
+    #[arg(long, value_name = "N", help_heading = "Model")]
+    pub(crate) threads: Option<NonZero<usize>>,
+
+    #[command(flatten)]
+    hub: HubArgs,
+}
+
+/// `--dtype`.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum DTypeArg {
+    /// As stored.
+    Auto,
+    F32,
+    F16,
+    Bf16,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Models from the hub")]
+struct HubArgs {
+    /// The branch, tag or commit to fetch; `main` by default.
+    #[arg(long, value_name = "REVISION")]
+    revision: Option<String>,
+
+    /// The access token for private and gated models; HF_TOKEN or the saved one by default.
+    #[arg(long, value_name = "TOKEN")]
+    token: Option<String>,
+
+    /// The folder downloads are kept in; HF_HUB_CACHE or ~/.cache/huggingface/hub by default.
+    #[arg(long, value_name = "DIR")]
+    cache_dir: Option<PathBuf>,
+
+    /// Uses the cache alone and never the network; off by default.
+    #[arg(long)]
+    offline: bool,
+}
+
+/// How text is generated. What is not given is as the model's generation_config.json says.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Generation")]
+pub(crate) struct GenerationArgs {
+    /// The most tokens to generate; by default what the model asks for, else 128 (512 in a chat).
+    #[arg(long, value_name = "N")]
+    pub(crate) max_new_tokens: Option<usize>,
+
+    /// Draws tokens at random instead of taking the most likely; by default what the model asks
+    /// for, else false. --temperature above 0, --top-k, --top-p and --min-p turn it on.
+    #[arg(
+        long,
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
+    do_sample: Option<bool>,
+
+    /// Divides the logits before a draw: below 1 favours likely tokens, 0 takes the most likely;
+    /// 1 by default.
+    #[arg(long, value_name = "X")]
+    temperature: Option<f32>,
+
+    /// Draws among the N most likely tokens; 50 by default, 0 is off.
+    #[arg(long, value_name = "N")]
+    top_k: Option<usize>,
+
+    /// Draws among the fewest tokens that have probability P together; 1 by default, which is off.
+    #[arg(long, value_name = "P")]
+    top_p: Option<f32>,
+
+    /// Draws among tokens at least P times as likely as the most likely; 0 by default, which is
+    /// off.
+    #[arg(long, value_name = "P")]
+    min_p: Option<f32>,
+
+    /// Makes tokens that were there before less likely, above 1; 1 by default, which is off.
+    #[arg(long, value_name = "X")]
+    repetition_penalty: Option<f32>,
+
+    /// Repeats the draws of an earlier run; a fresh one each time by default.
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+
+    /// Ends the text where this string appears, which is not shown; may be given several times.
+    #[arg(long, value_name = "STRING")]
+    stop: Vec<String>,
+
+    /// Goes on past the tokens that end a text; off by default.
+    #[arg(long)]
+    ignore_eos: bool,
+}
+
+impl ModelArgs {
+    pub(crate) fn load_options(&self) -> LoadOptions {
+        let dtype = match self.dtype {
+            DTypeArg::Auto => None,
+            DTypeArg::F32 => Some(DType::F32),
+            DTypeArg::F16 => Some(DType::F16),
+            DTypeArg::Bf16 => Some(DType::Bf16),
+        };
+        let options = LoadOptions::new().dtype(dtype).threads(self.threads).hub(HubOptions {
+            revision: self.hub.revision.clone(),
+            token: self.hub.token.clone(),
+            cache_dir: self.hub.cache_dir.clone(),
+            offline: self.hub.offline,
+            ..HubOptions::default()
+        });
+        match &self.experts_implementation {
+            Some(choice) => options.experts_implementation(choice.clone()),
+            None => options,
+        }
+    }
+}
+
+impl GenerationArgs {
+    pub(crate) fn options(&self) -> GenerateOptions {
+        GenerateOptions {
+            max_new_tokens: self.max_new_tokens,
+            do_sample: self.do_sample,
+            temperature: self.temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            repetition_penalty: self.repetition_penalty,
+            seed: self.seed,
+            stop_strings: self.stop.clone(),
+            ignore_eos: self.ignore_eos,
+            ..GenerateOptions::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn sampling_is_chosen_by_a_flag_with_or_without_a_value() {
+        let do_sample = |flags: &[&str]| {
+            let words = ["moexperts", "generate"].iter().chain(flags).copied().chain(["x"]);
+            let Command::Generate(args) = Args::parse_from(words).command else { panic!() };
+            assert_eq!(args.prompt.as_deref(), Some("x"));
+            args.generation.options().do_sample
+        };
+        assert_eq!(do_sample(&[]), None);
+        assert_eq!(do_sample(&["--do-sample"]), Some(true));
+        assert_eq!(do_sample(&["--do-sample=false"]), Some(false));
+    }
+}

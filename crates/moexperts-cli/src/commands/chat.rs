@@ -1,0 +1,266 @@
+//! `moexperts chat`.
+//!
+//! The model's words go to standard output, everything else to standard error.
+
+use std::{
+    io::{IsTerminal as _, Lines, StdinLock, stdin},
+    process,
+    sync::atomic::{AtomicU8, Ordering},
+};
+
+use moexperts::{
+    CausalLm, Error, ExpertsImplementation, GenerateOptions, Message, cpu::Cpu, model::Session,
+};
+use rustyline::error::ReadlineError;
+
+use super::{encode_messages, load_model, message, print, tokenizer};
+use crate::{
+    args::ChatArgs,
+    error::{CliError, report},
+    summary::backends,
+};
+
+/// The most tokens of an answer where neither the user nor the model says: the library's limit
+/// would cut most answers short.
+const MAX_NEW_TOKENS: usize = 512;
+
+const HELP: &str = "\
+/experts       shows the experts backend
+/experts NAME  switches it, from the next token on; NAME or KEY=NAME,KEY=NAME
+/reset         forgets the conversation
+/help          shows this
+/quit          ends, as Ctrl-D does; Ctrl-C stops an answer
+";
+
+pub(super) fn run(args: &ChatArgs) -> Result<(), CliError> {
+    let model = load_model(&args.model)?;
+    tokenizer(&model)?;
+    let mut options = args.generation.options();
+    let limit = options.max_new_tokens.or(model.generation_config().max_new_tokens);
+    options.max_new_tokens = Some(limit.unwrap_or(MAX_NEW_TOKENS));
+    Interrupts::listen()?;
+
+    let mut input = Input::open()?;
+    let mut chat =
+        Chat { conversation: Conversation::new(&model), session: None, model: &model, options };
+    eprintln!("{} on {}; /help lists the commands", model.origin(), chat.backends());
+    if let Conversation::Text(_) = chat.conversation {
+        eprintln!("the model has no chat template: your lines are continued as plain text");
+    }
+    while let Some(line) = input.line()? {
+        match line.trim() {
+            "" => {}
+            "/quit" | "/exit" => break,
+            line if line.starts_with('/') => chat.command(line),
+            _ => match chat.answer(&line) {
+                Err(error @ CliError::Model(_)) => eprint!("{}", report(&error, chat_hint(&error))),
+                other => other?,
+            },
+        }
+    }
+    Ok(())
+}
+
+/// What to do about an error that does not end the conversation.
+fn chat_hint(error: &CliError) -> Option<String> {
+    match error {
+        CliError::Model(Error::ContextExceeded { .. }) => {
+            Some("/reset forgets the conversation and makes room".to_owned())
+        }
+        error => error.hint(),
+    }
+}
+
+/// A conversation in progress.
+struct Chat<'a> {
+    model: &'a CausalLm,
+    options: GenerateOptions,
+    conversation: Conversation,
+    /// Keys and values of what was said; made anew if there are none.
+    session: Option<Session<Cpu>>,
+}
+
+/// What was said so far.
+enum Conversation {
+    /// By turns, for the model's chat template.
+    Messages(Vec<Message>),
+    /// In one text, for models without a template.
+    Text(String),
+}
+
+impl Conversation {
+    fn new(model: &CausalLm) -> Self {
+        match model.chat_template() {
+            Some(_) => Self::Messages(Vec::new()),
+            None => Self::Text(String::new()),
+        }
+    }
+
+    /// Itself with the user's line, and its tokens.
+    fn with(&self, model: &CausalLm, line: &str) -> Result<(Self, Vec<u32>), CliError> {
+        match self {
+            Self::Messages(messages) => {
+                let mut messages = messages.clone();
+                messages.push(message("user", line));
+                let tokens = encode_messages(model, &messages)?;
+                Ok((Self::Messages(messages), tokens))
+            }
+            Self::Text(text) => {
+                let text = format!("{text}{line}");
+                let tokens = tokenizer(model)?.encode(&text, true)?;
+                Ok((Self::Text(text), tokens))
+            }
+        }
+    }
+
+    fn push_answer(&mut self, answer: &str) {
+        match self {
+            Self::Messages(messages) => messages.push(message("assistant", answer)),
+            Self::Text(text) => text.extend([answer, "\n"]),
+        }
+    }
+}
+
+impl Chat<'_> {
+    /// Continues the conversation; an error leaves it as it was.
+    fn answer(&mut self, line: &str) -> Result<(), CliError> {
+        let (mut conversation, tokens) = self.conversation.with(self.model, line)?;
+        let session = match self.session.take() {
+            Some(session) => session,
+            None => self.model.session(1)?,
+        };
+        let mut generation = self.model.continue_tokens(session, vec![tokens], &self.options)?;
+        let mut answer = String::new();
+        let interrupts = Interrupts::during_answer();
+        let mut failed = None;
+        for event in generation.by_ref() {
+            match event {
+                Ok(event) => {
+                    print(&event.text)?;
+                    answer.push_str(&event.text);
+                }
+                Err(error) => failed = Some(error),
+            }
+            if interrupts.stopped() {
+                break;
+            }
+        }
+        drop(interrupts);
+        print("\n")?;
+        if let Some(error) = failed {
+            return Err(error.into());
+        }
+        self.session = Some(generation.into_session());
+        conversation.push_answer(&answer);
+        self.conversation = conversation;
+        Ok(())
+    }
+
+    fn command(&mut self, line: &str) {
+        let (command, argument) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+        match (command, argument.trim()) {
+            ("/experts", "") => eprintln!("experts: {}", self.backends()),
+            ("/experts", name) => match self.switch(name) {
+                Ok(()) => eprintln!("experts: {}", self.backends()),
+                Err(error) => eprint!("{}", report(&error, error.hint())),
+            },
+            ("/reset", "") => {
+                (self.conversation, self.session) = (Conversation::new(self.model), None);
+                eprintln!("the conversation is forgotten");
+            }
+            ("/help", "") => eprint!("{HELP}"),
+            _ => eprintln!(
+                "error: `{line}` is no command, expected one of /experts [NAME], /reset, /help, /quit"
+            ),
+        }
+    }
+
+    fn switch(&self, name: &str) -> Result<(), Error> {
+        self.model.set_experts_implementation(name.parse::<ExpertsImplementation>()?)
+    }
+
+    fn backends(&self) -> String {
+        backends(&self.model.experts_implementation())
+    }
+}
+
+/// Where the lines come from.
+enum Input {
+    /// Edited by the user.
+    Terminal(Box<rustyline::DefaultEditor>),
+    Pipe(Lines<StdinLock<'static>>),
+}
+
+impl Input {
+    fn open() -> Result<Self, CliError> {
+        if !stdin().is_terminal() {
+            return Ok(Self::Pipe(stdin().lines()));
+        }
+        let editor = rustyline::DefaultEditor::new().map_err(terminal)?;
+        Ok(Self::Terminal(Box::new(editor)))
+    }
+
+    /// The next line; `None` at the end.
+    fn line(&mut self) -> Result<Option<String>, CliError> {
+        let editor = match self {
+            Self::Pipe(lines) => return lines.next().transpose().map_err(CliError::Input),
+            Self::Terminal(editor) => editor,
+        };
+        loop {
+            match editor.readline("> ") {
+                Ok(line) => {
+                    editor.add_history_entry(&line).map_err(terminal)?;
+                    return Ok(Some(line));
+                }
+                Err(ReadlineError::Interrupted) => eprintln!("Ctrl-D or /quit ends"),
+                Err(ReadlineError::Eof) => return Ok(None),
+                Err(error) => return Err(terminal(error)),
+            }
+        }
+    }
+}
+
+fn terminal(error: ReadlineError) -> CliError {
+    CliError::Terminal(error.into())
+}
+
+const WAITING: u8 = 0;
+const ANSWERING: u8 = 1;
+const STOPPED: u8 = 2;
+
+/// What the program is doing when Ctrl-C comes.
+static STATE: AtomicU8 = AtomicU8::new(WAITING);
+
+/// The exit code of a program that Ctrl-C ended: 128 and the number of the signal.
+const INTERRUPTED: i32 = 130;
+
+/// While it lives Ctrl-C stops the answer; a second one, or one at another time, ends the program.
+struct Interrupts;
+
+impl Interrupts {
+    fn listen() -> Result<(), CliError> {
+        ctrlc::set_handler(|| {
+            let stop =
+                STATE.compare_exchange(ANSWERING, STOPPED, Ordering::Relaxed, Ordering::Relaxed);
+            if stop.is_err() {
+                process::exit(INTERRUPTED);
+            }
+        })
+        .map_err(|error| CliError::Terminal(error.into()))
+    }
+
+    fn during_answer() -> Self {
+        STATE.store(ANSWERING, Ordering::Relaxed);
+        Self
+    }
+
+    fn stopped(&self) -> bool {
+        STATE.load(Ordering::Relaxed) == STOPPED
+    }
+}
+
+impl Drop for Interrupts {
+    fn drop(&mut self) {
+        STATE.store(WAITING, Ordering::Relaxed);
+    }
+}

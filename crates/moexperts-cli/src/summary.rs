@@ -1,0 +1,159 @@
+//! What a generation took: time, memory, and what it ran on.
+
+use std::{collections::BTreeMap, fmt, fs, time::Duration};
+
+use moexperts::{CausalLm, GenerationStats};
+
+/// The lines after a generation.
+#[derive(Debug)]
+pub(crate) struct Summary<'a> {
+    pub(crate) model: &'a CausalLm,
+    pub(crate) load: Duration,
+    pub(crate) stats: GenerationStats,
+}
+
+impl fmt::Display for Summary<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { model, load, stats } = self;
+        let cpu = model.device();
+        writeln!(f, "load     {:.3} s, {}", load.as_secs_f64(), model.origin())?;
+        writeln!(f, "prompt   {}", rate(stats.prompt_tokens, stats.prefill))?;
+        writeln!(f, "decode   {}", rate(stats.decoded_tokens, stats.decode))?;
+        if let Some(memory) = Memory::now() {
+            writeln!(f, "memory   {memory}")?;
+        }
+        let experts = backends(&model.experts_implementation());
+        let threads = counted(cpu.thread_count(), "thread");
+        writeln!(f, "experts  {experts}, {}, {threads}", cpu.isa())
+    }
+}
+
+/// `31 tokens in 0.120 s, 258.3 tok/s`.
+fn rate(tokens: usize, time: Duration) -> String {
+    if tokens == 0 {
+        return "no tokens".to_owned();
+    }
+    let seconds = time.as_secs_f64();
+    let per_second = tokens as f64 / seconds.max(f64::MIN_POSITIVE);
+    format!("{} in {seconds:.3} s, {per_second:.1} tok/s", counted(tokens, "token"))
+}
+
+/// `1 thread`, `2 threads`.
+pub(crate) fn counted(number: usize, noun: &str) -> String {
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+}
+
+/// The backend, or the backend of each backbone where there are several.
+pub(crate) fn backends(names: &BTreeMap<String, String>) -> String {
+    let named = |(key, name): (&String, &String)| match key.as_str() {
+        "" => name.clone(),
+        key => format!("{key}={name}"),
+    };
+    names.iter().map(named).collect::<Vec<_>>().join(", ")
+}
+
+/// A number of bytes in the unit that suits it, with three digits.
+pub(crate) fn bytes(count: u64) -> String {
+    if count < 1000 {
+        return format!("{count} B");
+    }
+    let mut value = count as f64;
+    let mut unit = "B";
+    for larger in ["kB", "MB", "GB", "TB"] {
+        if value < 999.5 {
+            break;
+        }
+        (value, unit) = (value / 1e3, larger);
+    }
+    let decimals = match value {
+        ..9.995 => 2,
+        ..99.95 => 1,
+        _ => 0,
+    };
+    format!("{value:.decimals$} {unit}")
+}
+
+/// Memory of this process that is in RAM.
+#[derive(Debug, PartialEq, Eq)]
+struct Memory {
+    /// The most there was at any time.
+    peak: u64,
+    /// Its own.
+    own: u64,
+    /// Of files, such as weights, that the system can drop and read again.
+    mapped: u64,
+}
+
+impl Memory {
+    /// What Linux says; nothing elsewhere.
+    fn now() -> Option<Self> {
+        Self::read(&fs::read_to_string("/proc/self/status").ok()?)
+    }
+
+    fn read(status: &str) -> Option<Self> {
+        let field = |name: &str| line_bytes(status, name);
+        Some(Self { peak: field("VmHWM")?, own: field("RssAnon")?, mapped: field("RssFile")? })
+    }
+}
+
+impl fmt::Display for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [peak, own, mapped] = [self.peak, self.own, self.mapped].map(bytes);
+        write!(f, "peak {peak}; at the end {own} of its own and {mapped} of mapped files")
+    }
+}
+
+/// Reads `Name:  1234 kB`, as the files in `/proc` write it.
+pub(crate) fn line_bytes(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kibibytes * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_the_memory_of_a_process() {
+        let status = "VmHWM:\t    2000 kB\nRssAnon:\t    500 kB\nRssFile:\t 1000 kB\n";
+        let memory = Memory::read(status).unwrap();
+        assert_eq!(memory, Memory { peak: 2_048_000, own: 512_000, mapped: 1_024_000 });
+        assert_eq!(
+            memory.to_string(),
+            "peak 2.05 MB; at the end 512 kB of its own and 1.02 MB of mapped files"
+        );
+        assert_eq!(Memory::read("VmHWM: many kB"), None);
+    }
+
+    #[test]
+    fn three_digits_and_a_unit() {
+        let cases = [
+            (0, "0 B"),
+            (99_960, "100 kB"),
+            (999_499, "999 kB"),
+            (999_500, "1.00 MB"),
+            (28_640_000_000, "28.6 GB"),
+        ];
+        for (count, text) in cases {
+            assert_eq!(bytes(count), text);
+        }
+    }
+
+    #[test]
+    fn a_rate_needs_tokens() {
+        assert_eq!(rate(0, Duration::ZERO), "no tokens");
+        assert_eq!(rate(1, Duration::from_millis(500)), "1 token in 0.500 s, 2.0 tok/s");
+    }
+
+    #[test]
+    fn names_the_backbones_where_they_have_names() {
+        let names = |pairs: &[(&str, &str)]| {
+            let owned = pairs.iter().map(|(key, name)| ((*key).to_owned(), (*name).to_owned()));
+            backends(&owned.collect())
+        };
+        assert_eq!(names(&[("", "eager")]), "eager");
+        let both = [("text_config", "eager"), ("vision_config", "grouped_mm")];
+        assert_eq!(names(&both), "text_config=eager, vision_config=grouped_mm");
+    }
+}

@@ -1,0 +1,58 @@
+//! `moexperts inspect`.
+
+use crate::program::{BACKENDS, Program};
+
+fn section<'a>(text: &'a str, title: &str) -> &'a str {
+    let from = text.find(&format!("{title}\n")).unwrap_or_else(|| panic!("{title}: {text}"));
+    text[from..].split("\n\n").next().unwrap()
+}
+
+#[test]
+fn shows_every_section() {
+    let text = Program::with_model(&["inspect", "--threads", "1"])
+        .env("MOEXPERTS_ISA", "portable")
+        .env("HF_TOKEN", "hf_secret")
+        .stdout();
+    let machine = section(&text, "Machine");
+    assert!(machine.contains("\n  instruction set  portable of portable"));
+    assert!(machine.contains("GB/s, measured with 1 thread over "));
+
+    let backends = section(&text, "Experts backends");
+    assert!(backends.lines().nth(1).unwrap().split_whitespace().eq(BACKENDS));
+    let answers = |name: &str| {
+        let line = backends.lines().find(|line| line.trim_start().starts_with(name)).unwrap();
+        line.trim_start()[name.len()..].split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(answers("bf16"), ["yes", "yes", "yes"]);
+    assert_eq!(answers("norm after"), ["-", "-", "-"]);
+
+    let kernels = section(&text, "Kernels by dtype of the weights, the best first");
+    assert!(kernels.contains("portable*"));
+
+    let environment = section(&text, "Environment");
+    assert!(environment.contains("MOEXPERTS_ISA   `portable`: lowers"));
+    assert!(environment.contains("HF_TOKEN        set, not shown: access token"));
+    assert!(!text.contains("hf_secret"));
+}
+
+#[test]
+fn describes_the_model() {
+    let text = Program::with_model(&["inspect", "--dtype", "bf16"]).stdout();
+    let model = section(&text, "Model");
+    for (name, value) in [
+        ("family", "qwen2_moe"),
+        ("layers", "3, 2 with experts"),
+        ("hidden size (H)", "32"),
+        ("expert width (I)", "20, the shared one 36"),
+        ("experts (E)", "8"),
+        ("experts a token (K)", "2"),
+        ("heads", "4 for queries, 2 for keys and values, 8 wide"),
+        ("vocabulary (V)", "128"),
+        ("context", "256 tokens"),
+        ("experts backend", "grouped_mm"),
+    ] {
+        assert!(model.contains(&format!("\n  {name:19}  {value}\n")), "{name}: {model}");
+    }
+    assert!(model.contains(" of bf16\n"), "{model}");
+    assert!(model.contains(" tok/s for one sequence, all weights read from memory"), "{model}");
+}

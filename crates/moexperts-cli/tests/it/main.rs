@@ -1,0 +1,11 @@
+//! Runs the built program on the tiny model of `testdata` and reads what it writes.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod chat;
+mod embedded;
+mod errors;
+mod generate;
+mod inspect;
+mod logits;
+mod program;

@@ -1,0 +1,89 @@
+//! The program as a test calls it.
+
+use std::{
+    io::Write as _,
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use moexperts::{AutoModelForCausalLm, CausalLm, LoadOptions};
+
+/// A random model with a tokenizer and a chat template.
+pub(crate) const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/qwen2_moe");
+
+/// The backends that come with the program.
+pub(crate) const BACKENDS: [&str; 3] = ["eager", "batched_mm", "grouped_mm"];
+
+/// A run of the program.
+pub(crate) struct Run {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+/// A call of the program to be made, shielded from the caller's settings for the hub and the log.
+pub(crate) struct Program {
+    command: Command,
+    input: Vec<u8>,
+}
+
+impl Program {
+    pub(crate) fn new(words: &[&str]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_moexperts"));
+        command.args(words);
+        for variable in
+            ["HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT", "HF_TOKEN", "HF_HUB_OFFLINE", "RUST_LOG"]
+        {
+            command.env_remove(variable);
+        }
+        Self { command, input: Vec::new() }
+    }
+
+    /// With the tiny model and the words of a command that takes one.
+    pub(crate) fn with_model(words: &[&str]) -> Self {
+        let mut program = Self::new(words);
+        program.command.args(["--model", MODEL]);
+        program
+    }
+
+    pub(crate) fn input(mut self, text: &str) -> Self {
+        self.input = text.into();
+        self
+    }
+
+    pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
+    pub(crate) fn folder(mut self, folder: &Path) -> Self {
+        self.command.current_dir(folder);
+        self
+    }
+
+    pub(crate) fn run(mut self) -> Run {
+        let pipes = self.command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = pipes.stderr(Stdio::piped()).spawn().unwrap();
+        // The program need not read what it is given.
+        let _ = child.stdin.take().unwrap().write_all(&self.input);
+        let output = child.wait_with_output().unwrap();
+        Run {
+            code: output.status.code(),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    /// Standard output of a run that succeeds.
+    #[track_caller]
+    pub(crate) fn stdout(self) -> String {
+        let run = self.run();
+        assert_eq!(run.code, Some(0), "{}", run.stderr);
+        run.stdout
+    }
+}
+
+/// The tiny model in this process, to say what the program has to write.
+pub(crate) fn model() -> CausalLm {
+    AutoModelForCausalLm::from_pretrained(MODEL, LoadOptions::new()).unwrap()
+}

@@ -156,10 +156,11 @@ impl<D: Device> Choices<D> {
         if let ExpertsImplementation::PerBackbone(names) = implementation {
             let is_known = |key: &str| key.is_empty() || backbones.iter().any(|b| b.key == key);
             if let Some(key) = names.keys().find(|key| !is_known(key)) {
-                let keys = std::iter::once("")
-                    .chain(backbones.iter().map(|b| b.key.as_str()).filter(|key| !key.is_empty()));
-                let known: Vec<String> = keys.map(|key| format!("`{key}`")).collect();
-                return Err(Error::UnknownBackbone { key: key.clone(), known: known.join(", ") });
+                let mut known = "`` (the model itself)".to_owned();
+                for backbone in backbones.iter().filter(|backbone| !backbone.key.is_empty()) {
+                    known.push_str(&format!(", `{}`", backbone.key));
+                }
+                return Err(Error::UnknownBackbone { key: key.clone(), known });
             }
         }
         let mut choices = BTreeMap::new();

@@ -18,7 +18,7 @@ use crate::{
     files::ModelFiles,
     generate::GenerationConfig,
     hub::{self, HubOptions, Progress},
-    model::{Decoder, DecoderSpec, LoadReport, LogitsRows, Session, Stage},
+    model::{Decoder, DecoderSpec, Forward, LoadReport, LogitsRows, Observer, Session},
     tokenizer::Tokenizer,
 };
 
@@ -216,17 +216,19 @@ impl<D: Device> CausalLm<D> {
     ///
     /// # Errors
     /// As [`logits`](Self::logits).
-    pub fn logits_observed(
-        &self,
-        ids: &[u32],
-        observer: &mut (dyn FnMut(usize, Stage<'_, D>) + Send),
-    ) -> Result<Vec<f32>> {
+    pub fn logits_observed(&self, ids: &[u32], observer: Observer<'_, D>) -> Result<Vec<f32>> {
         self.check_context(ids.len())?;
         let mut session = self.decoder.session(1)?;
         let batch = Batch::new(vec![Span { sequence: 0, start: 0, tokens: ids.len() }]);
         let choices = self.choices();
-        let backend = choices.backend("", Phase::Prefill);
-        self.decoder.forward(ids, &batch, &mut session, backend, LogitsRows::All, observer)
+        self.decoder.forward(Forward {
+            ids,
+            batch: &batch,
+            session: &mut session,
+            experts: choices.backend("", Phase::Prefill),
+            logits: LogitsRows::All,
+            observer,
+        })
     }
 
     /// One forward of a generation: logits [spans, V] after the last token of each span.
@@ -238,9 +240,14 @@ impl<D: Device> CausalLm<D> {
         phase: Phase,
     ) -> Result<Vec<f32>> {
         let choices = self.choices();
-        let backend = choices.backend("", phase);
-        let rows = LogitsRows::LastOfSpan;
-        self.decoder.forward(ids, batch, session, backend, rows, &mut |_, _| {})
+        self.decoder.forward(Forward {
+            ids,
+            batch,
+            session,
+            experts: choices.backend("", phase),
+            logits: LogitsRows::LastOfSpan,
+            observer: &mut |_, _| {},
+        })
     }
 
     pub(crate) fn check_context(&self, tokens: usize) -> Result<()> {

@@ -1,5 +1,7 @@
 //! The forward of a decoder, over any device.
 
+use std::fmt;
+
 use moexperts_core::{
     Activation, AttentionSpec, Batch, Device, DeviceLinear, Experts, ExpertsBackend, ExpertsCall,
     KvCacheSpec, RouterSpec, Scratch,
@@ -99,7 +101,34 @@ pub enum Stage<'a, D: Device> {
 }
 
 /// Sees every stage of every layer; the index is the layer's.
-type Observer<'a, D> = &'a mut (dyn FnMut(usize, Stage<'_, D>) + Send);
+pub type Observer<'a, D> = &'a mut (dyn FnMut(usize, Stage<'_, D>) + Send);
+
+/// The arguments of one [`Decoder::forward`].
+pub struct Forward<'a, D: Device> {
+    /// Token ids `[T]`.
+    pub ids: &'a [u32],
+    /// Which sequence and position each token has.
+    pub batch: &'a Batch,
+    /// The caller's keys, values and buffers.
+    pub session: &'a mut Session<D>,
+    /// What executes the experts.
+    pub experts: &'a dyn ExpertsBackend<D>,
+    /// For which tokens logits are wanted.
+    pub logits: LogitsRows,
+    /// Who is shown the stages.
+    pub observer: Observer<'a, D>,
+}
+
+impl<D: Device> fmt::Debug for Forward<'_, D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Forward")
+            .field("ids", &self.ids)
+            .field("batch", &self.batch)
+            .field("experts", &self.experts)
+            .field("logits", &self.logits)
+            .finish_non_exhaustive()
+    }
+}
 
 impl<D: Device> Decoder<D> {
     /// Where it computes.
@@ -135,66 +164,38 @@ impl<D: Device> Decoder<D> {
         Ok(Session { cache, scratch: Scratch::default(), tokens: vec![Vec::new(); sequences] })
     }
 
-    /// Logits [rows, V], row-major, of the tokens `ids` `[T]` placed by `batch`.
-    ///
-    /// `observer` sees every stage of every layer.
+    /// Logits `[rows, V]`, row-major, of some tokens of some sequences.
     ///
     /// # Errors
     /// For a token id beyond the vocabulary, a span beyond what its sequence holds, router logits
     /// that are no numbers, and what the backend or the device returns.
-    pub fn forward(
-        &self,
-        ids: &[u32],
-        batch: &Batch,
-        session: &mut Session<D>,
-        experts: &dyn ExpertsBackend<D>,
-        logits: LogitsRows,
-        observer: Observer<'_, D>,
-    ) -> Result<Vec<f32>> {
-        self.device.enter(|| self.forward_inside(ids, batch, session, experts, logits, observer))
+    pub fn forward(&self, mut call: Forward<'_, D>) -> Result<Vec<f32>> {
+        self.device.enter(|| self.forward_inside(&mut call))
     }
 
-    fn forward_inside(
-        &self,
-        ids: &[u32],
-        batch: &Batch,
-        session: &mut Session<D>,
-        experts: &dyn ExpertsBackend<D>,
-        logits: LogitsRows,
-        observer: Observer<'_, D>,
-    ) -> Result<Vec<f32>> {
-        let (device, eps) = (&self.device, self.spec.rms_norm_eps);
+    fn forward_inside(&self, call: &mut Forward<'_, D>) -> Result<Vec<f32>> {
+        let (device, eps, batch) = (&self.device, self.spec.rms_norm_eps, call.batch);
         let [cos, sin] = self.spec.rope.angles(batch);
         let pairs = self.spec.rope.head_dim / 2;
         let angles = [
             device.load_tensor(batch.tokens(), pairs, cos)?,
             device.load_tensor(batch.tokens(), pairs, sin)?,
         ];
-        let mut x = device.embed(&self.embed_tokens.weight, ids)?;
+        let mut x = device.embed(&self.embed_tokens.weight, call.ids)?;
         for (index, layer) in self.layers.iter().enumerate() {
             let normed = device.rms_norm(&x, &layer.input_layernorm, eps)?;
-            let attended = self.attention(
-                index,
-                &layer.attention,
-                &normed,
-                &angles,
-                batch,
-                &mut session.cache,
-            )?;
+            let attended = self.attention(index, &normed, &angles, call)?;
             device.add(&mut x, &attended)?;
 
             let normed = device.rms_norm(&x, &layer.post_attention_layernorm, eps)?;
             let mixed = match &layer.mlp {
                 Mlp::Dense { mlp, activation } => self.gated_mlp(mlp, *activation, &normed)?,
-                Mlp::Moe(moe) => {
-                    let mut observe = |stage: Stage<'_, D>| observer(index, stage);
-                    self.moe(moe, &normed, experts, &mut session.scratch, &mut observe)?
-                }
+                Mlp::Moe(moe) => self.moe(index, moe, &normed, call)?,
             };
             device.add(&mut x, &mixed)?;
-            observer(index, Stage::BlockOutput(&x));
+            (call.observer)(index, Stage::BlockOutput(&x));
         }
-        if logits == LogitsRows::LastOfSpan {
+        if call.logits == LogitsRows::LastOfSpan {
             let last: Vec<usize> = batch
                 .rows()
                 .filter(|(span, _)| span.tokens > 0)
@@ -210,13 +211,12 @@ impl<D: Device> Decoder<D> {
     fn attention(
         &self,
         index: usize,
-        attention: &Attention<D>,
         x: &D::Tensor,
         [cos, sin]: &[D::Tensor; 2],
-        batch: &Batch,
-        cache: &mut D::KvCache,
+        call: &mut Forward<'_, D>,
     ) -> Result<D::Tensor> {
-        let (device, shape, layer) = (&self.device, self.spec.attention, &self.spec.layers[index]);
+        let (device, shape, spec) = (&self.device, self.spec.attention, &self.spec.layers[index]);
+        let attention = &self.layers[index].attention;
         let mut q = device.linear(x, &attention.q_proj)?;
         let mut k = device.linear(x, &attention.k_proj)?;
         let mut v = device.linear(x, &attention.v_proj)?;
@@ -224,7 +224,7 @@ impl<D: Device> Decoder<D> {
             q = device.rms_norm(&q, q_norm, self.spec.rms_norm_eps)?;
             k = device.rms_norm(&k, k_norm, self.spec.rms_norm_eps)?;
         }
-        if let Some(limit) = layer.clip_qkv {
+        if let Some(limit) = spec.clip_qkv {
             for tensor in [&mut q, &mut k, &mut v] {
                 device.clamp(tensor, limit)?;
             }
@@ -236,30 +236,29 @@ impl<D: Device> Decoder<D> {
             kv_heads: shape.kv_heads,
             head_dim: shape.head_dim,
             scale: (shape.head_dim as f32).powf(-0.5),
-            sliding_window: layer.sliding_window,
+            sliding_window: spec.sliding_window,
         };
-        let attended = device.attention([&q, &k, &v], cache, index, batch, &spec)?;
+        let cache = &mut call.session.cache;
+        let attended = device.attention([&q, &k, &v], cache, index, call.batch, &spec)?;
         Ok(device.linear(&attended, &attention.o_proj)?)
     }
 
     fn moe(
         &self,
+        index: usize,
         moe: &Moe<D>,
         x: &D::Tensor,
-        backend: &dyn ExpertsBackend<D>,
-        scratch: &mut Scratch,
-        observe: &mut dyn FnMut(Stage<'_, D>),
+        call: &mut Forward<'_, D>,
     ) -> Result<D::Tensor> {
-        let device = &self.device;
+        let (device, experts, observer) = (&self.device, &moe.experts, &mut *call.observer);
         let logits = device.linear(x, &moe.gate)?;
-        observe(Stage::RouterLogits(&logits));
-        let routing = device.route(&logits, &moe.router)?;
-        observe(Stage::Routing(&routing));
-        let experts = &moe.experts;
+        observer(index, Stage::RouterLogits(&logits));
+        let routing = &device.route(&logits, &moe.router)?;
+        observer(index, Stage::Routing(routing));
         let mut out = device.new_tensor_like(x)?;
-        backend
-            .forward(ExpertsCall { device, experts, x, routing: &routing, scratch }, &mut out)?;
-        observe(Stage::ExpertsOutput(&out));
+        let scratch = &mut call.session.scratch;
+        call.experts.forward(ExpertsCall { device, experts, x, routing, scratch }, &mut out)?;
+        observer(index, Stage::ExpertsOutput(&out));
         if let Some(shared) = &moe.shared_expert {
             let y = self.gated_mlp(&shared.mlp, moe.activation, x)?;
             device.add_gated(&mut out, &y, &device.linear(x, &shared.gate)?)?;

@@ -6,7 +6,7 @@ mod load;
 mod rope;
 mod spec;
 
-pub use decoder::{Decoder, LogitsRows, Session, Stage};
+pub use decoder::{Decoder, Forward, LogitsRows, Observer, Session, Stage};
 pub use load::LoadReport;
 pub use rope::{Rope, RopeScaling};
 pub use spec::{

@@ -2,7 +2,7 @@
 
 use moexperts_core::RouterSpec;
 
-use super::{Defaults, Family, activation, decoder};
+use super::{Defaults, Family, activation, decoder, dimension, num_experts, num_layers};
 use crate::{
     config::Config,
     error::Result,
@@ -14,8 +14,8 @@ pub(super) const FAMILY: Family = Family { model_type: "mixtral", describe };
 fn describe(config: &Config) -> Result<DecoderSpec> {
     let mut spec = decoder(config, &Defaults { rope_theta: 1e6, rms_norm_eps: 1e-5 })?;
     let moe = MoeSpec {
-        num_experts: config.any_of_or(&["num_local_experts", "num_experts"], 8)?,
-        moe_intermediate_size: config.required("intermediate_size")?,
+        num_experts: num_experts(config, 8)?,
+        moe_intermediate_size: dimension(config, "intermediate_size")?,
         router: RouterSpec { top_k: config.or("num_experts_per_tok", 2)?, norm_topk_prob: true },
         activation: activation(config)?,
         shared_expert: None,
@@ -36,6 +36,6 @@ fn describe(config: &Config) -> Result<DecoderSpec> {
         sliding_window: window.filter(|&window| window > 0),
         mlp: MlpSpec::Moe(moe),
     };
-    spec.layers = vec![layer; config.required("num_hidden_layers")?];
+    spec.layers = vec![layer; num_layers(config)?];
     Ok(spec)
 }

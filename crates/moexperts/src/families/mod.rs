@@ -57,6 +57,43 @@ pub fn describe(config: &Config) -> Result<DecoderSpec> {
     Ok(spec)
 }
 
+/// No dimension of a model is larger: products of two stay far from overflow.
+const MAX_DIMENSION: usize = 1 << 28;
+
+/// No model has more layers.
+const MAX_LAYERS: usize = 1 << 14;
+
+/// Reads a dimension: a positive number of a size a model can have.
+fn dimension(config: &Config, key: &str) -> Result<usize> {
+    bounded(config, key, MAX_DIMENSION, config.required(key)?)
+}
+
+/// Reads a dimension that may be absent.
+fn dimension_or(config: &Config, key: &str, default: usize) -> Result<usize> {
+    bounded(config, key, MAX_DIMENSION, config.or(key, default)?)
+}
+
+/// Reads the number of experts, under either of its names.
+fn num_experts(config: &Config, default: usize) -> Result<usize> {
+    let local = "num_local_experts";
+    let key = if config.contains(local) { local } else { "num_experts" };
+    dimension_or(config, key, default)
+}
+
+/// Reads `num_hidden_layers`.
+fn num_layers(config: &Config) -> Result<usize> {
+    let key = "num_hidden_layers";
+    bounded(config, key, MAX_LAYERS, config.required(key)?)
+}
+
+fn bounded(config: &Config, key: &str, limit: usize, value: usize) -> Result<usize> {
+    if (1..=limit).contains(&value) {
+        Ok(value)
+    } else {
+        Err(config.refused(key, &format!("1 to {limit}")))
+    }
+}
+
 /// What families differ in where a key is absent.
 struct Defaults {
     rope_theta: f64,
@@ -65,14 +102,14 @@ struct Defaults {
 
 /// Reads what every family shares; the layers are left to the family.
 fn decoder(config: &Config, defaults: &Defaults) -> Result<DecoderSpec> {
-    let hidden_size: usize = config.required("hidden_size")?;
-    let heads: usize = config.required("num_attention_heads")?;
-    let kv_heads = config.or("num_key_value_heads", heads)?;
-    let head_dim = match config.optional("head_dim")? {
-        Some(head_dim) => head_dim,
-        None => hidden_size.checked_div(heads).unwrap_or(0),
+    let hidden_size = dimension(config, "hidden_size")?;
+    let heads = dimension(config, "num_attention_heads")?;
+    let kv_heads = dimension_or(config, "num_key_value_heads", heads)?;
+    let head_dim = match config.contains("head_dim") {
+        true => dimension(config, "head_dim")?,
+        false => hidden_size / heads,
     };
-    if kv_heads == 0 || head_dim == 0 || !heads.is_multiple_of(kv_heads) {
+    if head_dim == 0 || !heads.is_multiple_of(kv_heads) {
         return Err(Error::Config {
             file: config.file().to_owned(),
             problem: format!(
@@ -83,10 +120,10 @@ fn decoder(config: &Config, defaults: &Defaults) -> Result<DecoderSpec> {
     }
     Ok(DecoderSpec {
         model_type: config.required("model_type")?,
-        vocab_size: config.required("vocab_size")?,
+        vocab_size: dimension(config, "vocab_size")?,
         hidden_size,
         rms_norm_eps: config.or("rms_norm_eps", defaults.rms_norm_eps)?,
-        max_position_embeddings: config.required("max_position_embeddings")?,
+        max_position_embeddings: dimension(config, "max_position_embeddings")?,
         tie_word_embeddings: config.or("tie_word_embeddings", false)?,
         rope: Rope::read(config, head_dim, defaults.rope_theta)?,
         attention: AttentionShape { heads, kv_heads, head_dim },

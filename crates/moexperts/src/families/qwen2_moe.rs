@@ -2,7 +2,7 @@
 
 use moexperts_core::RouterSpec;
 
-use super::{Defaults, Family, activation, decoder, is_sparse};
+use super::{Defaults, Family, activation, decoder, dimension, is_sparse, num_experts, num_layers};
 use crate::{
     config::Config,
     error::Result,
@@ -14,24 +14,23 @@ pub(super) const FAMILY: Family = Family { model_type: "qwen2_moe", describe };
 fn describe(config: &Config) -> Result<DecoderSpec> {
     let mut spec = decoder(config, &Defaults { rope_theta: 1e4, rms_norm_eps: 1e-6 })?;
     let activation = activation(config)?;
-    let num_experts = config.any_of_or(&["num_experts", "num_local_experts"], 60)?;
     let moe = MoeSpec {
-        num_experts,
-        moe_intermediate_size: config.required("moe_intermediate_size")?,
+        num_experts: num_experts(config, 60)?,
+        moe_intermediate_size: dimension(config, "moe_intermediate_size")?,
         router: RouterSpec {
             top_k: config.or("num_experts_per_tok", 4)?,
             norm_topk_prob: config.or("norm_topk_prob", false)?,
         },
         activation,
         shared_expert: Some(SharedExpertSpec {
-            intermediate_size: config.required("shared_expert_intermediate_size")?,
+            intermediate_size: dimension(config, "shared_expert_intermediate_size")?,
         }),
         names: ExpertNames::MLP,
     };
-    let intermediate_size = config.required("intermediate_size")?;
+    let intermediate_size = dimension(config, "intermediate_size")?;
     let qkv_bias = config.or("qkv_bias", true)?;
-    for index in 0..config.required("num_hidden_layers")? {
-        let mlp = if num_experts > 0 && is_sparse(config, index)? {
+    for index in 0..num_layers(config)? {
+        let mlp = if is_sparse(config, index)? {
             MlpSpec::Moe(moe.clone())
         } else {
             MlpSpec::Dense { intermediate_size, activation }

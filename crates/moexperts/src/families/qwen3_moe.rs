@@ -2,7 +2,7 @@
 
 use moexperts_core::RouterSpec;
 
-use super::{Defaults, Family, activation, decoder, is_sparse};
+use super::{Defaults, Family, activation, decoder, dimension, is_sparse, num_experts, num_layers};
 use crate::{
     config::Config,
     error::Result,
@@ -14,10 +14,9 @@ pub(super) const FAMILY: Family = Family { model_type: "qwen3_moe", describe };
 fn describe(config: &Config) -> Result<DecoderSpec> {
     let mut spec = decoder(config, &Defaults { rope_theta: 1e4, rms_norm_eps: 1e-6 })?;
     let activation = activation(config)?;
-    let num_experts = config.any_of_or(&["num_experts", "num_local_experts"], 128)?;
     let moe = MoeSpec {
-        num_experts,
-        moe_intermediate_size: config.required("moe_intermediate_size")?,
+        num_experts: num_experts(config, 128)?,
+        moe_intermediate_size: dimension(config, "moe_intermediate_size")?,
         router: RouterSpec {
             top_k: config.or("num_experts_per_tok", 8)?,
             norm_topk_prob: config.or("norm_topk_prob", false)?,
@@ -26,14 +25,14 @@ fn describe(config: &Config) -> Result<DecoderSpec> {
         shared_expert: None,
         names: ExpertNames::MLP,
     };
-    let intermediate_size = config.required("intermediate_size")?;
+    let intermediate_size = dimension(config, "intermediate_size")?;
     let attention_bias = config.or("attention_bias", false)?;
     let window: Option<usize> = match config.or("use_sliding_window", false)? {
         true => config.optional("sliding_window")?,
         false => None,
     };
-    for index in 0..config.required("num_hidden_layers")? {
-        let mlp = if num_experts > 0 && is_sparse(config, index)? {
+    for index in 0..num_layers(config)? {
+        let mlp = if is_sparse(config, index)? {
             MlpSpec::Moe(moe.clone())
         } else {
             MlpSpec::Dense { intermediate_size, activation }

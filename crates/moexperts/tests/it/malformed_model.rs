@@ -59,7 +59,22 @@ fn heads_that_do_not_divide() {
         "config.json: 4 heads of 8 cannot share 3 key/value heads, \
          expected num_attention_heads to be a multiple of num_key_value_heads"
     );
-    assert!(problem("num_attention_heads", json!(0)).contains("0 heads"));
+}
+
+#[test]
+fn a_dimension_no_model_has() {
+    for key in ["hidden_size", "num_attention_heads", "vocab_size", "moe_intermediate_size"] {
+        for value in [0_u64, 1 << 40, u64::MAX] {
+            assert_eq!(
+                problem(key, json!(value)),
+                format!("config.json: key `{key}` is {value}, expected 1 to 268435456")
+            );
+        }
+    }
+    assert_eq!(
+        problem("num_hidden_layers", json!(1_000_000_000)),
+        "config.json: key `num_hidden_layers` is 1000000000, expected 1 to 16384"
+    );
 }
 
 #[test]

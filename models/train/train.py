@@ -758,7 +758,8 @@ def stage_bench(args) -> None:
                 optimizer.step(1.0)
                 optimizer.zero_grad()
                 times.append(time.monotonic() - begin)
-            print(f"{experts}: best {min(times):.3f} s, all {[round(t, 2) for t in times]}", flush=True)
+            listed = " ".join(f"{t:.2f}" for t in times)
+            print(f"{experts}: best {min(times):.3f} s of {listed}", flush=True)
         except Exception as error:  # a measurement: report and go on
             print(f"{experts}: {type(error).__name__}: {str(error)[:200]}", flush=True)
 
@@ -812,6 +813,7 @@ def stage_export(args) -> None:
         passages = [d["text"] for d in load_corpus(work)["heldout"]]
         (stage / "heldout.txt").write_text("\n\n".join(passages) + "\n", encoding="utf-8")
         for path in sorted(stage.iterdir()):
+            path.chmod(0o644)
             os.replace(path, out / path.name)
     size = sum(p.stat().st_size for p in out.iterdir() if p.is_file())
     print(f"{name}: step {state['step']}, valid {state['valid']:.4f}; {out.name} is {size} bytes")
@@ -833,7 +835,7 @@ def mean_nll(folder: Path, dtype) -> tuple[float, int, int]:
     model = AutoModelForCausalLM.from_pretrained(
         folder, dtype=dtype, attn_implementation="eager", experts_implementation="eager"
     ).eval()
-    ids = tok((folder / "heldout.txt").read_text(encoding="utf-8"))["input_ids"]
+    ids = tok((folder / "heldout.txt").read_text(encoding="utf-8"), verbose=False)["input_ids"]
     total, windows, predicted = 0.0, 0, 0
     with torch.no_grad():
         for start in range(0, len(ids) - 255, 256):

@@ -685,11 +685,12 @@ def stage_train(args) -> None:
     while spent < budget:
         threads.before_step()
         scale = rate(spent / budget)
-        # The last part sees longer windows, so that the model is of use past 256.
+        # The last part sees longer windows: without it the loss rises past 256.
         if spent / budget < 1 - args.long_fraction:
             ids = windows.batch(args.batch, 256)
         else:
-            ids = windows.batch(max(1, args.batch // 2), 512)
+            rows = max(1, args.batch * 256 // args.long_window)
+            ids = windows.batch(rows, args.long_window)
         ce, aux, router_logits = losses(model, ids)
         optimizer.zero_grad()
         (ce + model.config.router_aux_loss_coef * aux).backward()
@@ -924,7 +925,8 @@ def main() -> None:
     p.add_argument("--muon-lr", type=float, default=0.012, help="peak rate of Muon")
     p.add_argument("--weight-decay", type=float, default=0.1)
     p.add_argument("--dropout", type=float, default=0.0)
-    p.add_argument("--long-fraction", type=float, default=0.1, help="share of time on 512 tokens")
+    p.add_argument("--long-fraction", type=float, default=0.2, help="share of time on long windows")
+    p.add_argument("--long-window", type=int, default=1024, help="tokens in a long window")
     p.add_argument("--experts", default="grouped_mm", help="eager, grouped_mm or batched_mm")
     p.add_argument("--eval-seconds", type=float, default=200)
     p.add_argument("--resume", action="store_true")

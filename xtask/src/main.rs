@@ -5,6 +5,7 @@ mod tidy;
 use std::{env, path::Path, process::Command, time::Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use moexperts_cpu::{ISA_VARIABLE, Isa};
 
 const USAGE: &str = "\
 usage: cargo xtask TASK
@@ -12,9 +13,6 @@ usage: cargo xtask TASK
   ci     format, lints, documentation, tidy, the suite at every instruction set of this machine,
          and the first command of the README; `cargo test --workspace` comes before it
   tidy   rules a compiler does not know: lengths of files, words that must not be in the code";
-
-/// Instruction sets the suite is forced to, in ascending order.
-const ISAS: [&str; 4] = ["portable", "avx2", "avx512", "avx512bf16"];
 
 fn main() -> Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the root folder")?;
@@ -34,11 +32,11 @@ fn ci() -> Result<()> {
     doc.env("RUSTDOCFLAGS", "-D warnings");
     step("documentation", doc)?;
     tidy::run(Path::new("."))?;
-    for isa in ISAS {
-        let crates = ["-p", "moexperts-cpu", "-p", "moexperts"];
-        let mut suite = cargo(&["test", "--quiet"]);
-        suite.args(crates).args(["--lib", "--tests"]).env("MOEXPERTS_ISA", isa);
-        if has(isa)? {
+    for isa in Isa::ALL {
+        // The packages of `cargo test --workspace`, so that nothing is built again.
+        let mut suite = cargo(&["test", "--quiet", "--workspace", "--lib", "--tests"]);
+        suite.env(ISA_VARIABLE, isa.name());
+        if isa.runs_here() {
             step(&format!("suite at {isa}"), suite)?;
         } else {
             announce(&format!("skipped: suite at {isa}: this machine has no {isa}"));
@@ -47,15 +45,6 @@ fn ci() -> Result<()> {
     let mut quick_start = cargo(&["run", "--release", "--", "generate", "The borrow checker"]);
     quick_start.args(["--max-new-tokens", "40"]);
     step("quick start", quick_start)
-}
-
-/// Whether the machine has an instruction set, asked of the program itself.
-fn has(isa: &str) -> Result<bool> {
-    let output = cargo(&["run", "--quiet", "--", "inspect"]).env("MOEXPERTS_ISA", isa).output()?;
-    let error = String::from_utf8_lossy(&output.stderr);
-    let missing = error.contains("is missing on this machine");
-    ensure!(output.status.success() || missing, "`moexperts inspect` failed: {error}");
-    Ok(!missing)
 }
 
 fn cargo(arguments: &[&str]) -> Command {

@@ -1,6 +1,6 @@
 //! Plain Rust, in a shape the compiler turns into vectors of whatever the target has.
 
-use moexperts_core::Element;
+use half::{bf16, f16};
 
 use super::{
     TypedCall,
@@ -14,14 +14,19 @@ const LANES: usize = 8;
 ///
 /// # Safety
 /// None is needed.
-pub(super) unsafe fn block<W: Element>(call: &TypedCall<'_, f32, W>, out: &mut [f32]) {
+pub(super) unsafe fn block<W: Widen>(call: &TypedCall<'_, f32, W>, out: &mut [f32]) {
     // SAFETY: plain Rust runs everywhere.
     unsafe { walk::<Portable, f32, W>(call, out) }
 }
 
+/// A stored type that becomes f32 without a branch, so that many do at once.
+pub(super) trait Widen: Copy {
+    fn widen(self) -> f32;
+}
+
 struct Portable;
 
-impl<W: Element> Tiles<f32, W> for Portable {
+impl<W: Widen> Tiles<f32, W> for Portable {
     const INPUTS: usize = 2;
 
     #[inline(always)]
@@ -42,7 +47,7 @@ impl<W: Element> Tiles<f32, W> for Portable {
             for (r, weights) in weights.iter().enumerate() {
                 let mut w = [0.0; LANES];
                 for (w, value) in w.iter_mut().zip(&weights[k..k + LANES]) {
-                    *w = value.to_f32();
+                    *w = value.widen();
                 }
                 for (i, inputs) in inputs.iter().enumerate() {
                     let x = &inputs[k..k + LANES];
@@ -55,7 +60,7 @@ impl<W: Element> Tiles<f32, W> for Portable {
         for k in whole..cols {
             for (i, inputs) in inputs.iter().enumerate() {
                 for (r, weights) in weights.iter().enumerate() {
-                    sums[i][r][k - whole] += inputs[k] * weights[k].to_f32();
+                    sums[i][r][k - whole] += inputs[k] * weights[k].widen();
                 }
             }
         }
@@ -64,6 +69,56 @@ impl<W: Element> Tiles<f32, W> for Portable {
                 let total = ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]));
                 // SAFETY: the caller gives room for every output.
                 unsafe { *out.add(i * out_stride + r) = total };
+            }
+        }
+    }
+}
+
+impl Widen for f32 {
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        self
+    }
+}
+
+impl Widen for bf16 {
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        f32::from_bits(u32::from(self.to_bits()) << 16)
+    }
+}
+
+impl Widen for f16 {
+    /// Puts exponent and mantissa where f32 has them and rescales, which normalises small numbers.
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        /// The difference of the exponents' biases: 2 to the 112.
+        const SCALE: f32 = f32::from_bits(0x7780_0000);
+        let bits = u32::from(self.to_bits());
+        let magnitude = f32::from_bits((bits & 0x7fff) << 13) * SCALE;
+        // What has the largest exponent of f16, infinity and NaN, has that of f32.
+        let special = if magnitude >= 65_536.0 { 0x7f80_0000 } else { 0 };
+        f32::from_bits(magnitude.to_bits() | special | ((bits & 0x8000) << 16))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_16_bit_number_is_widened_exactly() {
+        for bits in 0..=u16::MAX {
+            let (half, brain) = (f16::from_bits(bits), bf16::from_bits(bits));
+            if half.is_nan() {
+                assert!(half.widen().is_nan());
+            } else {
+                assert_eq!(half.widen().to_bits(), half.to_f32().to_bits(), "f16 {bits:#x}");
+            }
+            if brain.is_nan() {
+                assert!(brain.widen().is_nan());
+            } else {
+                assert_eq!(brain.widen().to_bits(), brain.to_f32().to_bits(), "bf16 {bits:#x}");
             }
         }
     }

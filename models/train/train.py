@@ -786,7 +786,7 @@ def stage_export(args) -> None:
         eos_token_id=0,
         pad_token_id=0,
         do_sample=False,
-        repetition_penalty=1.1,
+        repetition_penalty=1.2,
         max_new_tokens=128,
     )
     out.mkdir(parents=True, exist_ok=True)

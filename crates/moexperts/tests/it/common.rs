@@ -6,7 +6,8 @@ use std::{
 };
 
 use moexperts::{
-    AutoModelForCausalLm, CausalLm, Cpu, CpuOptions, DType, LoadOptions, files::ModelFiles,
+    AutoModelForCausalLm, CausalLm, Cpu, CpuOptions, DType, GenerateOptions, LoadOptions,
+    files::ModelFiles,
 };
 use safetensors::{Dtype, SafeTensors};
 
@@ -72,6 +73,17 @@ impl Golden {
 
 fn chunks<const N: usize>(bytes: &[u8]) -> impl Iterator<Item = [u8; N]> {
     bytes.chunks_exact(N).map(|chunk| chunk.try_into().unwrap())
+}
+
+/// The most likely token each time, whatever the model's files ask for.
+pub(crate) fn greedy(max_new_tokens: usize) -> GenerateOptions {
+    GenerateOptions {
+        do_sample: Some(false),
+        repetition_penalty: Some(1.0),
+        ignore_eos: true,
+        max_new_tokens: Some(max_new_tokens),
+        ..GenerateOptions::default()
+    }
 }
 
 /// Fails unless all values are within `relative` of the largest expected magnitude.

@@ -4,17 +4,7 @@ use moexperts::{
     CausalLm, CpuOptions, DType, Error, Event, FinishReason, GenerateOptions, LoadOptions,
 };
 
-use crate::common::{CASES, Golden, load, load_on};
-
-fn greedy(max_new_tokens: usize) -> GenerateOptions {
-    GenerateOptions {
-        do_sample: Some(false),
-        repetition_penalty: Some(1.0),
-        ignore_eos: true,
-        max_new_tokens: Some(max_new_tokens),
-        ..GenerateOptions::default()
-    }
-}
+use crate::common::{CASES, Golden, greedy, load, load_on};
 
 fn sampled(max_new_tokens: usize) -> GenerateOptions {
     GenerateOptions {

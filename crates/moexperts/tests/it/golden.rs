@@ -1,10 +1,8 @@
 //! Against transformers, stage by stage.
 
-use moexperts::{
-    Cpu, CpuOptions, DType, GenerateOptions, LoadOptions, core::Device, cpu::Isa, model::Stage,
-};
+use moexperts::{Cpu, CpuOptions, DType, LoadOptions, core::Device, cpu::Isa, model::Stage};
 
-use crate::common::{BACKENDS, CASES, Golden, assert_close, load, load_on, rms};
+use crate::common::{BACKENDS, CASES, Golden, assert_close, greedy, load, load_on, rms};
 
 /// Relative to the largest value of a tensor: transformers' own f32 results are this near to f64.
 const F32_TOLERANCE: f64 = 1e-4;
@@ -54,13 +52,7 @@ fn greedy_tokens_in_f32_are_transformers() {
         let model = load(case, LoadOptions::new().dtype(DType::F32));
         for backend in BACKENDS {
             model.set_experts_implementation(backend).unwrap();
-            let options = GenerateOptions {
-                do_sample: Some(false),
-                repetition_penalty: Some(1.0),
-                ignore_eos: true,
-                max_new_tokens: Some(20),
-                ..GenerateOptions::default()
-            };
+            let options = greedy(20);
             let prompt = golden.ids("input_ids");
             let events = model.generate_tokens(vec![prompt], &options).unwrap();
             let tokens: Vec<u32> = events.map(|event| event.unwrap().token).collect();
@@ -104,13 +96,7 @@ fn prompts_of_different_lengths_together_are_transformers_alone() {
         let lengths = golden.ids("batch_prompt_lengths");
         let prompts: Vec<Vec<u32>> =
             lengths.iter().map(|&length| ids[..length as usize].to_vec()).collect();
-        let options = GenerateOptions {
-            do_sample: Some(false),
-            repetition_penalty: Some(1.0),
-            ignore_eos: true,
-            max_new_tokens: Some(10),
-            ..GenerateOptions::default()
-        };
+        let options = greedy(10);
         let mut tokens = vec![Vec::new(); prompts.len()];
         for event in model.generate_tokens(prompts, &options).unwrap() {
             let event = event.unwrap();

@@ -9,13 +9,12 @@ use std::{
 };
 
 use moexperts::{
-    Cpu, DType, ExpertsBackend, ExpertsCall, ExpertsInterface, ExpertsSpec, GenerateOptions,
-    LoadOptions,
+    Cpu, DType, ExpertsBackend, ExpertsCall, ExpertsInterface, ExpertsSpec, LoadOptions,
     core::{Error, Result, Tensor},
     cpu::{Eager, GroupedMm},
 };
 
-use crate::common::{BACKENDS, Golden, data, load};
+use crate::common::{BACKENDS, Golden, data, greedy, load};
 
 fn names(model: &moexperts::CausalLm) -> BTreeMap<String, String> {
     model.experts_implementation()
@@ -153,13 +152,7 @@ fn a_forward_finishes_with_the_backend_it_started_with() {
 fn switching_in_the_middle_of_a_generation_leaves_the_text_unchanged() {
     let golden = Golden::open("qwen2_moe");
     let model = load("qwen2_moe", LoadOptions::new().dtype(DType::F32));
-    let options = GenerateOptions {
-        do_sample: Some(false),
-        repetition_penalty: Some(1.0),
-        ignore_eos: true,
-        max_new_tokens: Some(20),
-        ..GenerateOptions::default()
-    };
+    let options = greedy(20);
     let mut generation = model.generate_tokens(vec![golden.ids("input_ids")], &options).unwrap();
     let mut tokens = Vec::new();
     for index in 0.. {

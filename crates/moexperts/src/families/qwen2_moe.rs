@@ -59,3 +59,24 @@ fn sliding_window(config: &Config, index: usize) -> Result<Option<usize>> {
     let window: Option<usize> = config.optional("sliding_window")?;
     Ok(window.filter(|&window| window > 0))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_layer_types_the_same_layers_slide_as_transformers_writes() {
+        let path = "../../testdata/qwen2_moe_window/config.json";
+        let text = std::fs::read_to_string(path).unwrap();
+        let mut json: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let windows = |json: &serde_json::Value| -> Vec<Option<usize>> {
+            let config = Config::parse("config.json", &json.to_string()).unwrap();
+            let layers = describe(&config).unwrap().layers;
+            layers.iter().map(|layer| layer.sliding_window).collect()
+        };
+        let written = windows(&json);
+        assert_eq!(written, [Some(5), None, Some(5), None, None]);
+        json["layer_types"] = serde_json::Value::Null;
+        assert_eq!(windows(&json), written);
+    }
+}

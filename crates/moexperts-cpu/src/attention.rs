@@ -141,7 +141,7 @@ fn attend(
     let offset = begin * width + item.kv_head * head_dim;
     let keys = Weights::from_f32(&cached.keys[offset..], seen, head_dim, width);
     let kernel = Kernel::select(cpu.isa(), moexperts_core::DType::F32);
-    kernel.run(Inputs::F32(q), &rows, keys, 0..seen, scores);
+    kernel.dot(Inputs::F32(q), &rows, keys, 0..seen, scores);
 
     for (index, scores) in scores.chunks_exact_mut(seen).enumerate() {
         let (token, head) = (index / group, item.kv_head * group + index % group);

@@ -12,6 +12,9 @@ const MIN_MULTIPLICATIONS: usize = 1 << 16;
 /// Values below which an elementwise operation is not worth another thread.
 const MIN_VALUES: usize = 1 << 14;
 
+/// Outputs a thread takes at least: whole tiles, and whole cache lines of the result.
+pub(crate) const NARROWEST: usize = 16;
+
 /// How a [`Cpu`] computes.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct CpuOptions {
@@ -68,15 +71,15 @@ impl Cpu {
 
     /// Outputs of a product a thread should take at least, where each costs `multiplications`.
     pub(crate) fn grain(multiplications: usize) -> usize {
-        MIN_MULTIPLICATIONS.div_ceil(multiplications.max(1)).next_multiple_of(16)
+        MIN_MULTIPLICATIONS.div_ceil(multiplications.max(1)).next_multiple_of(NARROWEST)
     }
 
     /// Calls `work` with the index and the values of every row, rows divided among the threads.
-    pub(crate) fn for_each_row(
+    pub(crate) fn for_each_row<T: Send>(
         &self,
-        x: &mut [f32],
+        x: &mut [T],
         cols: usize,
-        work: impl Fn(usize, &mut [f32]) + Sync,
+        work: impl Fn(usize, &mut [T]) + Sync,
     ) {
         if cols == 0 {
             return;
@@ -86,7 +89,7 @@ impl Cpu {
         self.threads.split(rows, MIN_VALUES.div_ceil(cols), |range| {
             for row in range {
                 // SAFETY: the rows are divided among the threads.
-                work(row, unsafe { shared.part(row, 0..cols) });
+                work(row, unsafe { shared.row(row) });
             }
         });
     }

@@ -11,6 +11,7 @@ pub mod elementwise;
 mod experts;
 mod isa;
 mod linear;
+mod operands;
 pub mod product;
 mod routing;
 mod shared_rows;

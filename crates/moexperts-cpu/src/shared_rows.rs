@@ -32,12 +32,26 @@ impl<'a, T> SharedRows<'a, T> {
         unsafe { std::slice::from_raw_parts_mut(self.start.add(start), cols.len()) }
     }
 
-    /// All values, row-major.
+    /// A whole row.
     ///
     /// # Safety
-    /// No part is in use at the same time.
-    pub(crate) unsafe fn all(&self) -> &[T] {
-        // SAFETY: this is the slice `new` was given; nobody writes it, as the caller owes.
-        unsafe { std::slice::from_raw_parts(self.start, self.len) }
+    /// As for [`part`](Self::part).
+    #[expect(clippy::mut_from_ref, reason = "parts are disjoint, which the caller owes")]
+    pub(crate) unsafe fn row(&self, row: usize) -> &mut [T] {
+        // SAFETY: as the caller owes.
+        unsafe { self.part(row, 0..self.cols) }
+    }
+
+    /// The values of neighbouring rows.
+    ///
+    /// # Safety
+    /// No part of them is in use at the same time.
+    pub(crate) unsafe fn rows(&self, rows: Range<usize>) -> &[T] {
+        assert!(rows.start <= rows.end && rows.end * self.cols <= self.len, "rows {rows:?}");
+        // SAFETY: inside the slice, as just asserted; nobody writes them, as the caller owes.
+        unsafe {
+            let start = self.start.add(rows.start * self.cols);
+            std::slice::from_raw_parts(start, rows.len() * self.cols)
+        }
     }
 }

@@ -45,6 +45,35 @@ impl Threads {
         };
         self.pool.install(|| (0..parts).into_par_iter().with_max_len(1).for_each(part));
     }
+
+    /// [`split`](Self::split) of two dimensions: the columns first, and the items too where
+    /// columns of the `narrowest` grain are fewer than the threads can take.
+    pub(crate) fn split_grid(
+        &self,
+        items: usize,
+        columns: usize,
+        [grain, narrowest]: [usize; 2],
+        work: impl Fn(Range<usize>, Range<usize>) + Sync,
+    ) {
+        let parts = columns.div_ceil(grain.max(1)).clamp(1, self.count() * PARTS_PER_THREAD);
+        let bands = if grain > narrowest { 1 } else { self.count() * PARTS_PER_THREAD / parts };
+        let bands = bands.clamp(1, items.max(1));
+        let per_band = items.div_ceil(bands).max(1);
+        let bands = items.div_ceil(per_band);
+        // A band after the other, each as wide as the columns.
+        let width = columns.next_multiple_of(grain.max(1));
+        self.split(bands * width, grain, |range| {
+            let mut start = range.start;
+            while start < range.end {
+                let band = start / width;
+                let end = range.end.min((band + 1) * width);
+                let cut = |place: usize| (place - band * width).min(columns);
+                let items = band * per_band..items.min((band + 1) * per_band);
+                work(items, cut(start)..cut(end));
+                start = end;
+            }
+        });
+    }
 }
 
 impl fmt::Debug for Threads {

@@ -10,6 +10,7 @@ mod tests;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+use half::bf16;
 use moexperts_core::Activation;
 
 use crate::isa::Isa;
@@ -23,6 +24,7 @@ pub struct Elementwise {
     rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
     softmax: unsafe fn(&mut [f32], f32),
     add_scaled: unsafe fn(&mut [f32], &[f32], f32),
+    round: unsafe fn(&[f32], &mut [bf16]),
 }
 
 impl Elementwise {
@@ -88,5 +90,15 @@ impl Elementwise {
         assert_eq!(out.len(), values.len(), "out and values");
         // SAFETY: `all` and `select` checked the instruction set.
         unsafe { (self.add_scaled)(out, values, factor) }
+    }
+
+    /// Rounds to nearest, ties to even.
+    ///
+    /// # Panics
+    /// If the lengths differ.
+    pub fn round(&self, values: &[f32], out: &mut [bf16]) {
+        assert_eq!(values.len(), out.len(), "values and out");
+        // SAFETY: `all` and `select` checked the instruction set.
+        unsafe { (self.round)(values, out) }
     }
 }

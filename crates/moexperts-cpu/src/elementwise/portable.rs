@@ -1,6 +1,7 @@
 //! The loops, free of instructions. Each is `inline(always)` so that `x86` compiles it again with
 //! more features.
 
+use half::bf16;
 use moexperts_core::Activation;
 
 use super::Elementwise;
@@ -10,7 +11,15 @@ use crate::isa::Isa;
 const LANES: usize = 16;
 
 pub(crate) const KERNELS: Elementwise =
-    Elementwise { isa: Isa::Portable, activate_gated, activate, rms_norm, softmax, add_scaled };
+    Elementwise {
+        isa: Isa::Portable,
+        activate_gated,
+        activate,
+        rms_norm,
+        softmax,
+        add_scaled,
+        round,
+    };
 
 #[inline(always)]
 pub(super) fn activate_gated(activation: Activation, gate: &[f32], up: &mut [f32]) {
@@ -59,6 +68,18 @@ pub(super) fn softmax(values: &mut [f32], scale: f32) {
 pub(super) fn add_scaled(out: &mut [f32], values: &[f32], factor: f32) {
     for (out, value) in out.iter_mut().zip(values) {
         *out += factor * value;
+    }
+}
+
+/// The upper half, plus one where the lower half is more than half a unit, or half of one and the
+/// upper half odd. NaN stays NaN, with the quiet bit set.
+#[inline(always)]
+pub(super) fn round(values: &[f32], out: &mut [bf16]) {
+    for (out, value) in out.iter_mut().zip(values) {
+        let bits = value.to_bits();
+        let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
+        let quiet = bits >> 16 | 0x40;
+        *out = bf16::from_bits(if value.is_nan() { quiet } else { rounded } as u16);
     }
 }
 

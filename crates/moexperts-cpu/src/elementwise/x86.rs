@@ -1,5 +1,6 @@
 //! The portable loops, compiled for wider vectors.
 
+use half::bf16;
 use moexperts_core::Activation;
 
 use super::{Elementwise, portable};
@@ -13,7 +14,7 @@ macro_rules! compiled_for {
             use super::*;
 
             pub(crate) const KERNELS: Elementwise =
-                Elementwise { isa: $isa, activate_gated, activate, rms_norm, softmax, add_scaled };
+                Elementwise { isa: $isa, activate_gated, activate, rms_norm, softmax, add_scaled, round };
 
             #[target_feature(enable = $features)]
             fn activate_gated(activation: Activation, gate: &[f32], up: &mut [f32]) {
@@ -38,6 +39,11 @@ macro_rules! compiled_for {
             #[target_feature(enable = $features)]
             fn add_scaled(out: &mut [f32], values: &[f32], factor: f32) {
                 portable::add_scaled(out, values, factor);
+            }
+
+            #[target_feature(enable = $features)]
+            fn round(values: &[f32], out: &mut [bf16]) {
+                portable::round(values, out);
             }
         }
     };

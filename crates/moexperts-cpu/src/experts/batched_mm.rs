@@ -2,7 +2,7 @@
 
 use moexperts_core::{ExpertsBackend, ExpertsCall, ExpertsSpec, Result, Tensor};
 
-use super::{groups::Group, layer::Layer};
+use super::layer::{Layer, Pairs};
 use crate::cpu::Cpu;
 
 /// Each pair is a product of its own that points at its expert's rows: no two share the weights
@@ -20,11 +20,8 @@ impl ExpertsBackend<Cpu> for BatchedMm {
     }
 
     fn forward(&self, call: ExpertsCall<'_, Cpu>, out: &mut Tensor) -> Result<()> {
-        let mut layer = Layer::new(self.name(), call, out)?;
-        let pairs = layer.groups().flat_map(|Group { expert, pairs }| {
-            pairs.map(move |pair| Group { expert, pairs: pair..pair + 1 })
-        });
-        layer.add(pairs);
+        let mut layer = Layer::new(self.name(), Pairs::Alone, call, out)?;
+        layer.add(layer.groups());
         Ok(())
     }
 }

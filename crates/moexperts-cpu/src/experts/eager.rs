@@ -2,7 +2,7 @@
 
 use moexperts_core::{ExpertsBackend, ExpertsCall, ExpertsSpec, Result, Tensor};
 
-use super::layer::Layer;
+use super::layer::{Layer, Pairs};
 use crate::cpu::Cpu;
 
 /// The reference among the backends: for each expert that was hit, in ascending id, its gate and
@@ -21,9 +21,9 @@ impl ExpertsBackend<Cpu> for Eager {
     }
 
     fn forward(&self, call: ExpertsCall<'_, Cpu>, out: &mut Tensor) -> Result<()> {
-        let mut layer = Layer::new(self.name(), call, out)?;
+        let mut layer = Layer::new(self.name(), Pairs::Together, call, out)?;
         for group in layer.groups() {
-            layer.add(std::iter::once(group));
+            layer.add(std::slice::from_ref(group));
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use moexperts_core::{ExpertsBackend, ExpertsCall, ExpertsSpec, Result, Tensor};
 
-use super::layer::Layer;
+use super::layer::{Layer, Pairs};
 use crate::cpu::Cpu;
 
 /// Cuts the columns, not the experts: each thread owns a slice of I for every expert, then, after
@@ -20,7 +20,7 @@ impl ExpertsBackend<Cpu> for GroupedMm {
     }
 
     fn forward(&self, call: ExpertsCall<'_, Cpu>, out: &mut Tensor) -> Result<()> {
-        let mut layer = Layer::new(self.name(), call, out)?;
+        let mut layer = Layer::new(self.name(), Pairs::Together, call, out)?;
         let groups = layer.groups();
         layer.add(groups);
         Ok(())

@@ -4,6 +4,8 @@ use std::ops::Range;
 
 use moexperts_core::Routing;
 
+use crate::product::{PANEL, in_panels};
+
 /// One (token, expert) pair.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Pair {
@@ -18,23 +20,46 @@ pub(super) struct Groups {
     pairs: Vec<Pair>,
     /// Token of each pair: the input rows of the products.
     tokens: Vec<u32>,
-    /// Experts with at least one pair, and where their pairs end.
-    ends: Vec<(u32, usize)>,
+    /// The experts that were hit.
+    all: Vec<Group>,
     /// Pairs per expert while sorting, then where the next pair of each goes.
     counts: Vec<usize>,
 }
 
-/// The pairs of one expert.
-#[derive(Debug, Clone)]
+/// The pairs of one expert: first those in panels, then those in rows.
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct Group {
     pub(super) expert: usize,
     /// Places in the ordered pairs.
     pub(super) pairs: Range<usize>,
+    /// Panels among the panels of all groups.
+    pub(super) panels: Range<usize>,
+    /// Rows among the rows of all groups.
+    pub(super) rows: Range<usize>,
+}
+
+impl Group {
+    /// The pairs in a panel of this group.
+    pub(super) fn pairs_of_panel(&self, panel: usize) -> Range<usize> {
+        let start = self.pairs.start + (panel - self.panels.start) * PANEL;
+        start..(start + PANEL).min(self.pairs.end - self.rows.len())
+    }
+
+    /// The pairs in some rows of this group.
+    pub(super) fn pairs_of_rows(&self, rows: &Range<usize>) -> Range<usize> {
+        let end = |row: usize| self.pairs.end - (self.rows.end - row);
+        end(rows.start)..end(rows.end)
+    }
+
+    /// Its panels, each with its pairs.
+    pub(super) fn panels(&self) -> impl Iterator<Item = (usize, Range<usize>)> + '_ {
+        self.panels.clone().map(|panel| (panel, self.pairs_of_panel(panel)))
+    }
 }
 
 impl Groups {
-    /// Orders the pairs by counting them.
-    pub(super) fn order(&mut self, routing: &Routing, experts: usize) {
+    /// Orders the pairs by counting them, and puts as many into panels as is worth it, or none.
+    pub(super) fn order(&mut self, routing: &Routing, experts: usize, panels: bool) {
         self.counts.clear();
         self.counts.resize(experts, 0);
         for &id in routing.top_k_index() {
@@ -42,20 +67,29 @@ impl Groups {
                 *count += 1;
             }
         }
-        self.ends.clear();
-        let mut total = 0;
+        self.all.clear();
+        let [mut pairs, mut panel, mut row] = [0; 3];
         for (expert, count) in self.counts.iter_mut().enumerate() {
-            let start = total;
-            total += *count;
+            let start = pairs;
             if *count > 0 {
-                self.ends.push((expert as u32, total));
+                let (paneled, count_panels) = if panels { in_panels(*count) } else { (0, 0) };
+                let rows = *count - paneled;
+                self.all.push(Group {
+                    expert,
+                    pairs: start..start + *count,
+                    panels: panel..panel + count_panels,
+                    rows: row..row + rows,
+                });
+                pairs += *count;
+                panel += count_panels;
+                row += rows;
             }
             *count = start;
         }
         self.pairs.clear();
-        self.pairs.resize(total, Pair { token: 0, weight: 0.0 });
+        self.pairs.resize(pairs, Pair { token: 0, weight: 0.0 });
         self.tokens.clear();
-        self.tokens.resize(total, 0);
+        self.tokens.resize(pairs, 0);
         for token in 0..routing.tokens() {
             for (id, weight) in routing.pairs(token) {
                 if let Some(next) = self.counts.get_mut(id as usize) {
@@ -76,12 +110,18 @@ impl Groups {
     }
 
     /// The experts that were hit, in ascending id.
-    pub(super) fn iter(&self) -> impl Iterator<Item = Group> + Clone + Sync {
-        self.ends.iter().scan(0, |start, &(expert, end)| {
-            let pairs = *start..end;
-            *start = end;
-            Some(Group { expert: expert as usize, pairs })
-        })
+    pub(super) fn all(&self) -> &[Group] {
+        &self.all
+    }
+
+    /// Panels of all groups.
+    pub(super) fn panels(&self) -> usize {
+        self.all.last().map_or(0, |group| group.panels.end)
+    }
+
+    /// Rows of all groups.
+    pub(super) fn rows(&self) -> usize {
+        self.all.last().map_or(0, |group| group.rows.end)
     }
 }
 
@@ -94,11 +134,37 @@ mod tests {
         let ids = vec![2, 0, 9, 2, 2, 2];
         let routing = Routing::new(2, ids, vec![0.1, 0.2, 0.3, 0.4, 0.5, 0.6]).unwrap();
         let mut groups = Groups::default();
-        groups.order(&routing, 4);
-        let found: Vec<_> = groups.iter().map(|group| (group.expert, group.pairs)).collect();
-        assert_eq!(found, [(0, 0..1), (2, 1..5)]);
+        groups.order(&routing, 4, true);
+        let group = |expert, pairs: Range<usize>| Group {
+            expert,
+            pairs: pairs.clone(),
+            panels: 0..0,
+            rows: pairs,
+        };
+        assert_eq!(groups.all(), [group(0, 0..1), group(2, 1..5)]);
         assert_eq!(groups.tokens(), [0, 0, 1, 2, 2]);
         let weights: Vec<f32> = groups.pairs().iter().map(|pair| pair.weight).collect();
         assert_eq!(weights, [0.2, 0.1, 0.4, 0.5, 0.6]);
+    }
+
+    #[test]
+    fn panels_and_rows_together_are_the_pairs() {
+        for count in 0..100 {
+            let routing = Routing::new(1, vec![0; count], vec![1.0; count]).unwrap();
+            let mut groups = Groups::default();
+            groups.order(&routing, 1, true);
+            let mut next = 0;
+            for group in groups.all() {
+                for (_, pairs) in group.panels() {
+                    assert_eq!(pairs.start, next);
+                    next = pairs.end;
+                }
+                assert_eq!(group.pairs_of_rows(&group.rows).start, next);
+                next = group.pairs_of_rows(&group.rows).end;
+            }
+            assert_eq!(next, count);
+            groups.order(&routing, 1, false);
+            assert_eq!((groups.panels(), groups.rows()), (0, count));
+        }
     }
 }

@@ -1,45 +1,65 @@
 //! An experts layer in two halves with a barrier between them: into the experts, `activation(gate(x),
 //! up(x))`, and out of them, the weighted down products. A backend chooses which pairs go together.
+//!
+//! Of an expert's pairs, as many as fill panels go through them, and the rest through dot products;
+//! what leaves the activation is already in the form the down product reads.
 
 use std::ops::Range;
 
-use half::bf16;
-use moexperts_core::{Expert, Experts, ExpertsCall, Matrix, Result, Tensor};
+use moexperts_core::{Expert, Experts, ExpertsCall, Linear, Matrix, Result, Tensor};
 
 use super::groups::{Group, Groups};
 use crate::{
-    cpu::Cpu,
-    elementwise::Elementwise,
-    product::{BLOCK_INPUTS, BLOCK_OUTPUTS, Inputs, Kernel},
+    cpu::{Cpu, NARROWEST},
+    operands::{Buffer, Operands},
+    product::{Inputs, Kernel, PANEL},
     shared_rows::SharedRows,
-    threads::Threads,
 };
+
+/// Weight rows that pass over some pairs before the next: they stay in the second-level cache.
+const BLOCK_OUTPUTS: usize = 48;
+
+/// Panels of pairs that pass over a block.
+const BLOCK_PANELS: usize = 8;
+
+/// Results of one block.
+type Block = [f32; BLOCK_OUTPUTS * BLOCK_PANELS * PANEL];
+
+/// Which pairs of an expert pass its weights together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pairs {
+    /// All of them, in whichever form is faster.
+    Together,
+    /// Each on its own, as dot products.
+    Alone,
+}
 
 /// Buffers of one caller; they grow with the pairs, not with the experts.
 #[derive(Debug, Default)]
 struct Workspace {
     groups: Groups,
-    rounded: Vec<bf16>,
-    inner: Vec<f32>,
-    inner_rounded: Vec<bf16>,
+    inputs: Buffer,
+    panels: Buffer,
+    inner_rows: Buffer,
+    inner_panels: Buffer,
 }
 
 /// A call whose shapes agree, its pairs ordered and its output zeroed.
 pub(super) struct Layer<'a> {
-    threads: &'a Threads,
+    cpu: &'a Cpu,
     experts: &'a Experts<Cpu>,
     kernel: Kernel,
-    elementwise: Elementwise,
-    inputs: Inputs<'a>,
+    pairs: Pairs,
     groups: &'a Groups,
-    inner: Inner<'a>,
+    /// Hidden states, [T, H].
+    inputs: Inputs<'a>,
+    /// Hidden states of the pairs in panels, [panels, H, PANEL].
+    panels: Operands<'a>,
+    /// What leaves the activation for the other pairs, [rows, I].
+    inner_rows: Operands<'a>,
+    /// What leaves the activation for the pairs in panels, [panels, I, PANEL].
+    inner_panels: Operands<'a>,
     out: SharedRows<'a, f32>,
-}
-
-/// What leaves the activation, [pairs, I], in the dtype the down product reads.
-enum Inner<'a> {
-    F32(SharedRows<'a, f32>),
-    Bf16(SharedRows<'a, bf16>),
 }
 
 impl<'a> Layer<'a> {
@@ -47,177 +67,218 @@ impl<'a> Layer<'a> {
     ///
     /// # Errors
     /// If the shapes disagree or the experts are of a kind this crate does not run.
-    pub(super) fn new(name: &str, call: ExpertsCall<'a, Cpu>, out: &'a mut Tensor) -> Result<Self> {
+    pub(super) fn new(
+        name: &str,
+        pairs: Pairs,
+        call: ExpertsCall<'a, Cpu>,
+        out: &'a mut Tensor,
+    ) -> Result<Self> {
         call.check_shapes(out)?;
-        let ExpertsCall { device, experts, x, routing, scratch } = call;
+        let ExpertsCall { device: cpu, experts, x, routing, scratch } = call;
         super::check(name, experts.spec())?;
         let (spec, workspace) = (experts.spec(), scratch.slot::<Workspace>());
-        let Workspace { groups, rounded, inner, inner_rounded } = workspace;
-        groups.order(routing, spec.experts);
-        let kernel = Kernel::select(device.isa(), spec.dtype);
-        let cells = groups.pairs().len() * spec.intermediate;
-        let inner = match kernel.inputs() {
-            moexperts_core::DType::Bf16 => {
-                inner_rounded.resize(cells.max(inner_rounded.len()), bf16::ZERO);
-                Inner::Bf16(SharedRows::new(&mut inner_rounded[..cells], spec.intermediate))
-            }
-            _ => {
-                inner.resize(cells.max(inner.len()), 0.0);
-                Inner::F32(SharedRows::new(&mut inner[..cells], spec.intermediate))
-            }
-        };
-        out.data_mut().fill(0.0);
-        Ok(Self {
-            threads: device.threads(),
+        let Workspace { groups, inputs, panels, inner_rows, inner_panels } = workspace;
+        groups.order(routing, spec.experts, pairs == Pairs::Together);
+        let kernel = Kernel::select(cpu.isa(), spec.dtype);
+        let count = groups.panels();
+        let panel_len = |cols| kernel.panel_len(cols);
+        let layer = Self {
+            cpu,
             experts,
             kernel,
-            elementwise: *device.elementwise(),
-            inputs: kernel.prepare(x.data(), rounded),
+            pairs,
+            inputs: inputs.prepare(cpu, &kernel, x.data(), spec.hidden),
+            panels: panels.rows(&kernel, count, panel_len(spec.hidden)),
+            inner_rows: inner_rows.rows(&kernel, groups.rows(), spec.intermediate),
+            inner_panels: inner_panels.rows(&kernel, count, panel_len(spec.intermediate)),
             groups,
-            inner,
-            out: SharedRows::new(out.data_mut(), spec.hidden),
-        })
+            out: {
+                out.data_mut().fill(0.0);
+                SharedRows::new(out.data_mut(), spec.hidden)
+            },
+        };
+        Ok(layer)
     }
 
     /// The pairs of each expert that was hit, in ascending id.
-    pub(super) fn groups(&self) -> impl Iterator<Item = Group> + Clone + Sync + use<'a> {
-        self.groups.iter()
+    pub(super) fn groups(&self) -> &'a [Group] {
+        self.groups.all()
     }
 
-    /// Computes some pairs and adds them to the output, in the order given: the columns of I, then
-    /// after a barrier the columns of H, are divided among the threads.
-    pub(super) fn add(&mut self, products: impl Iterator<Item = Group> + Clone + Sync) {
+    /// Computes the pairs of some experts and adds them to the output, in the order given.
+    pub(super) fn add(&mut self, groups: &[Group]) {
         let (layer, spec) = (&*self, self.experts.spec());
-        let pairs: usize = products.clone().map(|product| product.pairs.len()).sum();
-        layer.threads.split(spec.intermediate, Cpu::grain(pairs * spec.hidden), |columns| {
-            for Group { expert, pairs } in products.clone() {
-                // SAFETY: `&mut self` keeps other calls out, and the threads divide the columns.
-                unsafe { layer.up(expert, pairs, columns.clone()) };
-            }
-        });
-        layer.threads.split(spec.hidden, Cpu::grain(pairs * spec.intermediate), |columns| {
-            for Group { expert, pairs } in products.clone() {
-                // SAFETY: as above, and every `up` has returned.
-                unsafe { layer.down(expert, pairs, columns.clone()) };
-            }
-        });
-    }
-
-    /// Columns of `activation(gate(x), up(x))` for pairs of one expert.
-    ///
-    /// # Safety
-    /// No other call in progress has the same pair and column.
-    unsafe fn up(&self, expert: usize, pairs: Range<usize>, columns: Range<usize>) {
-        let weights = self.experts.expert(expert);
-        let mut gate = [0.0; BLOCK_INPUTS * BLOCK_OUTPUTS];
-        let mut up = [0.0; BLOCK_INPUTS * BLOCK_OUTPUTS];
-        for_each_block(pairs, columns, |pairs, columns| {
-            let rows = &self.groups.tokens()[pairs.clone()];
-            let cells = rows.len() * columns.len();
-            let product = |linear, out: &mut [f32]| {
-                self.product(linear, self.inputs, rows, columns.clone(), out);
-            };
-            let (gate, up) = (&mut gate[..cells], &mut up[..cells]);
-            product(&weights.up_proj, up);
-            let activation = self.experts.spec().activation;
-            match &weights.gate_proj {
-                Some(gate_proj) => {
-                    product(gate_proj, gate);
-                    self.elementwise.activate_gated(activation, gate, up);
+        let threads = self.cpu.threads();
+        let panels = || groups.iter().flat_map(Group::panels);
+        threads.split(panels().count(), 1, |range| {
+            for (panel, pairs) in panels().skip(range.start).take(range.len()) {
+                // SAFETY: `&mut self` keeps other calls out, and the threads divide the panels.
+                unsafe {
+                    let tokens = &layer.groups.tokens()[pairs];
+                    layer.panels.pack(panel, layer.inputs, tokens, spec.hidden);
                 }
-                None => self.elementwise.activate(activation, up),
             }
-            for (pair, values) in pairs.zip(up.chunks_exact(columns.len())) {
-                // SAFETY: the caller owes that nobody else writes these columns of this pair.
-                unsafe { self.inner.store(pair, columns.clone(), values) };
+        });
+        let pairs: usize = groups.iter().map(|group| group.pairs.len()).sum();
+        let grain = [Cpu::grain(pairs * spec.hidden), NARROWEST];
+        threads.split_grid(groups.len(), spec.intermediate, grain, |range, columns| {
+            let mut blocks = [[0.0; _]; 2];
+            for group in &groups[range] {
+                // SAFETY: as above, but of the columns and experts; every panel is packed.
+                unsafe { layer.up(group, columns.clone(), &mut blocks) };
+            }
+        });
+        let grain = Cpu::grain(pairs * spec.intermediate);
+        threads.split(spec.hidden, grain, |columns| {
+            let mut block = [0.0; _];
+            for group in groups {
+                // SAFETY: as above, and every `up` has returned.
+                unsafe { layer.down(group, columns.clone(), &mut block) };
             }
         });
     }
 
-    /// Adds columns of the weighted down products of pairs of one expert to their tokens' rows.
+    /// Columns of `activation(gate(x), up(x))` for the pairs of one expert.
     ///
     /// # Safety
-    /// No other call in progress has the same token and column, or is an [`up`](Self::up).
-    unsafe fn down(&self, expert: usize, pairs: Range<usize>, columns: Range<usize>) {
-        let Expert { down_proj, .. } = self.experts.expert(expert);
-        let mut product = [0.0; BLOCK_INPUTS * BLOCK_OUTPUTS];
-        // SAFETY: no `up` is in progress, as the caller owes.
-        let inner = unsafe { self.inner.read() };
-        for_each_block(pairs, columns, |pairs, columns| {
-            let mut rows = [0_u32; BLOCK_INPUTS];
-            let rows = &mut rows[..pairs.len()];
-            for (row, pair) in rows.iter_mut().zip(pairs.clone()) {
-                *row = pair as u32;
+    /// No other call in progress has the same expert and column; the panels are packed.
+    unsafe fn up(&self, group: &Group, columns: Range<usize>, blocks: &mut [Block; 2]) {
+        let expert = self.experts.expert(group.expert);
+        // The rows of gate and up together are one block.
+        for columns in chunks(columns, BLOCK_OUTPUTS / 2) {
+            for panels in chunks(group.panels.clone(), BLOCK_PANELS) {
+                // SAFETY: nobody writes the panels any more.
+                let inputs = unsafe { self.panels.read(panels.clone()) };
+                let [gate, up] = &mut *blocks;
+                let cells = panels.len() * columns.len() * PANEL;
+                let product = |linear: &Linear<Matrix, Vec<f32>>, out: &mut [f32]| {
+                    self.kernel.lanes(inputs, (&linear.weight).into(), columns.clone(), out);
+                    if let Some(bias) = &linear.bias {
+                        for out in out.chunks_exact_mut(columns.len() * PANEL) {
+                            add_to_columns(&bias[columns.clone()], out);
+                        }
+                    }
+                };
+                let up = self.activated(expert, &mut gate[..cells], &mut up[..cells], product);
+                for (panel, values) in panels.zip(up.chunks_exact(columns.len() * PANEL)) {
+                    // SAFETY: the caller owes that nobody else writes these columns.
+                    unsafe { self.inner_panels.store_panel(panel, columns.clone(), values) };
+                }
             }
-            let product = &mut product[..rows.len() * columns.len()];
-            self.product(down_proj, inner, rows, columns.clone(), product);
-            for (pair, values) in
-                self.groups.pairs()[pairs].iter().zip(product.chunks_exact(columns.len()))
-            {
-                // SAFETY: the caller owes that nobody else writes these columns of this token.
-                let out = unsafe { self.out.part(pair.token as usize, columns.clone()) };
-                self.elementwise.add_scaled(out, values, pair.weight);
+            for rows in chunks(group.rows.clone(), self.rows_at_once()) {
+                let tokens = &self.groups.tokens()[group.pairs_of_rows(&rows)];
+                let [gate, up] = &mut *blocks;
+                let cells = rows.len() * columns.len();
+                let product = |linear: &Linear<Matrix, Vec<f32>>, out: &mut [f32]| {
+                    let weights = (&linear.weight).into();
+                    self.kernel.dot(self.inputs, tokens, weights, columns.clone(), out);
+                    self.add_bias(linear, &columns, out);
+                };
+                let up = self.activated(expert, &mut gate[..cells], &mut up[..cells], product);
+                for (row, values) in rows.zip(up.chunks_exact(columns.len())) {
+                    // SAFETY: the caller owes that nobody else writes these columns.
+                    unsafe { self.inner_rows.store(self.cpu, row, columns.clone(), values) };
+                }
             }
-        });
+        }
     }
 
-    fn product(
+    /// Adds columns of the weighted down products of the pairs of one expert to their tokens' rows.
+    ///
+    /// # Safety
+    /// No other call in progress has the same column, or is an [`up`](Self::up).
+    unsafe fn down(&self, group: &Group, columns: Range<usize>, block: &mut Block) {
+        let Expert { down_proj, .. } = self.experts.expert(group.expert);
+        let weights = (&down_proj.weight).into();
+        for columns in chunks(columns, BLOCK_OUTPUTS) {
+            for panels in chunks(group.panels.clone(), BLOCK_PANELS) {
+                let product = &mut block[..panels.len() * columns.len() * PANEL];
+                // SAFETY: no `up` is in progress, as the caller owes.
+                let inner = unsafe { self.inner_panels.read(panels.clone()) };
+                self.kernel.lanes(inner, weights, columns.clone(), product);
+                for (panel, values) in panels.zip(product.chunks_exact_mut(columns.len() * PANEL)) {
+                    if let Some(bias) = &down_proj.bias {
+                        add_to_columns(&bias[columns.clone()], values);
+                    }
+                    let pairs = &self.groups.pairs()[group.pairs_of_panel(panel)];
+                    for (lane, pair) in pairs.iter().enumerate() {
+                        // SAFETY: the caller owes that nobody else writes these columns.
+                        let out = unsafe { self.out.part(pair.token as usize, columns.clone()) };
+                        for (out, values) in out.iter_mut().zip(values.chunks_exact(PANEL)) {
+                            *out += pair.weight * values[lane];
+                        }
+                    }
+                }
+            }
+            for rows in chunks(group.rows.clone(), self.rows_at_once()) {
+                let product = &mut block[..rows.len() * columns.len()];
+                // SAFETY: no `up` is in progress, as the caller owes.
+                let inner = unsafe { self.inner_rows.read(rows.clone()) };
+                let indices: [u32; PANEL] = std::array::from_fn(|row| row as u32);
+                self.kernel.dot(inner, &indices[..rows.len()], weights, columns.clone(), product);
+                self.add_bias(down_proj, &columns, product);
+                let pairs = &self.groups.pairs()[group.pairs_of_rows(&rows)];
+                for (pair, values) in pairs.iter().zip(product.chunks_exact(columns.len())) {
+                    // SAFETY: the caller owes that nobody else writes these columns.
+                    let out = unsafe { self.out.part(pair.token as usize, columns.clone()) };
+                    self.cpu.elementwise().add_scaled(out, values, pair.weight);
+                }
+            }
+        }
+    }
+
+    /// Gate and up products and the activation of both, in `up`.
+    fn activated<'b>(
         &self,
-        linear: &moexperts_core::Linear<Matrix, Vec<f32>>,
-        inputs: Inputs<'_>,
-        rows: &[u32],
-        outputs: Range<usize>,
+        expert: &Expert<Matrix, Vec<f32>>,
+        gate: &mut [f32],
+        up: &'b mut [f32],
+        product: impl Fn(&Linear<Matrix, Vec<f32>>, &mut [f32]),
+    ) -> &'b [f32] {
+        let (elementwise, activation) = (self.cpu.elementwise(), self.experts.spec().activation);
+        if let Some(gate_proj) = &expert.gate_proj {
+            product(gate_proj, gate);
+            product(&expert.up_proj, up);
+            elementwise.activate_gated(activation, gate, up);
+        } else {
+            product(&expert.up_proj, up);
+            elementwise.activate(activation, up);
+        }
+        up
+    }
+
+    fn add_bias(
+        &self,
+        linear: &Linear<Matrix, Vec<f32>>,
+        columns: &Range<usize>,
         out: &mut [f32],
     ) {
-        self.kernel.run(inputs, rows, (&linear.weight).into(), outputs.clone(), out);
         if let Some(bias) = &linear.bias {
-            for row in out.chunks_exact_mut(outputs.len()) {
-                self.elementwise.add_scaled(row, &bias[outputs.clone()], 1.0);
-            }
-        }
-    }
-}
-
-impl Inner<'_> {
-    /// # Safety
-    /// No other part in use overlaps this one.
-    unsafe fn store(&self, row: usize, cols: Range<usize>, values: &[f32]) {
-        match self {
-            // SAFETY: as the caller owes.
-            Self::F32(rows) => unsafe { rows.part(row, cols) }.copy_from_slice(values),
-            Self::Bf16(rows) => {
-                // SAFETY: as the caller owes.
-                let out = unsafe { rows.part(row, cols) };
-                for (out, &value) in out.iter_mut().zip(values) {
-                    *out = bf16::from_f32(value);
-                }
+            for row in out.chunks_exact_mut(columns.len()) {
+                self.cpu.elementwise().add_scaled(row, &bias[columns.clone()], 1.0);
             }
         }
     }
 
-    /// # Safety
-    /// Nobody writes while the result is in use.
-    unsafe fn read(&self) -> Inputs<'_> {
-        match self {
-            // SAFETY: as the caller owes.
-            Self::F32(rows) => Inputs::F32(unsafe { rows.all() }),
-            // SAFETY: as the caller owes.
-            Self::Bf16(rows) => Inputs::Bf16(unsafe { rows.all() }),
+    fn rows_at_once(&self) -> usize {
+        match self.pairs {
+            Pairs::Together => PANEL,
+            Pairs::Alone => 1,
         }
     }
 }
 
-/// Cuts pairs and columns into blocks, all pairs of a column block before the next, so that its
-/// weights are read from memory once.
-fn for_each_block(
-    pairs: Range<usize>,
-    columns: Range<usize>,
-    mut work: impl FnMut(Range<usize>, Range<usize>),
-) {
-    for first in columns.clone().step_by(BLOCK_OUTPUTS) {
-        let columns = first..(first + BLOCK_OUTPUTS).min(columns.end);
-        for first in pairs.clone().step_by(BLOCK_INPUTS) {
-            work(first..(first + BLOCK_INPUTS).min(pairs.end), columns.clone());
+/// Adds a bias to a panel of results: a value for each column.
+fn add_to_columns(bias: &[f32], panel: &mut [f32]) {
+    for (bias, column) in bias.iter().zip(panel.chunks_exact_mut(PANEL)) {
+        for value in column {
+            *value += bias;
         }
     }
+}
+
+/// Neighbouring ranges of at most `len` that together are `range`.
+fn chunks(range: Range<usize>, len: usize) -> impl Iterator<Item = Range<usize>> {
+    let end = range.end;
+    range.step_by(len).map(move |start| start..end.min(start + len))
 }

@@ -5,21 +5,32 @@ use std::arch::x86_64::*;
 use half::{bf16, f16};
 
 use super::{
-    TypedCall,
-    tiles::{Tiles, walk},
+    PANEL,
+    dot::{self, DotCall, DotTiles, for_each_line},
+    lanes::{self, LaneTiles, LanesCall, Tile},
 };
 
-/// Columns of one step.
+/// f32 values of a register.
 const LANES: usize = 8;
 
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn block<W: Widen>(call: &TypedCall<'_, f32, W>, out: &mut [f32]) {
+pub(super) fn dot<W: Widen>(call: &DotCall<'_, f32, W>, out: &mut [f32]) {
     // SAFETY: this function is compiled for, and called with, the instruction set.
-    unsafe { walk::<Avx2, f32, W>(call, out) }
+    unsafe { dot::walk::<Avx2, f32, W>(call, out) }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn lanes<W: Widen>(call: &LanesCall<'_, f32, W>, out: &mut [f32]) {
+    // SAFETY: this function is compiled for, and called with, the instruction set.
+    unsafe { lanes::walk::<Avx2, f32, W>(call, out) }
 }
 
 /// A stored type that becomes eight f32 in a register.
-pub(super) trait Widen {
+pub(super) trait Widen: Sized {
+    /// Widens a row for the tiles of [`LaneTiles`], unless it is f32 already.
+    const STAGE: Option<unsafe fn(from: *const Self, to: *mut f32, count: usize)> =
+        Some(stage::<Self>);
+
     /// # Safety
     /// The processor has AVX2 and F16C; eight elements lie behind the pointer.
     unsafe fn widen(from: *const Self) -> __m256;
@@ -32,14 +43,16 @@ pub(super) trait Widen {
 
 struct Avx2;
 
-impl<W: Widen> Tiles<f32, W> for Avx2 {
-    // 3 x 4 accumulators, 3 inputs and 1 weight are the 16 registers.
-    const INPUTS: usize = 3;
+impl<W: Widen> DotTiles<f32, W> for Avx2 {
+    // 4 x 3 accumulators, 3 weights and 1 input are the 16 registers.
+    const INPUTS: usize = 4;
+    const WEIGHTS: usize = 3;
 
     #[inline(always)]
     unsafe fn tile<const I: usize, const R: usize>(
         inputs: [*const f32; I],
         weights: [*const W; R],
+        ahead: [*const W; R],
         cols: usize,
         out: *mut f32,
         out_stride: usize,
@@ -48,32 +61,115 @@ impl<W: Widen> Tiles<f32, W> for Avx2 {
         // pointer and room for every output.
         unsafe {
             let mut sums = [[_mm256_setzero_ps(); R]; I];
-            let whole = cols - cols % LANES;
-            let mut k = 0;
-            while k < whole {
+            let step = |sums: &mut [[__m256; R]; I], x: [__m256; I], w: [__m256; R]| {
+                for i in 0..I {
+                    for r in 0..R {
+                        sums[i][r] = _mm256_fmadd_ps(x[i], w[r], sums[i][r]);
+                    }
+                }
+            };
+            let whole = |sums: &mut [[__m256; R]; I], k: usize| {
                 let x = inputs.map(|row| _mm256_loadu_ps(row.add(k)));
-                for r in 0..R {
-                    let w = W::widen(weights[r].add(k));
-                    for i in 0..I {
-                        sums[i][r] = _mm256_fmadd_ps(x[i], w, sums[i][r]);
+                step(sums, x, weights.map(|row| W::widen(row.add(k))));
+            };
+            for_each_line(
+                &mut sums,
+                cols,
+                ahead,
+                |sums, line| {
+                    for k in (0..64 / size_of::<W>()).step_by(LANES) {
+                        whole(sums, line + k);
                     }
-                }
-                k += LANES;
-            }
-            if whole < cols {
-                let x = inputs.map(|row| f32::widen_tail(row.add(whole), cols - whole));
-                for r in 0..R {
-                    let w = W::widen_tail(weights[r].add(whole), cols - whole);
-                    for i in 0..I {
-                        sums[i][r] = _mm256_fmadd_ps(x[i], w, sums[i][r]);
+                },
+                |sums, mut k| {
+                    while k + LANES <= cols {
+                        whole(sums, k);
+                        k += LANES;
                     }
-                }
-            }
+                    if k < cols {
+                        let x = inputs.map(|row| f32::widen_tail(row.add(k), cols - k));
+                        step(sums, x, weights.map(|row| W::widen_tail(row.add(k), cols - k)));
+                    }
+                },
+            );
             for i in 0..I {
                 for r in 0..R {
                     *out.add(i * out_stride + r) = total(sums[i][r]);
                 }
             }
+        }
+    }
+}
+
+impl<W: Widen> LaneTiles<f32, W> for Avx2 {
+    type Operand = f32;
+
+    // 6 x 2 accumulators, a panel's 2 registers and 1 weight are 15 of the 16 registers.
+    const ROWS: usize = 6;
+    const PANELS: usize = 1;
+    const STAGE: Option<unsafe fn(*const W, *mut f32, usize)> = W::STAGE;
+
+    #[inline(always)]
+    unsafe fn tile<const R: usize, const P: usize>(tile: &Tile<f32, W, f32>) {
+        const { assert!(PANEL == 2 * LANES) };
+        let (panel, sums) = (tile.panels[0], tile.sums[0]);
+        // SAFETY: the caller has the instruction set and gives the rows, the panel and the sums.
+        unsafe {
+            let mut acc = [[_mm256_setzero_ps(); 2]; R];
+            if !tile.begin {
+                for r in 0..R {
+                    let sums = sums.add(r * PANEL);
+                    acc[r] = [_mm256_loadu_ps(sums), _mm256_loadu_ps(sums.add(LANES))];
+                }
+            }
+            let step = |acc: &mut [[__m256; 2]; R], k: usize| {
+                let x = panel.add(k * tile.step_stride);
+                let x = [_mm256_loadu_ps(x), _mm256_loadu_ps(x.add(LANES))];
+                for r in 0..R {
+                    let w = _mm256_broadcast_ss(&*tile.weights.add(r * tile.row_stride + k));
+                    acc[r] = [_mm256_fmadd_ps(w, x[0], acc[r][0]), _mm256_fmadd_ps(w, x[1], acc[r][1])];
+                }
+            };
+            let mut k = 0;
+            while k + 32 <= tile.cols {
+                tile.prefetch::<R, 32>(k);
+                for _ in 0..4 {
+                    for u in 0..8 {
+                        step(&mut acc, k + u);
+                    }
+                    k += 8;
+                }
+            }
+            while k < tile.cols {
+                step(&mut acc, k);
+                k += 1;
+            }
+            for r in 0..R {
+                let sums = sums.add(r * PANEL);
+                _mm256_storeu_ps(sums, acc[r][0]);
+                _mm256_storeu_ps(sums.add(LANES), acc[r][1]);
+            }
+        }
+    }
+}
+
+/// Widens `count` values one register at a time.
+///
+/// # Safety
+/// The processor has AVX2 and F16C; both pointers hold `count` elements.
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn stage<W: Widen>(from: *const W, to: *mut f32, count: usize) {
+    let mut k = 0;
+    // SAFETY: as the caller owes.
+    unsafe {
+        while k + LANES <= count {
+            _mm256_storeu_ps(to.add(k), W::widen(from.add(k)));
+            k += LANES;
+        }
+        if k < count {
+            let mut tail = [0.0; LANES];
+            _mm256_storeu_ps(tail.as_mut_ptr(), W::widen_tail(from.add(k), count - k));
+            std::ptr::copy_nonoverlapping(tail.as_ptr(), to.add(k), count - k);
         }
     }
 }
@@ -93,6 +189,8 @@ unsafe fn total(lanes: __m256) -> f32 {
 }
 
 impl Widen for f32 {
+    const STAGE: Option<unsafe fn(*const f32, *mut f32, usize)> = None;
+
     #[inline(always)]
     unsafe fn widen(from: *const Self) -> __m256 {
         // SAFETY: eight elements lie there.

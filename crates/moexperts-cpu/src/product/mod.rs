@@ -1,15 +1,19 @@
 //! Products of activations with weight rows: the one kernel family behind experts, dense layers
-//! and attention scores.
+//! and attention.
 //!
-//! `out[i, r] = Σ_k x[i, k] · w[r, k]`: a block of input rows, found through a list of row
-//! indices so that nothing is gathered, against a block of weight rows, read where they lie.
+//! `out[i, r] = Σ_k x[i, k] · w[r, k]`, in two forms that both read the weights where they lie:
 //!
-//! Invariant: one output is one dot product whose order depends on `k` and the instruction set
-//! alone, not on the tile that happens to compute it. So a token's result does not depend on the
-//! tokens beside it, on the number of threads, or on the backend.
+//! - [`Kernel::dot`], for few input rows: columns in the lanes, a reduction at the end. The weights
+//!   pass once, as fast as memory gives them.
+//! - [`Kernel::lanes`], for many: sixteen input rows in the lanes, packed into a panel first, and
+//!   one weight at a time broadcast to them. No reduction, twice the products per load.
+//!
+//! Invariant: within a form, an output's order of summation depends on the number of columns and
+//! the instruction set alone, not on the tile that happens to compute it. So a result does not
+//! depend on the rows beside it or on the number of threads.
 //!
 //! [`Kernel::all`] is the list that dispatch, tests and `moexperts inspect` walk. An instruction
-//! set is a file of tiles; `tiles` walks a block in them.
+//! set is a file of tiles; `dot` and `lanes` walk a block in them.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -17,25 +21,22 @@ mod avx2;
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod avx512bf16;
+mod dot;
+mod lanes;
 mod portable;
 #[cfg(test)]
 mod tests;
-mod tiles;
 
 use std::ops::Range;
 
 use half::{bf16, f16};
 use moexperts_core::{DType, Element, Elements, Matrix};
 
+use self::{dot::DotCall, lanes::LanesCall};
 use crate::isa::Isa;
 
-/// Weight rows a caller asks for at once: their bytes stay in the second-level cache while all
-/// input rows pass.
-pub const BLOCK_OUTPUTS: usize = 64;
-
-/// Input rows a caller asks for at once: a multiple of every tile's, and small enough that the
-/// results stay in the first-level cache.
-pub const BLOCK_INPUTS: usize = 48;
+/// Input rows of a panel.
+pub const PANEL: usize = 16;
 
 /// Rows of weights `[rows, cols]`, wherever they lie.
 #[derive(Debug, Clone, Copy)]
@@ -54,6 +55,18 @@ impl<'a> Weights<'a> {
     pub fn from_f32(values: &'a [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
         assert!(rows == 0 || (rows - 1) * row_stride + cols <= values.len(), "rows");
         Self { elements: Elements::F32(values), rows, cols, row_stride }
+    }
+}
+
+impl<'a> Weights<'a> {
+    /// The typed elements from the first of the rows `outputs` on.
+    ///
+    /// # Panics
+    /// If the rows do not exist or the elements are of another dtype.
+    fn rows_of<W: Element>(&self, outputs: &Range<usize>) -> &'a [W] {
+        let weights = W::slice(self.elements).expect("the weights are of the kernel's dtype");
+        assert!(outputs.start <= outputs.end && outputs.end <= self.rows, "outputs {outputs:?}");
+        weights.get(outputs.start * self.row_stride..).unwrap_or_default()
     }
 }
 
@@ -77,60 +90,88 @@ pub enum Inputs<'a> {
     Bf16(&'a [bf16]),
 }
 
+impl Inputs<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Self::F32(values) => values.len(),
+            Self::Bf16(values) => values.len(),
+        }
+    }
+}
+
 /// A kernel, known to run on this machine.
 #[derive(Debug, Clone, Copy)]
 pub struct Kernel {
     isa: Isa,
-    block: Block,
+    forms: Forms,
 }
 
-/// The typed function behind a kernel.
+/// The typed functions behind a kernel.
 #[derive(Debug, Clone, Copy)]
-enum Block {
-    F32(TypedBlock<f32, f32>),
-    F16(TypedBlock<f32, f16>),
-    Bf16(TypedBlock<f32, bf16>),
-    Bf16Dot(TypedBlock<bf16, bf16>),
+enum Forms {
+    F32(TypedForms<f32, f32>),
+    F16(TypedForms<f32, f16>),
+    Bf16(TypedForms<f32, bf16>),
+    Bf16Dot(TypedForms<bf16, bf16>),
 }
 
-/// Writes `out[i * outputs + r]` for every input row `i` and weight row `r` of the call.
+/// Both forms for inputs `X` and weights `W`.
 ///
 /// Unsafe to call: the processor must have the kernel's instruction set.
-type TypedBlock<X, W> = unsafe fn(&TypedCall<'_, X, W>, out: &mut [f32]);
+#[derive(Debug, Clone, Copy)]
+struct TypedForms<X, W> {
+    dot: unsafe fn(&DotCall<'_, X, W>, out: &mut [f32]),
+    lanes: unsafe fn(&LanesCall<'_, X, W>, out: &mut [f32]),
+}
 
-/// A checked call: every index in `rows` is a row of `inputs`, every output a row of `weights`.
-struct TypedCall<'a, X, W> {
-    inputs: &'a [X],
-    rows: &'a [u32],
-    weights: &'a [W],
-    row_stride: usize,
-    outputs: usize,
-    cols: usize,
+/// A type of inputs.
+pub(crate) trait Input: Copy {
+    /// Neighbouring columns that an instruction multiplies and adds at once: in a panel they lie
+    /// side by side.
+    const PAIR: usize;
+    const ZERO: Self;
+}
+
+impl Input for f32 {
+    const PAIR: usize = 1;
+    const ZERO: Self = 0.0;
+}
+
+impl Input for bf16 {
+    const PAIR: usize = 2;
+    const ZERO: Self = bf16::ZERO;
+}
+
+/// The forms of an instruction set's file, for the dtypes its place in the list asks for.
+macro_rules! forms {
+    ($isa:ident) => {
+        TypedForms { dot: $isa::dot, lanes: $isa::lanes }
+    };
 }
 
 impl Kernel {
     /// The kernels this machine can run, the best for each dtype first.
     pub fn all() -> impl Iterator<Item = Self> {
-        #[cfg(target_arch = "x86_64")]
         let kernels = [
-            (Isa::Avx512Bf16, Block::Bf16Dot(avx512bf16::block)),
-            (Isa::Avx512, Block::F32(avx512::block::<f32>)),
-            (Isa::Avx512, Block::F16(avx512::block::<f16>)),
-            (Isa::Avx512, Block::Bf16(avx512::block::<bf16>)),
-            (Isa::Avx2, Block::F32(avx2::block::<f32>)),
-            (Isa::Avx2, Block::F16(avx2::block::<f16>)),
-            (Isa::Avx2, Block::Bf16(avx2::block::<bf16>)),
-            (Isa::Portable, Block::F32(portable::block::<f32>)),
-            (Isa::Portable, Block::F16(portable::block::<f16>)),
-            (Isa::Portable, Block::Bf16(portable::block::<bf16>)),
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Avx512Bf16, Forms::Bf16Dot(forms!(avx512bf16))),
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Avx512, Forms::F32(forms!(avx512))),
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Avx512, Forms::F16(forms!(avx512))),
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Avx512, Forms::Bf16(forms!(avx512))),
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Avx2, Forms::F32(forms!(avx2))),
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Avx2, Forms::F16(forms!(avx2))),
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Avx2, Forms::Bf16(forms!(avx2))),
+            (Isa::Portable, Forms::F32(forms!(portable))),
+            (Isa::Portable, Forms::F16(forms!(portable))),
+            (Isa::Portable, Forms::Bf16(forms!(portable))),
         ];
-        #[cfg(not(target_arch = "x86_64"))]
-        let kernels = [
-            (Isa::Portable, Block::F32(portable::block::<f32>)),
-            (Isa::Portable, Block::F16(portable::block::<f16>)),
-            (Isa::Portable, Block::Bf16(portable::block::<bf16>)),
-        ];
-        let here = |(isa, block): (Isa, Block)| isa.runs_here().then_some(Self { isa, block });
+        let here = |(isa, forms): (Isa, Forms)| isa.runs_here().then_some(Self { isa, forms });
         kernels.into_iter().filter_map(here)
     }
 
@@ -151,39 +192,27 @@ impl Kernel {
 
     /// The dtype of the weights it takes.
     pub fn weights(&self) -> DType {
-        match self.block {
-            Block::F32(_) => DType::F32,
-            Block::F16(_) => DType::F16,
-            Block::Bf16(_) | Block::Bf16Dot(_) => DType::Bf16,
+        match self.forms {
+            Forms::F32(_) => DType::F32,
+            Forms::F16(_) => DType::F16,
+            Forms::Bf16(_) | Forms::Bf16Dot(_) => DType::Bf16,
         }
     }
 
     /// The dtype of the inputs it takes.
     pub fn inputs(&self) -> DType {
-        match self.block {
-            Block::Bf16Dot(_) => DType::Bf16,
-            Block::F32(_) | Block::F16(_) | Block::Bf16(_) => DType::F32,
+        match self.forms {
+            Forms::Bf16Dot(_) => DType::Bf16,
+            Forms::F32(_) | Forms::F16(_) | Forms::Bf16(_) => DType::F32,
         }
     }
 
-    /// The inputs as this kernel takes them: as they are, or rounded into `rounded`.
-    pub fn prepare<'a>(&self, values: &'a [f32], rounded: &'a mut Vec<bf16>) -> Inputs<'a> {
-        match self.inputs() {
-            DType::Bf16 => {
-                rounded.clear();
-                rounded.extend(values.iter().map(|&value| bf16::from_f32(value)));
-                Inputs::Bf16(rounded)
-            }
-            DType::F32 | DType::F16 => Inputs::F32(values),
-        }
-    }
-
-    /// Computes `out[i, r] = Σ_k x[rows[i], k] · w[outputs.start + r, k]`, row-major.
+    /// Computes `out[i * outputs + r] = Σ_k x[rows[i], k] · w[outputs.start + r, k]`.
     ///
     /// # Panics
     /// If an input row or an output does not exist, `out` does not hold
     /// `rows.len() * outputs.len()` values, or the dtypes are not the kernel's.
-    pub fn run(
+    pub fn dot(
         &self,
         inputs: Inputs<'_>,
         rows: &[u32],
@@ -191,41 +220,181 @@ impl Kernel {
         outputs: Range<usize>,
         out: &mut [f32],
     ) {
-        let call = Call { rows, weights, outputs };
-        match (self.block, inputs) {
-            (Block::F32(block), Inputs::F32(x)) => call.run(block, x, out),
-            (Block::F16(block), Inputs::F32(x)) => call.run(block, x, out),
-            (Block::Bf16(block), Inputs::F32(x)) => call.run(block, x, out),
-            (Block::Bf16Dot(block), Inputs::Bf16(x)) => call.run(block, x, out),
+        match (self.forms, inputs) {
+            (Forms::F32(forms), Inputs::F32(x)) => forms.dot(x, rows, weights, outputs, out),
+            (Forms::F16(forms), Inputs::F32(x)) => forms.dot(x, rows, weights, outputs, out),
+            (Forms::Bf16(forms), Inputs::F32(x)) => forms.dot(x, rows, weights, outputs, out),
+            (Forms::Bf16Dot(forms), Inputs::Bf16(x)) => forms.dot(x, rows, weights, outputs, out),
             _ => panic!("the inputs are not of dtype {}", self.inputs()),
         }
     }
+
+    /// Computes `out[(p * outputs + r) * PANEL + lane] = Σ_k x[p, lane, k] · w[outputs.start + r, k]`
+    /// for every row `lane` of every panel `p`.
+    ///
+    /// # Panics
+    /// If the panels are not whole ones of the weights' columns, an output does not exist, `out`
+    /// does not hold `panels * outputs.len() * PANEL` values, or the dtypes are not the kernel's.
+    pub fn lanes(
+        &self,
+        panels: Inputs<'_>,
+        weights: Weights<'_>,
+        outputs: Range<usize>,
+        out: &mut [f32],
+    ) {
+        let size = self.panel_len(weights.cols);
+        let shape = PanelShape {
+            count: panels.len().checked_div(size).unwrap_or(0),
+            stride: size,
+            step_stride: if self.inputs() == DType::Bf16 { 2 * PANEL } else { PANEL },
+        };
+        assert_eq!(panels.len(), shape.count * size, "panels");
+        self.lanes_of(panels, shape, weights, outputs, out);
+    }
+
+    /// [`lanes`](Self::lanes) with values as they lie in rows: `PANEL` neighbours of a row are the
+    /// lanes, the rows are the columns to sum over. `values` begins with the first panel, the next
+    /// follows beside it.
+    ///
+    /// # Panics
+    /// As `lanes`; also if `values` does not hold `weights` columns' rows `stride` apart.
+    pub fn lanes_in_rows(
+        &self,
+        values: &[f32],
+        panels: usize,
+        stride: usize,
+        weights: Weights<'_>,
+        out: &mut [f32],
+    ) {
+        let needed = weights.cols.checked_sub(1).map_or(0, |rows| rows * stride + panels * PANEL);
+        assert!(needed <= values.len(), "values");
+        let shape = PanelShape { count: panels, stride: PANEL, step_stride: stride };
+        self.lanes_of(Inputs::F32(values), shape, weights, 0..weights.rows, out);
+    }
+
+    fn lanes_of(
+        &self,
+        panels: Inputs<'_>,
+        shape: PanelShape,
+        weights: Weights<'_>,
+        outputs: Range<usize>,
+        out: &mut [f32],
+    ) {
+        match (self.forms, panels) {
+            (Forms::F32(forms), Inputs::F32(x)) => forms.lanes(x, shape, weights, outputs, out),
+            (Forms::F16(forms), Inputs::F32(x)) => forms.lanes(x, shape, weights, outputs, out),
+            (Forms::Bf16(forms), Inputs::F32(x)) => forms.lanes(x, shape, weights, outputs, out),
+            (Forms::Bf16Dot(forms), Inputs::Bf16(x)) => {
+                forms.lanes(x, shape, weights, outputs, out);
+            }
+            _ => panic!("the inputs are not of dtype {}", self.inputs()),
+        }
+    }
+
+    /// Values of a panel of `cols` columns.
+    pub fn panel_len(&self, cols: usize) -> usize {
+        let pair = if self.inputs() == DType::Bf16 { <bf16 as Input>::PAIR } else { 1 };
+        cols.next_multiple_of(pair) * PANEL
+    }
 }
 
-struct Call<'a> {
-    rows: &'a [u32],
-    weights: Weights<'a>,
-    outputs: Range<usize>,
+/// Where panels lie.
+#[derive(Clone, Copy)]
+struct PanelShape {
+    count: usize,
+    /// From a panel to the next.
+    stride: usize,
+    /// From a column (a pair of columns) to the next.
+    step_stride: usize,
 }
 
-impl Call<'_> {
-    fn run<X, W: Element>(self, block: TypedBlock<X, W>, inputs: &[X], out: &mut [f32]) {
-        let Weights { elements, rows, cols, row_stride } = self.weights;
-        let weights = W::slice(elements).expect("the weights are of the kernel's dtype");
-        let outputs = self.outputs;
-        assert!(outputs.start <= outputs.end && outputs.end <= rows, "outputs {outputs:?}");
-        assert_eq!(out.len(), self.rows.len() * outputs.len(), "out");
+impl<X: Input, W: Element> TypedForms<X, W> {
+    fn dot(
+        self,
+        inputs: &[X],
+        rows: &[u32],
+        weights: Weights<'_>,
+        outputs: Range<usize>,
+        out: &mut [f32],
+    ) {
+        let cols = weights.cols;
+        assert_eq!(out.len(), rows.len() * outputs.len(), "out");
         let existing = inputs.len().checked_div(cols).unwrap_or(usize::MAX);
-        assert!(self.rows.iter().all(|&row| (row as usize) < existing), "input rows");
-        let call = TypedCall {
+        assert!(rows.iter().all(|&row| (row as usize) < existing), "input rows");
+        let call = DotCall {
             inputs,
-            rows: self.rows,
-            weights: weights.get(outputs.start * row_stride..).unwrap_or_default(),
-            row_stride,
+            rows,
+            weights: weights.rows_of(&outputs),
+            row_stride: weights.row_stride,
             outputs: outputs.len(),
             cols,
         };
         // SAFETY: `Kernel::all` checked the instruction set before it made the kernel.
-        unsafe { block(&call, out) };
+        unsafe { (self.dot)(&call, out) };
     }
+
+    fn lanes(
+        self,
+        panels: &[X],
+        shape: PanelShape,
+        weights: Weights<'_>,
+        outputs: Range<usize>,
+        out: &mut [f32],
+    ) {
+        assert_eq!(out.len(), shape.count * outputs.len() * PANEL, "out");
+        let call = LanesCall {
+            panels,
+            panel_count: shape.count,
+            panel_stride: shape.stride,
+            step_stride: shape.step_stride,
+            weights: weights.rows_of(&outputs),
+            row_stride: weights.row_stride,
+            outputs: outputs.len(),
+            cols: weights.cols,
+        };
+        // SAFETY: `Kernel::all` checked the instruction set before it made the kernel.
+        unsafe { (self.lanes)(&call, out) };
+    }
+}
+
+/// Packs up to [`PANEL`] of the rows `[_, cols]` of `inputs` into a panel; the lanes that are left
+/// become zero.
+///
+/// # Panics
+/// If there are more rows, one does not exist, or `panel` does not hold a panel of `cols` columns.
+pub(crate) fn pack<X: Input>(inputs: &[X], rows: &[u32], cols: usize, panel: &mut [X]) {
+    let step = X::PAIR * PANEL;
+    assert!(rows.len() <= PANEL && panel.len() == cols.div_ceil(X::PAIR) * step, "panel");
+    if rows.len() < PANEL || !cols.is_multiple_of(X::PAIR) {
+        panel.fill(X::ZERO);
+    }
+    for (lane, &row) in rows.iter().enumerate() {
+        let row = &inputs[row as usize * cols..][..cols];
+        for (columns, out) in row.chunks(X::PAIR).zip(panel.chunks_exact_mut(step)) {
+            out[lane * X::PAIR..][..columns.len()].copy_from_slice(columns);
+        }
+    }
+}
+
+/// How many of `rows` input rows go through [`Kernel::lanes`], and in how many panels; the rest go
+/// through [`Kernel::dot`]. A last panel that is nearly full is cheaper than as many dot products.
+pub(crate) fn in_panels(rows: usize) -> (usize, usize) {
+    /// Rows from which on a panel beats dot products.
+    const WORTH_A_PANEL: usize = 13;
+    let panels = (rows + PANEL - WORTH_A_PANEL) / PANEL;
+    (rows.min(panels * PANEL), panels)
+}
+
+/// Asks for a cache line that is read soon. Any address is allowed.
+#[inline(always)]
+fn prefetch<T>(address: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a prefetch reads nothing the program can see and never faults; SSE is part of
+        // every x86-64.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
 }

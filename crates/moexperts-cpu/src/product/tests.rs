@@ -17,7 +17,70 @@ fn values(len: usize, seed: u32) -> Vec<f32> {
     (0..len).map(|_| next() as f32).collect()
 }
 
-/// Runs one kernel and compares every output with its allowance
+/// Input rows as a kernel takes them.
+struct Prepared {
+    f32: Vec<f32>,
+    bf16: Vec<bf16>,
+    dtype: DType,
+}
+
+impl Prepared {
+    fn new(kernel: Kernel, f32: Vec<f32>) -> Self {
+        let bf16 = f32.iter().map(|&value| bf16::from_f32(value)).collect();
+        Self { f32, bf16, dtype: kernel.inputs() }
+    }
+
+    fn inputs(&self) -> Inputs<'_> {
+        if self.dtype == DType::Bf16 { Inputs::Bf16(&self.bf16) } else { Inputs::F32(&self.f32) }
+    }
+
+    /// The rows in panels.
+    fn panels(&self, kernel: Kernel, rows: &[u32], cols: usize) -> Self {
+        let len = rows.len().div_ceil(PANEL) * kernel.panel_len(cols);
+        // What was there before must not matter.
+        let mut panels =
+            Self { f32: vec![f32::NAN; len], bf16: vec![bf16::NAN; len], dtype: self.dtype };
+        if cols > 0 {
+            let size = kernel.panel_len(cols);
+            for (panel, rows) in rows.chunks(PANEL).enumerate() {
+                let place = panel * size..(panel + 1) * size;
+                if self.dtype == DType::Bf16 {
+                    pack(&self.bf16, rows, cols, &mut panels.bf16[place]);
+                } else {
+                    pack(&self.f32, rows, cols, &mut panels.f32[place]);
+                }
+            }
+        }
+        panels
+    }
+}
+
+/// What one form of a kernel gives, `[rows, outputs]`.
+fn run(
+    kernel: Kernel,
+    lanes: bool,
+    x: &Prepared,
+    rows: &[u32],
+    weights: Weights<'_>,
+    outputs: Range<usize>,
+) -> Vec<f32> {
+    let count = outputs.len();
+    if !lanes {
+        let mut out = vec![f32::NAN; rows.len() * count];
+        kernel.dot(x.inputs(), rows, weights, outputs, &mut out);
+        return out;
+    }
+    let panels = x.panels(kernel, rows, weights.cols);
+    let panel_count = if weights.cols == 0 { 0 } else { rows.len().div_ceil(PANEL) };
+    let mut out = vec![f32::NAN; panel_count * count * PANEL];
+    kernel.lanes(panels.inputs(), weights, outputs, &mut out);
+    let at = |row: usize, output: usize| {
+        out.get((row / PANEL * count + output) * PANEL + row % PANEL).copied().unwrap_or(0.0)
+    };
+    (0..rows.len()).flat_map(|row| (0..count).map(move |output| at(row, output))).collect()
+}
+
+/// Runs both forms of a kernel and compares every output with its allowance
 /// `cols · eps(f32) · Σ|x||w| + 2 · eps(inputs) · Σ|x||w|`.
 fn check(kernel: Kernel, inputs: usize, outputs: usize, cols: usize, seed: u32) {
     let x = Tensor::from_vec(inputs, cols, values(inputs * cols, seed)).unwrap();
@@ -29,27 +92,29 @@ fn check(kernel: Kernel, inputs: usize, outputs: usize, cols: usize, seed: u32) 
     // order that is not the stored one.
     let again = (inputs > 1).then(|| inputs as u32 - 1);
     let rows: Vec<u32> = (0..inputs as u32).rev().chain(again).collect();
-    let mut rounded = Vec::new();
-    let prepared = kernel.prepare(x.data(), &mut rounded);
-    let mut out = vec![f32::NAN; rows.len() * outputs];
-    kernel.run(prepared, &rows, weights, 0..outputs, &mut out);
-    for (place, &row) in rows.iter().enumerate() {
-        for output in 0..outputs {
-            let w = weights.elements.slice(output * stride..output * stride + cols).to_f32();
-            let terms =
-                || x.row(row as usize).iter().zip(&w).map(|(&x, &w)| f64::from(x) * f64::from(w));
-            let expected: f64 = terms().sum();
-            let magnitude: f64 = terms().map(f64::abs).sum();
-            let rounding = if kernel.inputs() == DType::Bf16 { DType::Bf16.epsilon() } else { 0.0 };
-            let allowance = (cols as f64 * DType::F32.epsilon() + rounding) * magnitude;
-            let got = f64::from(out[place * outputs + output]);
-            assert!(
-                (got - expected).abs() <= allowance,
-                "{} {} [{inputs}, {cols}] x [{outputs}, {cols}] at [{place}, {output}]: \
-                 {got} against {expected}, allowed {allowance:e}",
-                kernel.isa(),
-                kernel.weights(),
-            );
+    let prepared = Prepared::new(kernel, x.data().to_vec());
+    for lanes in [false, true] {
+        let out = run(kernel, lanes, &prepared, &rows, weights, 0..outputs);
+        for (place, &row) in rows.iter().enumerate() {
+            for output in 0..outputs {
+                let w = weights.elements.slice(output * stride..output * stride + cols).to_f32();
+                let terms = || {
+                    x.row(row as usize).iter().zip(&w).map(|(&x, &w)| f64::from(x) * f64::from(w))
+                };
+                let expected: f64 = terms().sum();
+                let magnitude: f64 = terms().map(f64::abs).sum();
+                let rounding =
+                    if kernel.inputs() == DType::Bf16 { DType::Bf16.epsilon() } else { 0.0 };
+                let allowance = (cols as f64 * DType::F32.epsilon() + rounding) * magnitude;
+                let got = f64::from(out[place * outputs + output]);
+                assert!(
+                    (got - expected).abs() <= allowance,
+                    "{} {} lanes: {lanes} [{inputs}, {cols}] x [{outputs}, {cols}] at \
+                     [{place}, {output}]: {got} against {expected}, allowed {allowance:e}",
+                    kernel.isa(),
+                    kernel.weights(),
+                );
+            }
         }
     }
 }
@@ -64,30 +129,65 @@ fn every_kernel_matches_the_reference_at_every_edge() {
                 }
             }
         }
-        check(kernel, BLOCK_INPUTS, BLOCK_OUTPUTS, 2048, 5);
+        // Several panels, tiles of every height, and more columns than are multiplied at once.
+        for outputs in 1..=17 {
+            check(kernel, 40, outputs, 70, outputs as u32);
+        }
+        check(kernel, 15, 48, 2048, 5);
+        check(kernel, 47, 13, 4099, 6);
+        check(kernel, 130, 9, 700, 7);
     }
 }
 
 #[test]
 fn an_output_does_not_depend_on_its_neighbours() {
     for kernel in Kernel::all() {
-        let (inputs, outputs, cols) = (13, 11, 300);
-        let x = values(inputs * cols, 1);
+        // Enough panels that the columns are cut where a single row's are not.
+        let (inputs, outputs, cols) = (113, 11, 900);
+        let x = Prepared::new(kernel, values(inputs * cols, 1));
         let w =
             Matrix::from_f32(outputs, cols, &values(outputs * cols, 2), kernel.weights()).unwrap();
         let rows: Vec<u32> = (0..inputs as u32).collect();
-        let mut rounded = Vec::new();
-        let prepared = kernel.prepare(&x, &mut rounded);
-        let mut whole = vec![0.0; inputs * outputs];
-        kernel.run(prepared, &rows, (&w).into(), 0..outputs, &mut whole);
-        for row in 0..inputs {
-            for output in 0..outputs {
-                let mut single = [0.0];
-                let range = output..output + 1;
-                kernel.run(prepared, &[row as u32], (&w).into(), range, &mut single);
-                assert_eq!(single[0].to_bits(), whole[row * outputs + output].to_bits());
+        for lanes in [false, true] {
+            let whole = run(kernel, lanes, &x, &rows, (&w).into(), 0..outputs);
+            for row in (0..inputs).step_by(7) {
+                for output in 0..outputs {
+                    let range = output..output + 1;
+                    let single = run(kernel, lanes, &x, &[row as u32], (&w).into(), range);
+                    assert_eq!(single[0].to_bits(), whole[row * outputs + output].to_bits());
+                }
             }
         }
+    }
+}
+
+#[test]
+fn values_in_rows_are_panels_too() {
+    for kernel in Kernel::all().filter(|kernel| kernel.weights() == DType::F32) {
+        let (positions, width, heads) = (37, 3 * PANEL, 9);
+        let values_ = values(positions * width, 1);
+        let weights = values(heads * positions, 2);
+        let weights = Weights::from_f32(&weights, heads, positions, positions);
+        let mut out = vec![f32::NAN; 2 * heads * PANEL];
+        kernel.lanes_in_rows(&values_[PANEL..], 2, width, weights, &mut out);
+        for (index, &got) in out.iter().enumerate() {
+            let (panel, head, lane) = (index / PANEL / heads, index / PANEL % heads, index % PANEL);
+            let term = |position: usize| {
+                let value = values_[position * width + PANEL + panel * PANEL + lane];
+                f64::from(weights.elements.get(head * positions + position)) * f64::from(value)
+            };
+            let expected: f64 = (0..positions).map(term).sum();
+            assert!((f64::from(got) - expected).abs() < 1e-4, "{got} against {expected}");
+        }
+    }
+}
+
+#[test]
+fn rows_are_divided_into_panels_and_the_rest() {
+    for (rows, expected) in
+        [(0, (0, 0)), (12, (0, 0)), (13, (13, 1)), (16, (16, 1)), (28, (16, 1)), (29, (29, 2))]
+    {
+        assert_eq!(in_panels(rows), expected, "{rows}");
     }
 }
 
@@ -98,13 +198,13 @@ fn a_number_that_is_none_stays_in_its_row() {
         x[2 * 40 + 39] = f32::NAN;
         x[40] = f32::INFINITY;
         let w = Matrix::from_f32(4, 40, &[0.5; 160], kernel.weights()).unwrap();
-        let mut rounded = Vec::new();
-        let prepared = kernel.prepare(&x, &mut rounded);
-        let mut out = [0.0; 16];
-        kernel.run(prepared, &[0, 1, 2, 3], (&w).into(), 0..4, &mut out);
-        assert!(out[..4].iter().chain(&out[12..]).all(|value| value.is_finite()));
-        assert!(out[4..8].iter().all(|value| *value == f32::INFINITY));
-        assert!(out[8..12].iter().all(|value| value.is_nan()));
+        let prepared = Prepared::new(kernel, x);
+        for lanes in [false, true] {
+            let out = run(kernel, lanes, &prepared, &[0, 1, 2, 3], (&w).into(), 0..4);
+            assert!(out[..4].iter().chain(&out[12..]).all(|value| value.is_finite()));
+            assert!(out[4..8].iter().all(|value| *value == f32::INFINITY));
+            assert!(out[8..12].iter().all(|value| value.is_nan()));
+        }
     }
 }
 

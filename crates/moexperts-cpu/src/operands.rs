@@ -1,0 +1,134 @@
+//! Buffers of values in the dtype a kernel multiplies.
+
+use std::ops::Range;
+
+use half::bf16;
+use moexperts_core::DType;
+
+use crate::{
+    cpu::Cpu,
+    product::{Inputs, Kernel, PANEL},
+    shared_rows::SharedRows,
+};
+
+/// A buffer that grows to the largest use and stays.
+#[derive(Debug, Default)]
+pub(crate) struct Buffer {
+    f32: Vec<f32>,
+    bf16: Vec<bf16>,
+}
+
+impl Buffer {
+    /// Room for `rows` rows of `cols` values of the kernel's inputs. What is in it is left over.
+    pub(crate) fn rows(&mut self, kernel: &Kernel, rows: usize, cols: usize) -> Operands<'_> {
+        fn room<T: Clone>(buffer: &mut Vec<T>, len: usize, zero: T) -> &mut [T] {
+            buffer.resize(len.max(buffer.len()), zero);
+            &mut buffer[..len]
+        }
+        match kernel.inputs() {
+            DType::Bf16 => {
+                Operands::Bf16(SharedRows::new(room(&mut self.bf16, rows * cols, bf16::ZERO), cols))
+            }
+            DType::F32 | DType::F16 => {
+                Operands::F32(SharedRows::new(room(&mut self.f32, rows * cols, 0.0), cols))
+            }
+        }
+    }
+
+    /// Rows of f32 values as the kernel takes them: as they are, or rounded into this buffer.
+    pub(crate) fn prepare<'a>(
+        &'a mut self,
+        cpu: &Cpu,
+        kernel: &Kernel,
+        values: &'a [f32],
+        cols: usize,
+    ) -> Inputs<'a> {
+        if kernel.inputs() != DType::Bf16 {
+            return Inputs::F32(values);
+        }
+        let len = values.len();
+        self.bf16.resize(len.max(self.bf16.len()), bf16::ZERO);
+        let rounded = &mut self.bf16[..len];
+        cpu.for_each_row(rounded, cols, |row, out| {
+            cpu.elementwise().round(&values[row * cols..(row + 1) * cols], out);
+        });
+        Inputs::Bf16(rounded)
+    }
+}
+
+/// Rows that several threads write, each its own rows or columns, and a kernel reads.
+pub(crate) enum Operands<'a> {
+    F32(SharedRows<'a, f32>),
+    Bf16(SharedRows<'a, bf16>),
+}
+
+impl Operands<'_> {
+    /// Writes columns of a row.
+    ///
+    /// # Safety
+    /// Nobody else uses these columns of this row.
+    pub(crate) unsafe fn store(&self, cpu: &Cpu, row: usize, cols: Range<usize>, values: &[f32]) {
+        match self {
+            // SAFETY: as the caller owes.
+            Self::F32(rows) => unsafe { rows.part(row, cols) }.copy_from_slice(values),
+            // SAFETY: as the caller owes.
+            Self::Bf16(rows) => cpu.elementwise().round(values, unsafe { rows.part(row, cols) }),
+        }
+    }
+
+    /// Writes columns of a panel: [`PANEL`] values for each.
+    ///
+    /// # Safety
+    /// Nobody else uses these columns of this panel; the first of them is even.
+    pub(crate) unsafe fn store_panel(&self, panel: usize, cols: Range<usize>, values: &[f32]) {
+        let cells = cols.start * PANEL..cols.end * PANEL;
+        match self {
+            // SAFETY: as the caller owes.
+            Self::F32(panels) => unsafe { panels.part(panel, cells) }.copy_from_slice(values),
+            Self::Bf16(panels) => {
+                // A pair of columns lies side by side; of an odd last one the second is zero.
+                let cells = cells.start..cells.end.next_multiple_of(2 * PANEL);
+                // SAFETY: as the caller owes.
+                let out = unsafe { panels.part(panel, cells) };
+                for (pair, out) in values.chunks(2 * PANEL).zip(out.chunks_exact_mut(2 * PANEL)) {
+                    let (first, second) = pair.split_at(PANEL);
+                    for (lane, out) in out.chunks_exact_mut(2).enumerate() {
+                        let second = second.get(lane).copied().unwrap_or(0.0);
+                        out.copy_from_slice(&[first[lane], second].map(bf16::from_f32));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Packs input rows into a panel.
+    ///
+    /// # Safety
+    /// Nobody else uses this panel.
+    pub(crate) unsafe fn pack(&self, panel: usize, inputs: Inputs<'_>, rows: &[u32], cols: usize) {
+        match (self, inputs) {
+            (Self::F32(panels), Inputs::F32(x)) => {
+                // SAFETY: as the caller owes.
+                crate::product::pack(x, rows, cols, unsafe { panels.row(panel) });
+            }
+            (Self::Bf16(panels), Inputs::Bf16(x)) => {
+                // SAFETY: as the caller owes.
+                crate::product::pack(x, rows, cols, unsafe { panels.row(panel) });
+            }
+            _ => unreachable!("inputs and panels are made for the same kernel"),
+        }
+    }
+
+    /// Some of the rows.
+    ///
+    /// # Safety
+    /// Nobody writes them while the result is in use.
+    pub(crate) unsafe fn read(&self, rows: Range<usize>) -> Inputs<'_> {
+        match self {
+            // SAFETY: as the caller owes.
+            Self::F32(all) => Inputs::F32(unsafe { all.rows(rows) }),
+            // SAFETY: as the caller owes.
+            Self::Bf16(all) => Inputs::Bf16(unsafe { all.rows(rows) }),
+        }
+    }
+}

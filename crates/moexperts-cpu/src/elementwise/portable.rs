@@ -10,16 +10,15 @@ use crate::isa::Isa;
 /// Partial sums of one reduction.
 const LANES: usize = 16;
 
-pub(crate) const KERNELS: Elementwise =
-    Elementwise {
-        isa: Isa::Portable,
-        activate_gated,
-        activate,
-        rms_norm,
-        softmax,
-        add_scaled,
-        round,
-    };
+pub(crate) const KERNELS: Elementwise = Elementwise {
+    isa: Isa::Portable,
+    activate_gated,
+    activate,
+    rms_norm,
+    softmax,
+    add_scaled,
+    round,
+};
 
 #[inline(always)]
 pub(super) fn activate_gated(activation: Activation, gate: &[f32], up: &mut [f32]) {

@@ -13,8 +13,15 @@ macro_rules! compiled_for {
         pub(super) mod $module {
             use super::*;
 
-            pub(crate) const KERNELS: Elementwise =
-                Elementwise { isa: $isa, activate_gated, activate, rms_norm, softmax, add_scaled, round };
+            pub(crate) const KERNELS: Elementwise = Elementwise {
+                isa: $isa,
+                activate_gated,
+                activate,
+                rms_norm,
+                softmax,
+                add_scaled,
+                round,
+            };
 
             #[target_feature(enable = $features)]
             fn activate_gated(activation: Activation, gate: &[f32], up: &mut [f32]) {

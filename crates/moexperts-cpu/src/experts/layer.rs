@@ -247,12 +247,7 @@ impl<'a> Layer<'a> {
         up
     }
 
-    fn add_bias(
-        &self,
-        linear: &Linear<Matrix, Vec<f32>>,
-        columns: &Range<usize>,
-        out: &mut [f32],
-    ) {
+    fn add_bias(&self, linear: &Linear<Matrix, Vec<f32>>, columns: &Range<usize>, out: &mut [f32]) {
         if let Some(bias) = &linear.bias {
             for row in out.chunks_exact_mut(columns.len()) {
                 self.cpu.elementwise().add_scaled(row, &bias[columns.clone()], 1.0);

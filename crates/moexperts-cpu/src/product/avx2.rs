@@ -6,8 +6,8 @@ use half::{bf16, f16};
 
 use super::{
     PANEL,
-    dot::{self, DotCall, DotTiles, for_each_line},
-    lanes::{self, LaneTiles, LanesCall, Tile},
+    dot::{self, DotCall, DotTiles},
+    lanes::{self, LaneTiles, LanesCall},
 };
 
 /// f32 values of a register.
@@ -44,65 +44,73 @@ pub(super) trait Widen: Sized {
 struct Avx2;
 
 impl<W: Widen> DotTiles<f32, W> for Avx2 {
+    type Sums = __m256;
+
+    const LANES: usize = LANES;
     // 4 x 3 accumulators, 3 weights and 1 input are the 16 registers.
     const INPUTS: usize = 4;
     const WEIGHTS: usize = 3;
 
     #[inline(always)]
-    unsafe fn tile<const I: usize, const R: usize>(
+    unsafe fn zero() -> __m256 {
+        // SAFETY: as the trait owes.
+        unsafe { _mm256_setzero_ps() }
+    }
+
+    #[inline(always)]
+    unsafe fn step<const I: usize, const R: usize>(
+        sums: &mut [[__m256; R]; I],
         inputs: [*const f32; I],
         weights: [*const W; R],
-        ahead: [*const W; R],
-        cols: usize,
-        out: *mut f32,
-        out_stride: usize,
     ) {
-        // SAFETY: the caller has the instruction set and gives `cols` elements behind each
-        // pointer and room for every output.
+        // SAFETY: as the trait owes.
         unsafe {
-            let mut sums = [[_mm256_setzero_ps(); R]; I];
-            let step = |sums: &mut [[__m256; R]; I], x: [__m256; I], w: [__m256; R]| {
-                for i in 0..I {
-                    for r in 0..R {
-                        sums[i][r] = _mm256_fmadd_ps(x[i], w[r], sums[i][r]);
-                    }
-                }
-            };
-            let whole = |sums: &mut [[__m256; R]; I], k: usize| {
-                let x = inputs.map(|row| _mm256_loadu_ps(row.add(k)));
-                step(sums, x, weights.map(|row| W::widen(row.add(k))));
-            };
-            for_each_line(
-                &mut sums,
-                cols,
-                ahead,
-                |sums, line| {
-                    for k in (0..64 / size_of::<W>()).step_by(LANES) {
-                        whole(sums, line + k);
-                    }
-                },
-                |sums, mut k| {
-                    while k + LANES <= cols {
-                        whole(sums, k);
-                        k += LANES;
-                    }
-                    if k < cols {
-                        let x = inputs.map(|row| f32::widen_tail(row.add(k), cols - k));
-                        step(sums, x, weights.map(|row| W::widen_tail(row.add(k), cols - k)));
-                    }
-                },
-            );
+            let mut w = [_mm256_setzero_ps(); R];
+            for r in 0..R {
+                w[r] = W::widen(weights[r]);
+            }
             for i in 0..I {
+                let x = _mm256_loadu_ps(inputs[i]);
                 for r in 0..R {
-                    *out.add(i * out_stride + r) = total(sums[i][r]);
+                    sums[i][r] = _mm256_fmadd_ps(x, w[r], sums[i][r]);
                 }
             }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn tail<const I: usize, const R: usize>(
+        sums: &mut [[__m256; R]; I],
+        inputs: [*const f32; I],
+        weights: [*const W; R],
+        cols: usize,
+    ) {
+        // SAFETY: as the trait owes.
+        unsafe {
+            for r in 0..R {
+                let w = W::widen_tail(weights[r], cols);
+                for i in 0..I {
+                    sums[i][r] = _mm256_fmadd_ps(f32::widen_tail(inputs[i], cols), w, sums[i][r]);
+                }
+            }
+        }
+    }
+
+    /// Halves first.
+    #[inline(always)]
+    unsafe fn total(lanes: __m256) -> f32 {
+        // SAFETY: as the trait owes.
+        unsafe {
+            let four = _mm_add_ps(_mm256_castps256_ps128(lanes), _mm256_extractf128_ps::<1>(lanes));
+            let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
         }
     }
 }
 
 impl<W: Widen> LaneTiles<f32, W> for Avx2 {
     type Operand = f32;
+    type Sums = [__m256; 2];
 
     // 6 x 2 accumulators, a panel's 2 registers and 1 weight are 15 of the 16 registers.
     const ROWS: usize = 6;
@@ -110,46 +118,55 @@ impl<W: Widen> LaneTiles<f32, W> for Avx2 {
     const STAGE: Option<unsafe fn(*const W, *mut f32, usize)> = W::STAGE;
 
     #[inline(always)]
-    unsafe fn tile<const R: usize, const P: usize>(tile: &Tile<f32, W, f32>) {
+    unsafe fn zero() -> [__m256; 2] {
         const { assert!(PANEL == 2 * LANES) };
-        let (panel, sums) = (tile.panels[0], tile.sums[0]);
-        // SAFETY: the caller has the instruction set and gives the rows, the panel and the sums.
+        // SAFETY: as the trait owes.
+        unsafe { [_mm256_setzero_ps(); 2] }
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> [__m256; 2] {
+        // SAFETY: as the trait owes.
+        unsafe { [_mm256_loadu_ps(from), _mm256_loadu_ps(from.add(LANES))] }
+    }
+
+    #[inline(always)]
+    unsafe fn store(sums: [__m256; 2], to: *mut f32) {
+        // SAFETY: as the trait owes.
         unsafe {
-            let mut acc = [[_mm256_setzero_ps(); 2]; R];
-            if !tile.begin {
+            _mm256_storeu_ps(to, sums[0]);
+            _mm256_storeu_ps(to.add(LANES), sums[1]);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn step<const R: usize, const P: usize>(
+        sums: &mut [[[__m256; 2]; P]; R],
+        panels: [*const f32; P],
+        weights: *const f32,
+        row_stride: usize,
+    ) {
+        // SAFETY: as the trait owes.
+        unsafe {
+            for p in 0..P {
+                let x = [_mm256_loadu_ps(panels[p]), _mm256_loadu_ps(panels[p].add(LANES))];
                 for r in 0..R {
-                    let sums = sums.add(r * PANEL);
-                    acc[r] = [_mm256_loadu_ps(sums), _mm256_loadu_ps(sums.add(LANES))];
+                    let w = _mm256_broadcast_ss(&*weights.add(r * row_stride));
+                    sums[r][p][0] = _mm256_fmadd_ps(w, x[0], sums[r][p][0]);
+                    sums[r][p][1] = _mm256_fmadd_ps(w, x[1], sums[r][p][1]);
                 }
-            }
-            let step = |acc: &mut [[__m256; 2]; R], k: usize| {
-                let x = panel.add(k * tile.step_stride);
-                let x = [_mm256_loadu_ps(x), _mm256_loadu_ps(x.add(LANES))];
-                for r in 0..R {
-                    let w = _mm256_broadcast_ss(&*tile.weights.add(r * tile.row_stride + k));
-                    acc[r] = [_mm256_fmadd_ps(w, x[0], acc[r][0]), _mm256_fmadd_ps(w, x[1], acc[r][1])];
-                }
-            };
-            let mut k = 0;
-            while k + 32 <= tile.cols {
-                tile.prefetch::<R, 32>(k);
-                for _ in 0..4 {
-                    for u in 0..8 {
-                        step(&mut acc, k + u);
-                    }
-                    k += 8;
-                }
-            }
-            while k < tile.cols {
-                step(&mut acc, k);
-                k += 1;
-            }
-            for r in 0..R {
-                let sums = sums.add(r * PANEL);
-                _mm256_storeu_ps(sums, acc[r][0]);
-                _mm256_storeu_ps(sums.add(LANES), acc[r][1]);
             }
         }
+    }
+
+    #[inline(always)]
+    unsafe fn odd<const R: usize, const P: usize>(
+        _: &mut [[[__m256; 2]; P]; R],
+        _: [*const f32; P],
+        _: *const f32,
+        _: usize,
+    ) {
+        unreachable!("f32 columns have no partners");
     }
 }
 
@@ -171,20 +188,6 @@ unsafe fn stage<W: Widen>(from: *const W, to: *mut f32, count: usize) {
             _mm256_storeu_ps(tail.as_mut_ptr(), W::widen_tail(from.add(k), count - k));
             std::ptr::copy_nonoverlapping(tail.as_ptr(), to.add(k), count - k);
         }
-    }
-}
-
-/// The sum of the eight lanes, halves first.
-///
-/// # Safety
-/// The processor has AVX2.
-#[inline(always)]
-unsafe fn total(lanes: __m256) -> f32 {
-    // SAFETY: the caller has the instruction set.
-    unsafe {
-        let four = _mm_add_ps(_mm256_castps256_ps128(lanes), _mm256_extractf128_ps::<1>(lanes));
-        let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-        _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
     }
 }
 

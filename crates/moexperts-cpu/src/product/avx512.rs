@@ -6,8 +6,8 @@ use half::{bf16, f16};
 
 use super::{
     PANEL,
-    dot::{self, DotCall, DotTiles, for_each_line},
-    lanes::{self, LaneTiles, LanesCall, Tile},
+    dot::{self, DotCall, DotTiles},
+    lanes::{self, LaneTiles, LanesCall},
 };
 
 /// f32 values of a register.
@@ -40,55 +40,68 @@ pub(super) trait Widen: Sized {
 struct Avx512;
 
 impl<W: Widen> DotTiles<f32, W> for Avx512 {
+    type Sums = __m512;
+
+    const LANES: usize = LANES;
     // 5 x 4 accumulators, 4 weights and 1 input are 25 of the 32 registers.
     const INPUTS: usize = 5;
     const WEIGHTS: usize = 4;
 
     #[inline(always)]
-    unsafe fn tile<const I: usize, const R: usize>(
+    unsafe fn zero() -> __m512 {
+        // SAFETY: as the trait owes.
+        unsafe { _mm512_setzero_ps() }
+    }
+
+    #[inline(always)]
+    unsafe fn step<const I: usize, const R: usize>(
+        sums: &mut [[__m512; R]; I],
         inputs: [*const f32; I],
         weights: [*const W; R],
-        ahead: [*const W; R],
-        cols: usize,
-        out: *mut f32,
-        out_stride: usize,
     ) {
-        // SAFETY: the caller has the instruction set and gives `cols` elements behind each
-        // pointer and room for every output.
-        unsafe {
-            let mut sums = [[_mm512_setzero_ps(); R]; I];
-            let step = |sums: &mut [[__m512; R]; I], k: usize, mask: __mmask16| {
-                let w = weights.map(|row| W::widen(row.add(k), mask));
-                for i in 0..I {
-                    let x = f32::widen(inputs[i].add(k), mask);
-                    for r in 0..R {
-                        sums[i][r] = _mm512_fmadd_ps(x, w[r], sums[i][r]);
-                    }
-                }
-            };
-            for_each_line(
-                &mut sums,
-                cols,
-                ahead,
-                |sums, line| {
-                    for k in (0..64 / size_of::<W>()).step_by(LANES) {
-                        step(sums, line + k, !0);
-                    }
-                },
-                |sums, mut k| {
-                    while k + LANES <= cols {
-                        step(sums, k, !0);
-                        k += LANES;
-                    }
-                    if k < cols {
-                        step(sums, k, (1 << (cols - k)) - 1);
-                    }
-                },
-            );
-            for i in 0..I {
-                for r in 0..R {
-                    *out.add(i * out_stride + r) = _mm512_reduce_add_ps(sums[i][r]);
-                }
+        // SAFETY: as the trait owes.
+        unsafe { masked(sums, inputs, weights, !0) }
+    }
+
+    #[inline(always)]
+    unsafe fn tail<const I: usize, const R: usize>(
+        sums: &mut [[__m512; R]; I],
+        inputs: [*const f32; I],
+        weights: [*const W; R],
+        cols: usize,
+    ) {
+        // SAFETY: as the trait owes.
+        unsafe { masked(sums, inputs, weights, (1 << cols) - 1) }
+    }
+
+    #[inline(always)]
+    unsafe fn total(sums: __m512) -> f32 {
+        // SAFETY: as the trait owes.
+        unsafe { _mm512_reduce_add_ps(sums) }
+    }
+}
+
+/// Adds the columns of the set bits of `mask`.
+///
+/// # Safety
+/// The processor has AVX-512; those columns lie behind the pointers.
+#[inline(always)]
+unsafe fn masked<W: Widen, const I: usize, const R: usize>(
+    sums: &mut [[__m512; R]; I],
+    inputs: [*const f32; I],
+    weights: [*const W; R],
+    mask: __mmask16,
+) {
+    // SAFETY: as the caller owes.
+    unsafe {
+        let mut w = [_mm512_setzero_ps(); R];
+        for r in 0..R {
+            w[r] = W::widen(weights[r], mask);
+        }
+        for i in 0..I {
+            let x = f32::widen(inputs[i], mask);
+            for r in 0..R {
+                sums[i][r] = _mm512_fmadd_ps(x, w[r], sums[i][r]);
             }
         }
     }
@@ -96,6 +109,7 @@ impl<W: Widen> DotTiles<f32, W> for Avx512 {
 
 impl<W: Widen> LaneTiles<f32, W> for Avx512 {
     type Operand = f32;
+    type Sums = __m512;
 
     // 8 x 2 accumulators, 2 panels and 1 weight are 19 of the 32 registers; more rows, a page
     // apart, would fall into one set of the first-level cache.
@@ -104,50 +118,54 @@ impl<W: Widen> LaneTiles<f32, W> for Avx512 {
     const STAGE: Option<unsafe fn(*const W, *mut f32, usize)> = W::STAGE;
 
     #[inline(always)]
-    unsafe fn tile<const R: usize, const P: usize>(tile: &Tile<f32, W, f32>) {
+    unsafe fn zero() -> __m512 {
         const { assert!(PANEL == LANES) };
-        // SAFETY: the caller has the instruction set and gives the rows, the panels and the sums.
+        // SAFETY: as the trait owes.
+        unsafe { _mm512_setzero_ps() }
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> __m512 {
+        // SAFETY: as the trait owes.
+        unsafe { _mm512_loadu_ps(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(sums: __m512, to: *mut f32) {
+        // SAFETY: as the trait owes.
+        unsafe { _mm512_storeu_ps(to, sums) }
+    }
+
+    #[inline(always)]
+    unsafe fn step<const R: usize, const P: usize>(
+        sums: &mut [[__m512; P]; R],
+        panels: [*const f32; P],
+        weights: *const f32,
+        row_stride: usize,
+    ) {
+        // SAFETY: as the trait owes.
         unsafe {
-            let mut acc = [[_mm512_setzero_ps(); P]; R];
-            if !tile.begin {
-                for r in 0..R {
-                    for p in 0..P {
-                        acc[r][p] = _mm512_loadu_ps(tile.sums[p].add(r * PANEL));
-                    }
-                }
-            }
-            let step = |acc: &mut [[__m512; P]; R], k: usize| {
-                let mut x = [_mm512_setzero_ps(); P];
-                for p in 0..P {
-                    x[p] = _mm512_loadu_ps(tile.panels[p].add(k * tile.step_stride));
-                }
-                for r in 0..R {
-                    let w = _mm512_set1_ps(*tile.weights.add(r * tile.row_stride + k));
-                    for p in 0..P {
-                        acc[r][p] = _mm512_fmadd_ps(w, x[p], acc[r][p]);
-                    }
-                }
-            };
-            let mut k = 0;
-            while k + 32 <= tile.cols {
-                tile.prefetch::<R, 32>(k);
-                for _ in 0..8 {
-                    for u in 0..4 {
-                        step(&mut acc, k + u);
-                    }
-                    k += 4;
-                }
-            }
-            while k < tile.cols {
-                step(&mut acc, k);
-                k += 1;
+            let mut x = [_mm512_setzero_ps(); P];
+            for p in 0..P {
+                x[p] = _mm512_loadu_ps(panels[p]);
             }
             for r in 0..R {
+                let w = _mm512_set1_ps(*weights.add(r * row_stride));
                 for p in 0..P {
-                    _mm512_storeu_ps(tile.sums[p].add(r * PANEL), acc[r][p]);
+                    sums[r][p] = _mm512_fmadd_ps(w, x[p], sums[r][p]);
                 }
             }
         }
+    }
+
+    #[inline(always)]
+    unsafe fn odd<const R: usize, const P: usize>(
+        _: &mut [[__m512; P]; R],
+        _: [*const f32; P],
+        _: *const f32,
+        _: usize,
+    ) {
+        unreachable!("f32 columns have no partners");
     }
 }
 

@@ -6,8 +6,8 @@ use half::bf16;
 
 use super::{
     PANEL,
-    dot::{self, DotCall, DotTiles, for_each_line},
-    lanes::{self, LaneTiles, LanesCall, Tile},
+    dot::{self, DotCall, DotTiles},
+    lanes::{self, LaneTiles, LanesCall},
 };
 
 /// bf16 values of a register.
@@ -28,43 +28,68 @@ pub(super) fn lanes(call: &LanesCall<'_, bf16, bf16>, out: &mut [f32]) {
 struct Avx512Bf16;
 
 impl DotTiles<bf16, bf16> for Avx512Bf16 {
+    type Sums = __m512;
+
+    const LANES: usize = LANES;
     // 5 x 4 accumulators, 4 weights and 1 input are 25 of the 32 registers.
     const INPUTS: usize = 5;
     const WEIGHTS: usize = 4;
 
     #[inline(always)]
-    unsafe fn tile<const I: usize, const R: usize>(
+    unsafe fn zero() -> __m512 {
+        // SAFETY: as the trait owes.
+        unsafe { _mm512_setzero_ps() }
+    }
+
+    #[inline(always)]
+    unsafe fn step<const I: usize, const R: usize>(
+        sums: &mut [[__m512; R]; I],
         inputs: [*const bf16; I],
         weights: [*const bf16; R],
-        ahead: [*const bf16; R],
-        cols: usize,
-        out: *mut f32,
-        out_stride: usize,
     ) {
-        // SAFETY: the caller has the instruction set and gives `cols` elements behind each
-        // pointer and room for every output.
-        unsafe {
-            let mut sums = [[_mm512_setzero_ps(); R]; I];
-            let step = |sums: &mut [[__m512; R]; I], k: usize, mask: __mmask32| {
-                let w = weights.map(|row| load(row.add(k), mask));
-                for i in 0..I {
-                    let x = load(inputs[i].add(k), mask);
-                    for r in 0..R {
-                        sums[i][r] = _mm512_dpbf16_ps(sums[i][r], x, w[r]);
-                    }
-                }
-            };
-            for_each_line(
-                &mut sums,
-                cols,
-                ahead,
-                |sums, line| step(sums, line, !0),
-                |sums, k| step(sums, k, (1 << (cols - k)) - 1),
-            );
-            for i in 0..I {
-                for r in 0..R {
-                    *out.add(i * out_stride + r) = _mm512_reduce_add_ps(sums[i][r]);
-                }
+        // SAFETY: as the trait owes.
+        unsafe { masked(sums, inputs, weights, !0) }
+    }
+
+    #[inline(always)]
+    unsafe fn tail<const I: usize, const R: usize>(
+        sums: &mut [[__m512; R]; I],
+        inputs: [*const bf16; I],
+        weights: [*const bf16; R],
+        cols: usize,
+    ) {
+        // SAFETY: as the trait owes.
+        unsafe { masked(sums, inputs, weights, (1 << cols) - 1) }
+    }
+
+    #[inline(always)]
+    unsafe fn total(sums: __m512) -> f32 {
+        // SAFETY: as the trait owes.
+        unsafe { _mm512_reduce_add_ps(sums) }
+    }
+}
+
+/// Adds the columns of the set bits of `mask`.
+///
+/// # Safety
+/// The processor has AVX512-BF16; those columns lie behind the pointers.
+#[inline(always)]
+unsafe fn masked<const I: usize, const R: usize>(
+    sums: &mut [[__m512; R]; I],
+    inputs: [*const bf16; I],
+    weights: [*const bf16; R],
+    mask: __mmask32,
+) {
+    // SAFETY: as the caller owes.
+    unsafe {
+        let mut w = [load(weights[0], mask); R];
+        for r in 1..R {
+            w[r] = load(weights[r], mask);
+        }
+        for i in 0..I {
+            let x = load(inputs[i], mask);
+            for r in 0..R {
+                sums[i][r] = _mm512_dpbf16_ps(sums[i][r], x, w[r]);
             }
         }
     }
@@ -72,6 +97,7 @@ impl DotTiles<bf16, bf16> for Avx512Bf16 {
 
 impl LaneTiles<bf16, bf16> for Avx512Bf16 {
     type Operand = bf16;
+    type Sums = __m512;
 
     // 8 x 2 accumulators and 2 panels are 18 of the 32 registers, a pair of weights is broadcast
     // by the instruction; more rows, a page apart, would fall into one set of the first-level
@@ -81,57 +107,79 @@ impl LaneTiles<bf16, bf16> for Avx512Bf16 {
     const STAGE: Option<unsafe fn(*const bf16, *mut bf16, usize)> = None;
 
     #[inline(always)]
-    unsafe fn tile<const R: usize, const P: usize>(tile: &Tile<bf16, bf16, bf16>) {
+    unsafe fn zero() -> __m512 {
         const { assert!(2 * PANEL == LANES) };
-        // SAFETY: the caller has the instruction set and gives the rows, the panels and the sums.
+        // SAFETY: as the trait owes.
+        unsafe { _mm512_setzero_ps() }
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> __m512 {
+        // SAFETY: as the trait owes.
+        unsafe { _mm512_loadu_ps(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(sums: __m512, to: *mut f32) {
+        // SAFETY: as the trait owes.
+        unsafe { _mm512_storeu_ps(to, sums) }
+    }
+
+    #[inline(always)]
+    unsafe fn step<const R: usize, const P: usize>(
+        sums: &mut [[__m512; P]; R],
+        panels: [*const bf16; P],
+        weights: *const bf16,
+        row_stride: usize,
+    ) {
+        // SAFETY: as the trait owes.
         unsafe {
-            let mut acc = [[_mm512_setzero_ps(); P]; R];
-            if !tile.begin {
-                for r in 0..R {
-                    for p in 0..P {
-                        acc[r][p] = _mm512_loadu_ps(tile.sums[p].add(r * PANEL));
-                    }
-                }
-            }
-            let step = |acc: &mut [[__m512; P]; R], pair: usize, weights: [i32; R]| {
-                let mut x = [load(tile.panels[0].add(pair * tile.step_stride), !0); P];
-                for p in 1..P {
-                    x[p] = load(tile.panels[p].add(pair * tile.step_stride), !0);
-                }
-                for r in 0..R {
-                    let w = as_bf16(_mm512_set1_epi32(weights[r]));
-                    for p in 0..P {
-                        acc[r][p] = _mm512_dpbf16_ps(acc[r][p], w, x[p]);
-                    }
-                }
-            };
-            let weight = |r: usize, k: usize| tile.weights.add(r * tile.row_stride + k);
-            let pair = |k: usize| {
-                std::array::from_fn(|r| weight(r, k).cast::<i32>().read_unaligned())
-            };
-            let mut k = 0;
-            while k + 32 <= tile.cols {
-                tile.prefetch::<R, 32>(k);
-                for _ in 0..4 {
-                    for u in (0..8).step_by(2) {
-                        step(&mut acc, (k + u) / 2, pair(k + u));
-                    }
-                    k += 8;
-                }
-            }
-            while k + 2 <= tile.cols {
-                step(&mut acc, k / 2, pair(k));
-                k += 2;
-            }
-            if k < tile.cols {
-                // The last column has no partner; the panel holds a zero for it.
-                let single = |r: usize| i32::from((*weight(r, k)).to_bits());
-                step(&mut acc, k / 2, std::array::from_fn(single));
-            }
+            let mut pairs = [0; R];
             for r in 0..R {
-                for p in 0..P {
-                    _mm512_storeu_ps(tile.sums[p].add(r * PANEL), acc[r][p]);
-                }
+                pairs[r] = weights.add(r * row_stride).cast::<i32>().read_unaligned();
+            }
+            add_pairs(sums, panels, pairs);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn odd<const R: usize, const P: usize>(
+        sums: &mut [[__m512; P]; R],
+        panels: [*const bf16; P],
+        weights: *const bf16,
+        row_stride: usize,
+    ) {
+        // SAFETY: as the trait owes.
+        unsafe {
+            let mut singles = [0; R];
+            for r in 0..R {
+                singles[r] = i32::from((*weights.add(r * row_stride)).to_bits());
+            }
+            add_pairs(sums, panels, singles);
+        }
+    }
+}
+
+/// Adds a pair of weights in each row, times a pair of columns of each panel.
+///
+/// # Safety
+/// The processor has AVX512-BF16; the pair of columns lies behind the pointers.
+#[inline(always)]
+unsafe fn add_pairs<const R: usize, const P: usize>(
+    sums: &mut [[__m512; P]; R],
+    panels: [*const bf16; P],
+    weights: [i32; R],
+) {
+    // SAFETY: as the caller owes.
+    unsafe {
+        let mut x = [load(panels[0], !0); P];
+        for p in 1..P {
+            x[p] = load(panels[p], !0);
+        }
+        for r in 0..R {
+            let w = as_bf16(_mm512_set1_epi32(weights[r]));
+            for p in 0..P {
+                sums[r][p] = _mm512_dpbf16_ps(sums[r][p], w, x[p]);
             }
         }
     }

@@ -15,32 +15,48 @@ pub(super) struct DotCall<'a, X, W> {
     pub(super) cols: usize,
 }
 
-/// Register tiles of one instruction set: a few input rows times a few weight rows, each pair with
-/// an accumulator of its own.
+/// Registers of one instruction set: a tile is a few input rows times a few weight rows, each pair
+/// with an accumulator of its own.
 ///
-/// The methods are `inline(always)` so that they are compiled with the features of the function
-/// that calls [`walk`]; they must not be called from anywhere else.
+/// The methods are `inline(always)`, and no closures are near them, so that they are compiled with
+/// the features of the function that calls [`walk`]; they must not be called from anywhere else.
+///
+/// # Safety
+/// Every method owes that the processor has the instruction set and that the elements it reads lie
+/// behind the pointers.
 pub(super) trait DotTiles<X, W> {
+    /// Partial sums of one output.
+    type Sums: Copy;
+
+    /// Columns of a step; a divisor of the columns of a cache line of weights.
+    const LANES: usize;
+
     /// Input rows of the highest tile; at most 5.
     const INPUTS: usize;
 
     /// Weight rows of the highest tile, 3 or 4; lower ones have 4.
     const WEIGHTS: usize;
 
-    /// Writes `out[i * out_stride + r] = Σ_k inputs[i][k] · weights[r][k]` and prefetches the
-    /// columns of the rows at `ahead`.
-    ///
-    /// # Safety
-    /// The processor has the instruction set; the pointers of inputs and weights hold `cols`
-    /// elements; `out` holds `(I - 1) * out_stride + R` values. `ahead` may point anywhere.
-    unsafe fn tile<const I: usize, const R: usize>(
+    /// No sums yet.
+    unsafe fn zero() -> Self::Sums;
+
+    /// Adds `LANES` columns to the sums.
+    unsafe fn step<const I: usize, const R: usize>(
+        sums: &mut [[Self::Sums; R]; I],
         inputs: [*const X; I],
         weights: [*const W; R],
-        ahead: [*const W; R],
-        cols: usize,
-        out: *mut f32,
-        out_stride: usize,
     );
+
+    /// Adds the last columns, fewer than `LANES`.
+    unsafe fn tail<const I: usize, const R: usize>(
+        sums: &mut [[Self::Sums; R]; I],
+        inputs: [*const X; I],
+        weights: [*const W; R],
+        cols: usize,
+    );
+
+    /// The sum of the partial sums.
+    unsafe fn total(sums: Self::Sums) -> f32;
 }
 
 /// Writes `out[i * outputs + r]` for every input row `i` and weight row `r` of the call.
@@ -115,7 +131,8 @@ unsafe fn column_of_tiles<T: DotTiles<X, W>, X: Input, W, const R: usize>(
 }
 
 /// # Safety
-/// As for [`walk`]; the rows exist, and `out` holds `(I - 1) * call.outputs + R` values.
+/// As for [`walk`]; the rows exist, and `out` holds `(I - 1) * call.outputs + R` values. `ahead`
+/// may point anywhere.
 #[inline(always)]
 unsafe fn one_tile<T: DotTiles<X, W>, X: Input, W, const I: usize, const R: usize>(
     call: &DotCall<'_, X, W>,
@@ -124,33 +141,48 @@ unsafe fn one_tile<T: DotTiles<X, W>, X: Input, W, const I: usize, const R: usiz
     ahead: [*const W; R],
     out: &mut [f32],
 ) {
-    // SAFETY: the caller owes that the rows exist.
-    let inputs = rows.map(|row| unsafe { call.inputs.as_ptr().add(row as usize * call.cols) });
-    // SAFETY: as the caller owes.
-    unsafe { T::tile(inputs, weights, ahead, call.cols, out.as_mut_ptr(), call.outputs) }
+    let line = 64 / size_of::<W>();
+    // SAFETY: as the caller owes; `k` and the columns after it are columns of every row.
+    unsafe {
+        let mut inputs = [call.inputs.as_ptr(); I];
+        for i in 0..I {
+            inputs[i] = inputs[i].add(rows[i] as usize * call.cols);
+        }
+        let mut sums = [[T::zero(); R]; I];
+        let mut k = 0;
+        while k + line <= call.cols {
+            for r in 0..R {
+                prefetch(ahead[r].wrapping_add(k));
+            }
+            for _ in 0..line / T::LANES {
+                T::step(&mut sums, at(inputs, k), at(weights, k));
+                k += T::LANES;
+            }
+        }
+        while k + T::LANES <= call.cols {
+            T::step(&mut sums, at(inputs, k), at(weights, k));
+            k += T::LANES;
+        }
+        if k < call.cols {
+            T::tail(&mut sums, at(inputs, k), at(weights, k), call.cols - k);
+        }
+        for i in 0..I {
+            for r in 0..R {
+                *out.get_unchecked_mut(i * call.outputs + r) = T::total(sums[i][r]);
+            }
+        }
+    }
 }
 
-/// Walks the columns a cache line of weights at a time: `line(k)` for whole lines, of which those
-/// ahead are prefetched, then `rest(k)` for the columns that are left.
+/// Column `k` of every row.
+///
+/// # Safety
+/// The rows have that column.
 #[inline(always)]
-pub(super) fn for_each_line<S, W, const R: usize>(
-    sums: &mut S,
-    cols: usize,
-    ahead: [*const W; R],
-    line: impl Fn(&mut S, usize),
-    rest: impl Fn(&mut S, usize),
-) {
-    let step = 64 / size_of::<W>();
-    let whole = cols - cols % step;
-    let mut k = 0;
-    while k < whole {
-        for row in ahead {
-            prefetch(row.wrapping_add(k));
-        }
-        line(sums, k);
-        k += step;
+unsafe fn at<T, const N: usize>(mut rows: [*const T; N], k: usize) -> [*const T; N] {
+    for n in 0..N {
+        // SAFETY: as the caller owes.
+        rows[n] = unsafe { rows[n].add(k) };
     }
-    if whole < cols {
-        rest(sums, whole);
-    }
+    rows
 }

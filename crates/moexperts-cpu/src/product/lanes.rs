@@ -40,16 +40,16 @@ pub(super) struct LanesCall<'a, X, W> {
 }
 
 /// One tile: some weight rows times one or two panels, over some columns.
-pub(super) struct Tile<X, W, S> {
-    pub(super) panels: [*const X; 2],
-    pub(super) step_stride: usize,
-    pub(super) weights: *const S,
-    pub(super) row_stride: usize,
-    pub(super) cols: usize,
+struct Tile<X, W, S> {
+    panels: [*const X; 2],
+    step_stride: usize,
+    weights: *const S,
+    row_stride: usize,
+    cols: usize,
     /// Sixteen sums for each weight row, for each panel.
-    pub(super) sums: [*mut f32; 2],
+    sums: [*mut f32; 2],
     /// Whether the sums begin here, or go on from what is there.
-    pub(super) begin: bool,
+    begin: bool,
     /// Weight rows to prefetch meanwhile, `ahead_stride` apart; null for none.
     ahead: *const W,
     ahead_stride: usize,
@@ -58,7 +58,7 @@ pub(super) struct Tile<X, W, S> {
 impl<X, W, S> Tile<X, W, S> {
     /// Prefetches columns `k..k + COLS` of the `R` rows ahead.
     #[inline(always)]
-    pub(super) fn prefetch<const R: usize, const COLS: usize>(&self, k: usize) {
+    fn prefetch<const R: usize, const COLS: usize>(&self, k: usize) {
         if !self.ahead.is_null() {
             for r in 0..R {
                 let row = self.ahead.wrapping_add(r * self.ahead_stride + k);
@@ -70,13 +70,21 @@ impl<X, W, S> Tile<X, W, S> {
     }
 }
 
-/// Register tiles of one instruction set, with the input rows in the lanes.
+/// Registers of one instruction set: a tile is a few weight rows times one or two panels, each pair
+/// with accumulators of its own.
 ///
-/// The methods are `inline(always)` so that they are compiled with the features of the function
-/// that calls [`walk`]; they must not be called from anywhere else.
+/// The methods are `inline(always)`, and no closures are near them, so that they are compiled with
+/// the features of the function that calls [`walk`]; they must not be called from anywhere else.
+///
+/// # Safety
+/// Every method owes that the processor has the instruction set and that what it reads and writes
+/// lies behind the pointers.
 pub(super) trait LaneTiles<X, W> {
     /// What the tile multiplies: `W`, or what it is widened to.
     type Operand;
+
+    /// Sixteen sums.
+    type Sums: Copy;
 
     /// Weight rows of the highest tile; at most `MAX_ROWS`.
     const ROWS: usize;
@@ -84,15 +92,31 @@ pub(super) trait LaneTiles<X, W> {
     /// Panels of the widest tile, 1 or 2.
     const PANELS: usize;
 
-    /// Widens `count` weights, or gives `None` if the tile reads them where they lie.
+    /// Widens `count` weights, or is `None` if the tile reads them where they lie.
     const STAGE: Option<unsafe fn(from: *const W, to: *mut Self::Operand, count: usize)>;
 
-    /// Adds `Σ_k weights[r][k] · panel[p][k]` to the sums of `R` rows and `P` panels.
-    ///
-    /// # Safety
-    /// The processor has the instruction set; the weights hold `R` rows of `cols` elements, the
-    /// panels `cols` columns, the sums `R * PANEL` values.
-    unsafe fn tile<const R: usize, const P: usize>(tile: &Tile<X, W, Self::Operand>);
+    unsafe fn zero() -> Self::Sums;
+
+    unsafe fn load(from: *const f32) -> Self::Sums;
+
+    unsafe fn store(sums: Self::Sums, to: *mut f32);
+
+    /// Adds a column (a pair of columns, if the input dtype pairs them): `weights`, one in each
+    /// row, times the values at `panels`.
+    unsafe fn step<const R: usize, const P: usize>(
+        sums: &mut [[Self::Sums; P]; R],
+        panels: [*const X; P],
+        weights: *const Self::Operand,
+        row_stride: usize,
+    );
+
+    /// Adds a last column that has no partner; its partner in the panels is zero.
+    unsafe fn odd<const R: usize, const P: usize>(
+        sums: &mut [[Self::Sums; P]; R],
+        panels: [*const X; P],
+        weights: *const Self::Operand,
+        row_stride: usize,
+    );
 }
 
 /// Writes `out[(p * outputs + r) * PANEL + lane]` for every panel `p` and weight row `r`.
@@ -104,7 +128,8 @@ pub(super) unsafe fn walk<T: LaneTiles<X, W>, X: Input, W>(
     call: &LanesCall<'_, X, W>,
     out: &mut [f32],
 ) {
-    let mut staged = MaybeUninit::<[MaybeUninit<T::Operand>; MAX_ROWS * (MAX_DEPTH + GAP)]>::uninit();
+    let mut staged =
+        MaybeUninit::<[MaybeUninit<T::Operand>; MAX_ROWS * (MAX_DEPTH + GAP)]>::uninit();
     let staged: *mut T::Operand = staged.as_mut_ptr().cast();
     if call.cols == 0 {
         out.fill(0.0);
@@ -140,24 +165,24 @@ pub(super) unsafe fn walk<T: LaneTiles<X, W>, X: Input, W>(
                 let mut panel = panels.start;
                 while panel < panels.end {
                     let width = T::PANELS.min(panels.end - panel);
-                    let at = |p: usize| {
+                    let mut x = [call.panels.as_ptr(); 2];
+                    let mut sums = [out; 2];
+                    for p in 0..2 {
                         let panel = panel + p.min(width - 1);
+                        let step = first_col / X::PAIR * call.step_stride;
                         // SAFETY: the panel has this column, and `out` a place for it.
                         unsafe {
-                            let step = first_col / X::PAIR * call.step_stride;
-                            let x = call.panels.as_ptr().add(panel * call.panel_stride + step);
-                            let sums = (panel * call.outputs + first_row) * PANEL;
-                            (x, out.add(sums))
+                            x[p] = x[p].add(panel * call.panel_stride + step);
+                            sums[p] = sums[p].add((panel * call.outputs + first_row) * PANEL);
                         }
-                    };
-                    let ((x0, sums0), (x1, sums1)) = (at(0), at(1));
+                    }
                     let tile = Tile {
-                        panels: [x0, x1],
+                        panels: x,
                         step_stride: call.step_stride,
                         weights,
                         row_stride,
                         cols,
-                        sums: [sums0, sums1],
+                        sums,
                         begin: first_col == 0,
                         ahead: if panel == 0 && T::STAGE.is_some() { next } else { null() },
                         ahead_stride: call.row_stride,
@@ -178,24 +203,80 @@ pub(super) unsafe fn walk<T: LaneTiles<X, W>, X: Input, W>(
 }
 
 /// # Safety
-/// As for [`LaneTiles::tile`] with `rows` rows.
+/// As for [`one_tile`] with `rows` rows.
 #[inline(always)]
-unsafe fn tile_of<T: LaneTiles<X, W>, X, W, const P: usize>(
+unsafe fn tile_of<T: LaneTiles<X, W>, X: Input, W, const P: usize>(
     rows: usize,
     tile: &Tile<X, W, T::Operand>,
 ) {
     // SAFETY: as the caller owes.
     unsafe {
         match rows {
-            1 => T::tile::<1, P>(tile),
-            2 => T::tile::<2, P>(tile),
-            3 => T::tile::<3, P>(tile),
-            4 => T::tile::<4, P>(tile),
-            5 if T::ROWS >= 5 => T::tile::<5, P>(tile),
-            6 if T::ROWS >= 6 => T::tile::<6, P>(tile),
-            7 if T::ROWS >= 7 => T::tile::<7, P>(tile),
-            8 if T::ROWS >= 8 => T::tile::<8, P>(tile),
+            1 => one_tile::<T, X, W, 1, P>(tile),
+            2 => one_tile::<T, X, W, 2, P>(tile),
+            3 => one_tile::<T, X, W, 3, P>(tile),
+            4 => one_tile::<T, X, W, 4, P>(tile),
+            5 if T::ROWS >= 5 => one_tile::<T, X, W, 5, P>(tile),
+            6 if T::ROWS >= 6 => one_tile::<T, X, W, 6, P>(tile),
+            7 if T::ROWS >= 7 => one_tile::<T, X, W, 7, P>(tile),
+            8 if T::ROWS >= 8 => one_tile::<T, X, W, 8, P>(tile),
             _ => unreachable!("a tile has at most `ROWS` rows"),
+        }
+    }
+}
+
+/// Adds `Σ_k weights[r][k] · panel[p][k]` to the sums of `R` rows and `P` panels.
+///
+/// # Safety
+/// The processor has the instruction set of `T`; the weights hold `R` rows of `cols` elements, the
+/// panels `cols` columns, the sums `R * PANEL` values.
+#[inline(always)]
+unsafe fn one_tile<T: LaneTiles<X, W>, X: Input, W, const R: usize, const P: usize>(
+    tile: &Tile<X, W, T::Operand>,
+) {
+    /// Columns between prefetches: a cache line of 16-bit weights.
+    const LINE: usize = 32;
+    // SAFETY: as the caller owes; `k` and its partner are columns of weights and panels.
+    unsafe {
+        let mut sums = [[T::zero(); P]; R];
+        if !tile.begin {
+            for r in 0..R {
+                for p in 0..P {
+                    sums[r][p] = T::load(tile.sums[p].add(r * PANEL));
+                }
+            }
+        }
+        let mut panels = [tile.panels[0]; P];
+        if P == 2 {
+            panels[1] = tile.panels[1];
+        }
+        let mut k = 0;
+        while k + LINE <= tile.cols {
+            tile.prefetch::<R, LINE>(k);
+            for _ in 0..4 {
+                for _ in 0..8 / X::PAIR {
+                    T::step(&mut sums, panels, tile.weights.add(k), tile.row_stride);
+                    for p in 0..P {
+                        panels[p] = panels[p].add(tile.step_stride);
+                    }
+                    k += X::PAIR;
+                }
+            }
+        }
+        while k + X::PAIR <= tile.cols {
+            T::step(&mut sums, panels, tile.weights.add(k), tile.row_stride);
+            for p in 0..P {
+                panels[p] = panels[p].add(tile.step_stride);
+            }
+            k += X::PAIR;
+        }
+        if k < tile.cols {
+            T::odd(&mut sums, panels, tile.weights.add(k), tile.row_stride);
+        }
+        for r in 0..R {
+            for p in 0..P {
+                T::store(sums[r][p], tile.sums[p].add(r * PANEL));
+            }
         }
     }
 }

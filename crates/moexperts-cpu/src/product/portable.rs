@@ -4,8 +4,8 @@ use half::{bf16, f16};
 
 use super::{
     PANEL,
-    dot::{self, DotCall, DotTiles, for_each_line},
-    lanes::{self, LaneTiles, LanesCall, Tile},
+    dot::{self, DotCall, DotTiles},
+    lanes::{self, LaneTiles, LanesCall},
 };
 
 /// Partial sums of one dot product.
@@ -31,109 +31,127 @@ pub(super) unsafe fn lanes<W: Widen>(call: &LanesCall<'_, f32, W>, out: &mut [f3
 
 /// A stored type that becomes f32 without a branch, so that many do at once.
 pub(super) trait Widen: Copy {
+    /// Widens a row for the tiles of [`LaneTiles`], unless it is f32 already.
+    const STAGE: Option<unsafe fn(from: *const Self, to: *mut f32, count: usize)> =
+        Some(stage::<Self>);
+
     fn widen(self) -> f32;
 }
 
 struct Portable;
 
 impl<W: Widen> DotTiles<f32, W> for Portable {
+    type Sums = [f32; LANES];
+
+    const LANES: usize = LANES;
     const INPUTS: usize = 2;
     const WEIGHTS: usize = 4;
 
     #[inline(always)]
-    unsafe fn tile<const I: usize, const R: usize>(
+    unsafe fn zero() -> [f32; LANES] {
+        [0.0; LANES]
+    }
+
+    #[inline(always)]
+    unsafe fn step<const I: usize, const R: usize>(
+        sums: &mut [[[f32; LANES]; R]; I],
         inputs: [*const f32; I],
         weights: [*const W; R],
-        ahead: [*const W; R],
-        cols: usize,
-        out: *mut f32,
-        out_stride: usize,
     ) {
-        // SAFETY: the caller gives `cols` elements behind each pointer.
-        let inputs = inputs.map(|row| unsafe { std::slice::from_raw_parts(row, cols) });
-        // SAFETY: as above.
-        let weights = weights.map(|row| unsafe { std::slice::from_raw_parts(row, cols) });
-        let mut sums = [[[0.0_f32; LANES]; R]; I];
-        let step = |sums: &mut [[[f32; LANES]; R]; I], k: usize| {
-            for (r, weights) in weights.iter().enumerate() {
-                let mut w = [0.0; LANES];
-                for (w, value) in w.iter_mut().zip(&weights[k..k + LANES]) {
-                    *w = value.widen();
-                }
-                for (i, inputs) in inputs.iter().enumerate() {
-                    let x = &inputs[k..k + LANES];
-                    for lane in 0..LANES {
-                        sums[i][r][lane] += x[lane] * w[lane];
-                    }
-                }
+        for r in 0..R {
+            // SAFETY: as the trait owes.
+            let stored: [W; LANES] = unsafe { weights[r].cast::<[W; LANES]>().read_unaligned() };
+            let mut w = [0.0; LANES];
+            for lane in 0..LANES {
+                w[lane] = stored[lane].widen();
             }
-        };
-        for_each_line(
-            &mut sums,
-            cols,
-            ahead,
-            |sums, line| {
-                for k in (0..64 / size_of::<W>()).step_by(LANES) {
-                    step(sums, line + k);
+            for i in 0..I {
+                // SAFETY: as the trait owes.
+                let x = unsafe { &*inputs[i].cast::<[f32; LANES]>() };
+                for lane in 0..LANES {
+                    sums[i][r][lane] += x[lane] * w[lane];
                 }
-            },
-            |sums, mut k| {
-                while k + LANES <= cols {
-                    step(sums, k);
-                    k += LANES;
-                }
-                for (i, inputs) in inputs.iter().enumerate() {
-                    for (r, weights) in weights.iter().enumerate() {
-                        for column in k..cols {
-                            sums[i][r][column - k] += inputs[column] * weights[column].widen();
-                        }
-                    }
-                }
-            },
-        );
-        for (i, sums) in sums.iter().enumerate() {
-            for (r, s) in sums.iter().enumerate() {
-                let total = ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]));
-                // SAFETY: the caller gives room for every output.
-                unsafe { *out.add(i * out_stride + r) = total };
             }
         }
+    }
+
+    #[inline(always)]
+    unsafe fn tail<const I: usize, const R: usize>(
+        sums: &mut [[[f32; LANES]; R]; I],
+        inputs: [*const f32; I],
+        weights: [*const W; R],
+        cols: usize,
+    ) {
+        for i in 0..I {
+            for r in 0..R {
+                for k in 0..cols {
+                    // SAFETY: as the trait owes.
+                    let (x, w) = unsafe { (*inputs[i].add(k), *weights[r].add(k)) };
+                    sums[i][r][k] += x * w.widen();
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn total(s: [f32; LANES]) -> f32 {
+        ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]))
     }
 }
 
 impl<W: Widen> LaneTiles<f32, W> for Portable {
     type Operand = f32;
+    type Sums = [f32; PANEL];
 
     const ROWS: usize = 4;
     const PANELS: usize = 1;
-    const STAGE: Option<unsafe fn(*const W, *mut f32, usize)> = Some(stage::<W>);
+    const STAGE: Option<unsafe fn(*const W, *mut f32, usize)> = W::STAGE;
 
     #[inline(always)]
-    unsafe fn tile<const R: usize, const P: usize>(tile: &Tile<f32, W, f32>) {
-        // SAFETY: the caller gives `R` rows of sums.
-        let sums = unsafe { std::slice::from_raw_parts_mut(tile.sums[0], R * PANEL) };
-        let mut acc = [[0.0_f32; PANEL]; R];
-        if !tile.begin {
-            for (acc, sums) in acc.iter_mut().zip(sums.chunks_exact(PANEL)) {
-                acc.copy_from_slice(sums);
-            }
-        }
-        for k in 0..tile.cols {
-            // SAFETY: the caller gives `cols` columns of the panel and of every row.
-            let (x, w): (&[f32; PANEL], [f32; R]) = unsafe {
-                let weight = |r: usize| *tile.weights.add(r * tile.row_stride + k);
-                let x = tile.panels[0].add(k * tile.step_stride);
-                (&*x.cast(), std::array::from_fn(weight))
-            };
-            for (acc, w) in acc.iter_mut().zip(w) {
-                for (acc, x) in acc.iter_mut().zip(x) {
-                    *acc += w * x;
+    unsafe fn zero() -> [f32; PANEL] {
+        [0.0; PANEL]
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> [f32; PANEL] {
+        // SAFETY: as the trait owes.
+        unsafe { *from.cast() }
+    }
+
+    #[inline(always)]
+    unsafe fn store(sums: [f32; PANEL], to: *mut f32) {
+        // SAFETY: as the trait owes.
+        unsafe { *to.cast() = sums };
+    }
+
+    #[inline(always)]
+    unsafe fn step<const R: usize, const P: usize>(
+        sums: &mut [[[f32; PANEL]; P]; R],
+        panels: [*const f32; P],
+        weights: *const f32,
+        row_stride: usize,
+    ) {
+        for r in 0..R {
+            // SAFETY: as the trait owes.
+            let w = unsafe { *weights.add(r * row_stride) };
+            for p in 0..P {
+                // SAFETY: as the trait owes.
+                let x = unsafe { &*panels[p].cast::<[f32; PANEL]>() };
+                for lane in 0..PANEL {
+                    sums[r][p][lane] += w * x[lane];
                 }
             }
         }
-        for (acc, sums) in acc.iter().zip(sums.chunks_exact_mut(PANEL)) {
-            sums.copy_from_slice(acc);
-        }
+    }
+
+    #[inline(always)]
+    unsafe fn odd<const R: usize, const P: usize>(
+        _: &mut [[[f32; PANEL]; P]; R],
+        _: [*const f32; P],
+        _: *const f32,
+        _: usize,
+    ) {
+        unreachable!("f32 columns have no partners");
     }
 }
 
@@ -149,6 +167,8 @@ unsafe fn stage<W: Widen>(from: *const W, to: *mut f32, count: usize) {
 }
 
 impl Widen for f32 {
+    const STAGE: Option<unsafe fn(*const f32, *mut f32, usize)> = None;
+
     #[inline(always)]
     fn widen(self) -> f32 {
         self

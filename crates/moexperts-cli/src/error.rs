@@ -24,6 +24,8 @@ pub(crate) enum CliError {
     NoChatTemplate { origin: String },
     #[error("model `{origin}` has no tokenizer, and text needs one")]
     NoTokenizer { origin: String },
+    #[error("{what}, expected at most {limit}, half the available memory")]
+    Memory { what: String, limit: String },
     #[error("{variable} is `{got}`, expected a level (`debug`) or TARGET=LEVEL,TARGET=LEVEL")]
     Log { variable: &'static str, got: String, source: tracing_subscriber::filter::ParseError },
 }

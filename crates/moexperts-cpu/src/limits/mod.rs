@@ -1,8 +1,8 @@
 //! What the machine can do at most: bytes read from memory and operations a second.
 //!
-//! Both are measured, with the instruction set and as many threads as a [`Cpu`] has, so that the
-//! time of a layer can be set against them. The threads are of their own: what is measured is the
-//! machine, not the pool.
+//! Both are measured, with the instruction set and as many threads as a [`Cpu`](crate::Cpu) has,
+//! so that the time of a layer can be set against them. The threads are of their own: what is
+//! measured is the machine, not the pool.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;

@@ -9,7 +9,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use moexperts::{DType, ExpertsImplementation, GenerateOptions, LoadOptions, hub::HubOptions};
 
 pub(crate) use self::{
-    bench::{BenchCommand, BenchLayerArgs, RoutingKind},
+    bench::{BenchCommand, BenchLayerArgs, BenchModelArgs, RoutingKind},
     shape::Shape,
 };
 

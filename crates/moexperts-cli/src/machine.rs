@@ -25,3 +25,15 @@ pub(crate) fn processor() -> Option<String> {
     let line = text.lines().find(|line| line.starts_with("model name"))?;
     Some(line.split_once(':')?.1.trim().to_owned())
 }
+
+/// The most memory of this process that was in RAM, in bytes, since it began or since
+/// [`forget_peak_memory`].
+pub(crate) fn peak_memory() -> Option<u64> {
+    line_bytes(&fs::read_to_string("/proc/self/status").ok()?, "VmHWM")
+}
+
+/// Counts the peak anew from here on, where the system can.
+pub(crate) fn forget_peak_memory() {
+    // Without it the peak is that of the whole run.
+    let _ = fs::write("/proc/self/clear_refs", "5");
+}

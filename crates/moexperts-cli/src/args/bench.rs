@@ -5,12 +5,13 @@ use std::{num::NonZero, path::PathBuf, time::Duration};
 use clap::{Subcommand, ValueEnum};
 use moexperts::DType;
 
-use super::shape::Shapes;
+use super::{LoadArgs, shape::Shapes};
 
 /// What is measured.
 #[derive(Debug, Subcommand)]
 pub(crate) enum BenchCommand {
     Layer(BenchLayerArgs),
+    Model(BenchModelArgs),
 }
 
 /// Measures experts layers of random weights.
@@ -68,7 +69,47 @@ pub(crate) struct BenchLayerArgs {
     pub(crate) common: BenchArgs,
 }
 
-/// What every benchmark has.
+/// Measures generation with a model.
+///
+/// Each row is one backend on a batch of random prompts: tokens a second of the prompts and of
+/// what follows, all sequences together; GB/s over the weights a step reads, and that as a
+/// fraction of the bandwidth measured in the same run; the most memory in RAM meanwhile, weights
+/// included. The values are medians, and the backends take turns.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  moexperts bench model
+  moexperts bench model --model ./OLMoE-1B-7B-0924 --prompt-tokens 128 --batch 1,8
+  moexperts bench model --experts-implementation eager,grouped_mm --json model.json")]
+pub(crate) struct BenchModelArgs {
+    /// Tokens of each prompt, separated by commas.
+    #[arg(long, value_name = "COUNTS", value_delimiter = ',', default_value = "16,128,512")]
+    pub(crate) prompt_tokens: Vec<NonZero<usize>>,
+
+    /// Tokens to generate, at least 2: the first comes with the prompt.
+    #[arg(long, value_name = "N", default_value = "32", value_parser = new_tokens)]
+    pub(crate) new_tokens: usize,
+
+    /// Sequences generated together, separated by commas.
+    #[arg(long, value_name = "COUNTS", value_delimiter = ',', default_value = "1,4")]
+    pub(crate) batch: Vec<NonZero<usize>>,
+
+    /// Generations of each row.
+    #[arg(long, value_name = "N", default_value = "3")]
+    pub(crate) repetitions: NonZero<usize>,
+
+    /// Chooses the prompts.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) seed: u64,
+
+    #[command(flatten)]
+    pub(crate) common: BenchArgs,
+
+    #[command(flatten)]
+    pub(crate) load: LoadArgs,
+}
+
+/// What both have.
 #[derive(Debug, clap::Args)]
 pub(crate) struct BenchArgs {
     /// The backends, separated by commas; all that are registered by default.
@@ -95,4 +136,11 @@ fn seconds(text: &str) -> Result<Duration, String> {
     let expected = || "expected a number of seconds, at least 0".to_owned();
     let seconds: f64 = text.parse().map_err(|_| expected())?;
     Duration::try_from_secs_f64(seconds).map_err(|_| expected())
+}
+
+fn new_tokens(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(count @ 2..) => Ok(count),
+        _ => Err("expected a number, at least 2".to_owned()),
+    }
 }

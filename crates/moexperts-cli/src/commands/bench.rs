@@ -4,17 +4,24 @@
 mod backends;
 mod layer;
 mod limits;
+mod model;
 mod random;
 mod report;
 mod statistics;
 
 use moexperts::Cpu;
 
-use crate::{args::BenchCommand, error::CliError, machine::processor, summary::counted};
+use crate::{
+    args::BenchCommand,
+    error::CliError,
+    machine::processor,
+    summary::{bytes, counted},
+};
 
 pub(super) fn run(command: &BenchCommand) -> Result<(), CliError> {
     match command {
         BenchCommand::Layer(args) => layer::run(args),
+        BenchCommand::Model(args) => model::run(args),
     }
 }
 
@@ -22,6 +29,16 @@ pub(super) fn run(command: &BenchCommand) -> Result<(), CliError> {
 fn machine(cpu: &Cpu) -> String {
     let name = processor().map_or(String::new(), |name| format!("{name}, "));
     format!("machine   {name}{}, {}", counted(cpu.thread_count(), "thread"), cpu.isa())
+}
+
+/// Below this the report says that caches may hold a part of the weights.
+const CACHED_BYTES: usize = 1 << 29;
+
+/// What a reader of the results has to know if the weights are few.
+fn cached(weights_bytes: usize) -> Option<String> {
+    let all = bytes(weights_bytes as u64);
+    let note = || format!("all weights are {all}: caches may hold a part of them");
+    (weights_bytes < CACHED_BYTES).then(note)
 }
 
 /// As files have numbers: six digits, which is more than any measurement is good for.

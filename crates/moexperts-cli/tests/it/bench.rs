@@ -138,3 +138,77 @@ fn what_cannot_be_measured_is_said_at_once() {
         );
     }
 }
+
+const MODEL_KEYS: [&str; 15] = [
+    "model",
+    "dtype",
+    "device",
+    "threads",
+    "batch",
+    "prompt_tokens",
+    "new_tokens",
+    "implementation",
+    "compile",
+    "load_s",
+    "prefill_tok_per_s",
+    "decode_tok_per_s",
+    "decode_gb_per_s",
+    "limit_gb_per_s",
+    "peak_memory_bytes",
+];
+
+#[test]
+fn the_embedded_model_has_a_row_for_each_backend_batch_and_prompt() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("model.json");
+    let words = ["bench", "model", "--prompt-tokens", "3,5", "--new-tokens", "4", "--batch", "1,2"];
+    let rest = ["--repetitions", "1", "--threads", "1", "--json", file.to_str().unwrap()];
+    let run = Program::new(&[&words[..], &rest].concat()).run();
+    assert_eq!((run.code, run.stderr.as_str()), (Some(0), ""));
+    assert!(run.stdout.contains("\nmodel     rust-book-moe (in the program), bf16, loaded in "));
+
+    let rows = rows(&file, &MODEL_KEYS);
+    assert_eq!(rows.len(), 2 * 2 * BACKENDS.len());
+    let cells = [("1", "3"), ("1", "5"), ("2", "3"), ("2", "5")];
+    let cells = cells.iter().flat_map(|cell| BACKENDS.map(|backend| (cell, backend)));
+    for ((&(batch, prompt), backend), row) in cells.zip(&rows) {
+        assert_eq!(
+            (&row["model"], &row["dtype"]),
+            (&"rust-book-moe (in the program)".into(), &"bf16".into())
+        );
+        assert_eq!((&row["implementation"], &row["compile"]), (&backend.into(), &"none".into()));
+        assert_eq!(
+            (row["batch"].to_string(), row["prompt_tokens"].to_string()),
+            (batch.into(), prompt.into())
+        );
+        assert_eq!((&row["new_tokens"], &row["threads"]), (&4.into(), &1.into()));
+        for key in
+            ["load_s", "prefill_tok_per_s", "decode_tok_per_s", "decode_gb_per_s", "limit_gb_per_s"]
+        {
+            assert!(row[key].as_f64().unwrap() > 0.0, "{key}: {row}");
+        }
+        if cfg!(target_os = "linux") {
+            assert!(row["peak_memory_bytes"].as_u64().unwrap() > 1 << 20);
+        }
+    }
+    for backend in BACKENDS {
+        let lines = table(&run.stdout, backend);
+        assert_eq!(lines.len(), 4);
+        assert_eq!(lines[3][1..4], ["2", "5", "4"]);
+    }
+}
+
+#[test]
+fn a_model_measures_only_what_fits_its_context() {
+    let words = ["bench", "model", "--prompt-tokens", "1,250", "--new-tokens", "7"];
+    let run = Program::with_model(&words).run();
+    assert_eq!((run.code, run.stdout.as_str()), (Some(1), ""));
+    assert_eq!(
+        run.stderr,
+        "error: 250 prompt tokens and 7 new ones do not fit the model's context of 256\n\
+         hint: lower --prompt-tokens or --new-tokens\n"
+    );
+    let run = Program::new(&["bench", "model", "--new-tokens", "1"]).run();
+    assert_eq!(run.code, Some(2));
+    assert!(run.stderr.contains("expected a number, at least 2"), "{}", run.stderr);
+}

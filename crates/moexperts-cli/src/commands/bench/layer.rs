@@ -5,7 +5,7 @@ mod routing;
 mod row;
 mod weights;
 
-use moexperts::{Cpu, CpuOptions, DType, Error};
+use moexperts::{Cpu, CpuOptions, DType, Error, ExpertsSpec};
 
 use self::{
     cell::Cell,
@@ -13,7 +13,12 @@ use self::{
     row::{Row, Subject},
     weights::Weights,
 };
-use super::{backends::Backends, limits::Limits, machine, report::Report};
+use super::{
+    backends::{Backend, Backends},
+    limits::Limits,
+    machine,
+    report::Report,
+};
 use crate::{
     args::{BenchLayerArgs, RoutingKind, Shape},
     error::CliError,
@@ -35,7 +40,7 @@ pub(super) fn run(args: &BenchLayerArgs) -> Result<(), CliError> {
         .collect();
     for Group { shape, dtype } in &groups {
         // What cannot run should not be found out after an hour.
-        backends.able(&shape.spec(*dtype), &cpu)?;
+        able(&backends, &shape.spec(*dtype), &cpu)?;
     }
     let names = backends.names();
     let columns = Row::columns(args.shape.0.iter().map(|shape| shape.name.as_str()), &names);
@@ -70,7 +75,7 @@ impl Bench<'_> {
         let spec = &group.shape.spec(group.dtype);
         let title = format!("{} {}", group.shape.name, group.dtype);
         report.doing(title.clone());
-        let (able, reasons) = backends.able(spec, cpu)?;
+        let (able, reasons) = able(backends, spec, cpu)?;
         for reason in reasons {
             report.line(&format!("note: {reason}"))?;
             args.tokens.iter().for_each(|_| report.skip());
@@ -103,6 +108,15 @@ impl Bench<'_> {
         limits.again();
         report.line(&limits.summary(&title))
     }
+}
+
+/// The backends that can run these experts, and why the others cannot.
+fn able(
+    backends: &Backends,
+    spec: &ExpertsSpec,
+    cpu: &Cpu,
+) -> Result<(Vec<Backend>, Vec<String>), CliError> {
+    backends.able(|backend| backend.check(spec, cpu).map_err(Error::from))
 }
 
 fn described(routing: RoutingKind) -> &'static str {

@@ -14,14 +14,11 @@ use moexperts::{
     core::{self, Elements, Expert, Experts, Linear, Matrix, MatrixLayout, Storage},
 };
 
-use super::super::random::Random;
+use super::super::{cached, random::Random};
 use crate::{error::CliError, summary::bytes};
 
 /// Sets of experts fill this, unless memory is short: more than the caches of most machines hold.
 const POOL_BYTES: usize = 1 << 30;
-
-/// Below this the report says that caches may hold a part.
-const CACHED_BYTES: usize = 1 << 29;
 
 /// The most sets of experts.
 const MAX_SETS: usize = 1 << 10;
@@ -105,14 +102,15 @@ impl Plan {
     }
 
     fn note(&self, spec: &ExpertsSpec) -> Option<String> {
-        let pool = bytes(self.pool_bytes as u64);
         let all_bytes = self.sets * self.stride_bytes * spec.experts;
-        if all_bytes > self.pool_bytes {
-            let (experts, all) = (spec.experts, bytes(all_bytes as u64));
-            return Some(format!("{experts} experts of {all} overlap in {pool}, half the memory"));
+        if all_bytes <= self.pool_bytes {
+            return cached(all_bytes);
         }
-        let cached = self.pool_bytes < CACHED_BYTES;
-        cached.then(|| format!("all weights are {pool}: caches may hold a part of them"))
+        let [all, pool] = [all_bytes, self.pool_bytes].map(|count| bytes(count as u64));
+        let experts = spec.experts;
+        Some(format!(
+            "{experts} experts, {all}, overlap in {pool}: half of the memory is not enough"
+        ))
     }
 }
 
@@ -231,7 +229,7 @@ mod tests {
         assert_eq!(places.len(), 256);
         assert_eq!(
             plan.note(&spec).unwrap(),
-            "256 experts of 22.5 GB overlap in 8.59 GB, half the memory"
+            "256 experts, 22.5 GB, overlap in 8.59 GB: half of the memory is not enough"
         );
     }
 

@@ -20,6 +20,9 @@ use crate::{error::CliError, summary::bytes};
 /// Sets of experts fill this, unless memory is short: more than the caches of most machines hold.
 const POOL_BYTES: usize = 1 << 30;
 
+/// Experts that overlap fill this: no cache holds it either, and it is soon filled.
+const OVERLAP_BYTES: usize = 4 << 30;
+
 /// The most sets of experts.
 const MAX_SETS: usize = 1 << 10;
 
@@ -86,7 +89,8 @@ impl Plan {
         }
         let set_bytes = stride_bytes * spec.experts;
         let sets = POOL_BYTES.div_ceil(set_bytes).min(MAX_SETS).min(budget / set_bytes).max(1);
-        let pool_bytes = (sets * set_bytes).min(budget);
+        let overlap = OVERLAP_BYTES.max(stride_bytes).min(budget);
+        let pool_bytes = if set_bytes > budget { overlap } else { sets * set_bytes };
         Ok(Self { pool_bytes, stride_bytes, expert_bytes, sets })
     }
 
@@ -108,9 +112,7 @@ impl Plan {
         }
         let [all, pool] = [all_bytes, self.pool_bytes].map(|count| bytes(count as u64));
         let experts = spec.experts;
-        Some(format!(
-            "{experts} experts, {all}, overlap in {pool}: half of the memory is not enough"
-        ))
+        Some(format!("{experts} experts, {all}, overlap in {pool}: half the memory is not enough"))
     }
 }
 
@@ -220,7 +222,7 @@ mod tests {
     fn experts_that_do_not_fit_overlap_inside_the_pool() {
         let spec = ExpertsSpec::gated_silu(7168, 2048, 256, DType::Bf16);
         let plan = Plan::new(&spec, 8 << 30).unwrap();
-        assert_eq!((plan.sets, plan.pool_bytes), (1, 8 << 30));
+        assert_eq!((plan.sets, plan.pool_bytes), (1, OVERLAP_BYTES));
         let mut places: Vec<usize> = (0..256).map(|index| plan.place(index)).collect();
         let inside = |place: &usize| place + plan.expert_bytes <= plan.pool_bytes;
         assert!(places.iter().all(|place| inside(place) && place.is_multiple_of(ALIGNMENT)));
@@ -229,7 +231,7 @@ mod tests {
         assert_eq!(places.len(), 256);
         assert_eq!(
             plan.note(&spec).unwrap(),
-            "256 experts, 22.5 GB, overlap in 8.59 GB: half of the memory is not enough"
+            "256 experts, 22.5 GB, overlap in 4.29 GB: half the memory is not enough"
         );
     }
 

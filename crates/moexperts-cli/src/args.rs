@@ -1,9 +1,17 @@
 //! The command line.
 
+mod bench;
+mod shape;
+
 use std::{num::NonZero, path::PathBuf};
 
 use clap::{Parser, Subcommand, ValueEnum};
 use moexperts::{DType, ExpertsImplementation, GenerateOptions, LoadOptions, hub::HubOptions};
+
+pub(crate) use self::{
+    bench::{BenchCommand, BenchLayerArgs, BenchModelArgs, RoutingKind},
+    shape::Shape,
+};
 
 /// Generates text with Mixture-of-Experts models on swappable experts backends.
 ///
@@ -38,6 +46,9 @@ pub(crate) enum Command {
     Chat(ChatArgs),
     Logits(LogitsArgs),
     Inspect(InspectArgs),
+    /// Measures the experts backends, on a layer or in a model.
+    #[command(subcommand)]
+    Bench(BenchCommand),
 }
 
 /// Continues a text.
@@ -125,13 +136,11 @@ pub(crate) struct InspectArgs {
     pub(crate) model: ModelArgs,
 }
 
-/// Which model, and how it is loaded.
+/// Which model, and what runs its experts.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ModelArgs {
-    /// A folder with a model, or its id on the hub (`Qwen/Qwen1.5-MoE-A2.7B`), which is
-    /// downloaded once; the model in the program by default.
-    #[arg(long, value_name = "DIR|ID", help_heading = "Model")]
-    pub(crate) model: Option<String>,
+    #[command(flatten)]
+    pub(crate) load: LoadArgs,
 
     /// The backend that runs the experts: `grouped_mm` (the default), `batched_mm`, `eager` or a
     /// registered one; KEY=NAME,KEY=NAME chooses by sub-config of the model.
@@ -142,6 +151,15 @@ pub(crate) struct ModelArgs {
         help_heading = "Model"
     )]
     pub(crate) experts_implementation: Option<ExpertsImplementation>,
+}
+
+/// Which model, and how it is loaded.
+#[derive(Debug, clap::Args)]
+pub(crate) struct LoadArgs {
+    /// A folder with a model, or its id on the hub (`Qwen/Qwen1.5-MoE-A2.7B`), which is
+    /// downloaded once; the model in the program by default.
+    #[arg(long, value_name = "DIR|ID", help_heading = "Model")]
+    pub(crate) model: Option<String>,
 
     /// Element type of the weights; another than the stored one is converted and held in memory.
     #[arg(long, value_name = "DTYPE", default_value = "auto", help_heading = "Model")]
@@ -239,25 +257,21 @@ pub(crate) struct GenerationArgs {
     ignore_eos: bool,
 }
 
-impl ModelArgs {
-    pub(crate) fn load_options(&self) -> LoadOptions {
+impl LoadArgs {
+    pub(crate) fn options(&self) -> LoadOptions {
         let dtype = match self.dtype {
             DTypeArg::Auto => None,
             DTypeArg::F32 => Some(DType::F32),
             DTypeArg::F16 => Some(DType::F16),
             DTypeArg::Bf16 => Some(DType::Bf16),
         };
-        let options = LoadOptions::new().dtype(dtype).threads(self.threads).hub(HubOptions {
+        LoadOptions::new().dtype(dtype).threads(self.threads).hub(HubOptions {
             revision: self.hub.revision.clone(),
             token: self.hub.token.clone(),
             cache_dir: self.hub.cache_dir.clone(),
             offline: self.hub.offline,
             ..HubOptions::default()
-        });
-        match &self.experts_implementation {
-            Some(choice) => options.experts_implementation(choice.clone()),
-            None => options,
-        }
+        })
     }
 }
 

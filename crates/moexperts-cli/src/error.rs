@@ -24,6 +24,12 @@ pub(crate) enum CliError {
     NoChatTemplate { origin: String },
     #[error("model `{origin}` has no tokenizer, and text needs one")]
     NoTokenizer { origin: String },
+    #[error("{what}, expected at most {limit}, half the available memory")]
+    Memory { what: String, limit: String },
+    #[error(
+        "{prompt} prompt tokens and {new} new ones do not fit the model's context of {context}"
+    )]
+    BenchContext { prompt: usize, new: usize, context: usize },
     #[error("{variable} is `{got}`, expected a level (`debug`) or TARGET=LEVEL,TARGET=LEVEL")]
     Log { variable: &'static str, got: String, source: tracing_subscriber::filter::ParseError },
 }
@@ -61,6 +67,7 @@ impl CliError {
             Self::NoTokenizer { .. } => {
                 Some("put its tokenizer.json into the model's folder".to_owned())
             }
+            Self::BenchContext { .. } => Some("lower --prompt-tokens or --new-tokens".to_owned()),
             _ => None,
         }
     }

@@ -8,6 +8,8 @@ mod args;
 mod commands;
 mod embedded;
 mod error;
+mod machine;
+mod output_file;
 mod progress;
 mod summary;
 

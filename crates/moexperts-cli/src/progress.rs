@@ -1,4 +1,4 @@
-//! Bars for downloads.
+//! Bars for downloads and for rows of a table.
 
 use std::{
     collections::HashMap,
@@ -11,9 +11,23 @@ use moexperts::hub::Progress;
 
 const TEMPLATE: &str = "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
 
+const ROWS_TEMPLATE: &str = "{msg} {wide_bar} {pos}/{len} rows {elapsed}";
+
 /// A bar a file on standard error if that is a terminal, nothing otherwise.
 pub(crate) fn downloads() -> Arc<dyn Progress> {
     if stderr().is_terminal() { Arc::new(Bars::default()) } else { Arc::new(()) }
+}
+
+/// A bar of this many rows on standard error if that is a terminal, a hidden one otherwise.
+pub(crate) fn rows(count: u64) -> ProgressBar {
+    if !stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    ProgressBar::new(count).with_style(style(ROWS_TEMPLATE))
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).expect("the template is well-formed")
 }
 
 #[derive(Debug, Default)]
@@ -30,8 +44,7 @@ impl Bars {
 
 impl Progress for Bars {
     fn start(&self, file: &str, bytes: u64) {
-        let style = ProgressStyle::with_template(TEMPLATE).expect("the template is well-formed");
-        let bar = ProgressBar::new(bytes).with_style(style).with_message(file.to_owned());
+        let bar = ProgressBar::new(bytes).with_style(style(TEMPLATE)).with_message(file.to_owned());
         let bar = self.screen.add(bar);
         self.with(|bars| bars.insert(file.to_owned(), bar));
     }

@@ -10,6 +10,7 @@ mod device;
 pub mod elementwise;
 mod experts;
 mod isa;
+pub mod limits;
 mod linear;
 mod operands;
 pub mod product;

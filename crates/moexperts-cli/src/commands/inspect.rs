@@ -1,30 +1,30 @@
 //! `moexperts inspect`: the machine, the backends, the kernels, the environment and a model.
 
 mod backends;
-mod bandwidth;
 mod environment;
-
-use std::fs;
 
 use moexperts::{
     CausalLm, DType,
-    cpu::{Cpu, Isa, product::Kernel},
+    cpu::{
+        Cpu, Isa,
+        limits::{ReadBandwidth, read_bandwidth},
+        product::Kernel,
+    },
 };
 
-use self::bandwidth::Bandwidth;
 use super::{load_model, print};
 use crate::{
     args::InspectArgs,
     error::CliError,
-    summary::{self, bytes, counted, line_bytes},
+    machine::{Memory, processor},
+    summary::{self, bytes, counted},
 };
 
 pub(super) fn run(args: &InspectArgs) -> Result<(), CliError> {
     let model = load_model(&args.model)?;
     let cpu = model.device();
     let memory = Memory::now();
-    let available = memory.as_ref().map(|memory| memory.available);
-    let bandwidth = Bandwidth::measure(cpu.thread_count(), available);
+    let bandwidth = read_bandwidth(cpu, memory.as_ref().map(|memory| memory.available));
     let sections = [
         ("Machine", machine(cpu, memory, &bandwidth)),
         ("Experts backends", backends::support(cpu)),
@@ -46,22 +46,7 @@ fn listed(names: impl IntoIterator<Item = impl ToString>) -> String {
     names.into_iter().map(|name| name.to_string()).collect::<Vec<_>>().join(", ")
 }
 
-/// Memory of the machine, in bytes.
-struct Memory {
-    total: u64,
-    available: u64,
-}
-
-impl Memory {
-    /// What Linux says; nothing elsewhere.
-    fn now() -> Option<Self> {
-        let text = fs::read_to_string("/proc/meminfo").ok()?;
-        let field = |name| line_bytes(&text, name);
-        Some(Self { total: field("MemTotal")?, available: field("MemAvailable")? })
-    }
-}
-
-fn machine(cpu: &Cpu, memory: Option<Memory>, bandwidth: &Bandwidth) -> String {
+fn machine(cpu: &Cpu, memory: Option<Memory>, bandwidth: &ReadBandwidth) -> String {
     let mut rows = Vec::new();
     if let Some(name) = processor() {
         rows.push(("processor", name));
@@ -71,14 +56,11 @@ fn machine(cpu: &Cpu, memory: Option<Memory>, bandwidth: &Bandwidth) -> String {
     if let Some(Memory { total, available }) = memory {
         rows.push(("memory", format!("{}, {} available", bytes(total), bytes(available))));
     }
-    rows.push(("read bandwidth", bandwidth.to_string()));
+    let gigabytes = bandwidth.bytes_per_second / 1e9;
+    let (threads, buffer) = (counted(bandwidth.threads, "thread"), bytes(bandwidth.buffer_bytes));
+    let measured = format!("{gigabytes:.1} GB/s, measured with {threads} over {buffer}");
+    rows.push(("read bandwidth", measured));
     table(rows)
-}
-
-fn processor() -> Option<String> {
-    let text = fs::read_to_string("/proc/cpuinfo").ok()?;
-    let line = text.lines().find(|line| line.starts_with("model name"))?;
-    Some(line.split_once(':')?.1.trim().to_owned())
 }
 
 fn kernels(cpu: &Cpu) -> String {
@@ -97,7 +79,7 @@ fn kernels(cpu: &Cpu) -> String {
     table(DType::ALL.map(row)) + "  * in use\n"
 }
 
-fn describe(model: &CausalLm, bandwidth: &Bandwidth) -> String {
+fn describe(model: &CausalLm, bandwidth: &ReadBandwidth) -> String {
     let spec = model.spec();
     let attention = spec.attention;
     let mut rows = vec![
@@ -126,7 +108,7 @@ fn describe(model: &CausalLm, bandwidth: &Bandwidth) -> String {
     table(rows)
 }
 
-fn weights(model: &CausalLm, bandwidth: &Bandwidth) -> Vec<(&'static str, String)> {
+fn weights(model: &CausalLm, bandwidth: &ReadBandwidth) -> Vec<(&'static str, String)> {
     let (spec, report) = (model.spec(), model.load_report());
     let [total, active] = [spec.total_weights(), spec.active_weights()].map(parameters);
     let [in_place, converted] =

@@ -1,5 +1,6 @@
 //! The commands, a file each.
 
+mod bench;
 mod chat;
 mod generate;
 mod inspect;
@@ -7,7 +8,7 @@ mod logits;
 
 use std::io::{Write as _, stdout};
 
-use moexperts::{AutoModelForCausalLm, CausalLm, Message, Tokenizer};
+use moexperts::{AutoModelForCausalLm, CausalLm, LoadOptions, Message, Tokenizer};
 
 use crate::{
     args::{Command, ModelArgs},
@@ -23,12 +24,22 @@ pub(crate) fn run(command: Command) -> Result<(), CliError> {
         Command::Chat(args) => chat::run(&args),
         Command::Logits(args) => logits::run(&args),
         Command::Inspect(args) => inspect::run(&args),
+        Command::Bench(command) => bench::run(&command),
     }
 }
 
 fn load_model(args: &ModelArgs) -> Result<CausalLm, CliError> {
-    let options = args.load_options();
-    let model = match &args.model {
+    let options = args.load.options();
+    let options = match &args.experts_implementation {
+        Some(choice) => options.experts_implementation(choice.clone()),
+        None => options,
+    };
+    load(args.load.model.as_deref(), options)
+}
+
+/// The model of this name, or the one in the program.
+fn load(model: Option<&str>, options: LoadOptions) -> Result<CausalLm, CliError> {
+    let model = match model {
         Some(model) => {
             AutoModelForCausalLm::from_pretrained(model, options.progress(progress::downloads()))
         }

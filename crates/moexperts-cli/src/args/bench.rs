@@ -1,0 +1,146 @@
+//! The command line of `moexperts bench`.
+
+use std::{num::NonZero, path::PathBuf, time::Duration};
+
+use clap::{Subcommand, ValueEnum};
+use moexperts::DType;
+
+use super::{LoadArgs, shape::Shapes};
+
+/// What is measured.
+#[derive(Debug, Subcommand)]
+pub(crate) enum BenchCommand {
+    Layer(BenchLayerArgs),
+    Model(BenchModelArgs),
+}
+
+/// Measures experts layers of random weights.
+///
+/// Each row is one backend on T tokens: the median time of several runs with the range from the
+/// 10th to the 90th percentile, GB/s over the bytes of the experts hit, GFLOP/s, and the fraction
+/// of what the machine can do at most. That limit is measured in the same run, with the same
+/// threads: the time to read those bytes, or to do those multiplications, whichever is longer.
+///
+/// The backends take turns, each time with other experts, so that none finds its weights in a
+/// cache and whatever else the machine does hits all alike.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  moexperts bench layer --shape olmoe
+  moexperts bench layer --shape mixtral,2048,1024,32,4 --dtype bf16,f16 --tokens 1,64,512
+  moexperts bench layer --experts-implementation eager,grouped_mm --routing zipf --json layer.json")]
+pub(crate) struct BenchLayerArgs {
+    /// The layers, separated by commas: `qwen1.5-moe`, `olmoe`, `qwen3-30b`, `mixtral`,
+    /// `gpt-oss-20b`, `deepseek-v3` or H,I,E,K.
+    #[arg(long, value_name = "SHAPES", default_value = "qwen1.5-moe")]
+    pub(crate) shape: Shapes,
+
+    /// Element types of the weights, separated by commas: `bf16`, `f16`, `f32`.
+    #[arg(long, value_name = "DTYPES", value_delimiter = ',', default_value = "bf16")]
+    pub(crate) dtype: Vec<DType>,
+
+    /// Numbers of tokens (T), separated by commas.
+    #[arg(
+        long,
+        value_name = "COUNTS",
+        value_delimiter = ',',
+        default_value = "1,2,4,8,16,32,64,128,256,512,1024,2048"
+    )]
+    pub(crate) tokens: Vec<NonZero<usize>>,
+
+    /// Which experts the tokens choose.
+    #[arg(long, value_name = "ROUTING", default_value = "uniform")]
+    pub(crate) routing: RoutingKind,
+
+    /// Chooses the weights, the tokens and their experts.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) seed: u64,
+
+    /// The time each backend is measured for in a row: at least five runs, or three where a run
+    /// takes much longer than that.
+    #[arg(long, value_name = "SECONDS", default_value = "0.5", value_parser = seconds)]
+    pub(crate) time: Duration,
+
+    /// Threads to compute with; as many as the machine has by default.
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<NonZero<usize>>,
+
+    #[command(flatten)]
+    pub(crate) common: BenchArgs,
+}
+
+/// Measures generation with a model.
+///
+/// Each row is one backend on a batch of random prompts: tokens a second of the prompts and of
+/// what follows, all sequences together; GB/s over the weights a step reads, and that as a
+/// fraction of the bandwidth measured in the same run; the most memory in RAM meanwhile, weights
+/// included. The values are medians, and the backends take turns.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  moexperts bench model
+  moexperts bench model --model ./OLMoE-1B-7B-0924 --prompt-tokens 128 --batch 1,8
+  moexperts bench model --experts-implementation eager,grouped_mm --json model.json")]
+pub(crate) struct BenchModelArgs {
+    /// Tokens of each prompt, separated by commas.
+    #[arg(long, value_name = "COUNTS", value_delimiter = ',', default_value = "16,128,512")]
+    pub(crate) prompt_tokens: Vec<NonZero<usize>>,
+
+    /// Tokens to generate, at least 2: the first comes with the prompt.
+    #[arg(long, value_name = "N", default_value = "32", value_parser = new_tokens)]
+    pub(crate) new_tokens: usize,
+
+    /// Sequences generated together, separated by commas.
+    #[arg(long, value_name = "COUNTS", value_delimiter = ',', default_value = "1,4")]
+    pub(crate) batch: Vec<NonZero<usize>>,
+
+    /// Generations of each row.
+    #[arg(long, value_name = "N", default_value = "3")]
+    pub(crate) repetitions: NonZero<usize>,
+
+    /// Chooses the prompts.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) seed: u64,
+
+    #[command(flatten)]
+    pub(crate) common: BenchArgs,
+
+    #[command(flatten)]
+    pub(crate) load: LoadArgs,
+}
+
+/// What both have.
+#[derive(Debug, clap::Args)]
+pub(crate) struct BenchArgs {
+    /// The backends, separated by commas; all that are registered by default.
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub(crate) experts_implementation: Vec<String>,
+
+    /// A JSON file for the rows, replaced after each of them.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+}
+
+/// `--routing`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RoutingKind {
+    /// Every expert is as likely as any other.
+    Uniform,
+    /// The second most popular expert is half as likely as the first, the third a third.
+    Zipf,
+    /// All tokens go to one expert, and to no other (K = 1): the largest group there can be.
+    OneExpert,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let expected = || "expected a number of seconds, at least 0".to_owned();
+    let seconds: f64 = text.parse().map_err(|_| expected())?;
+    Duration::try_from_secs_f64(seconds).map_err(|_| expected())
+}
+
+fn new_tokens(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(count @ 2..) => Ok(count),
+        _ => Err("expected a number, at least 2".to_owned()),
+    }
+}

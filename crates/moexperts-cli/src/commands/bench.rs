@@ -1,0 +1,84 @@
+//! `moexperts bench`: how fast the experts backends are, on a layer or in a model, set against what
+//! the machine can do at most.
+
+mod backends;
+mod layer;
+mod limits;
+mod model;
+mod random;
+mod report;
+mod statistics;
+
+use moexperts::Cpu;
+
+use crate::{
+    args::BenchCommand,
+    error::CliError,
+    machine::processor,
+    summary::{bytes, counted},
+};
+
+pub(super) fn run(command: &BenchCommand) -> Result<(), CliError> {
+    match command {
+        BenchCommand::Layer(args) => layer::run(args),
+        BenchCommand::Model(args) => model::run(args),
+    }
+}
+
+/// The first line of every report.
+fn machine(cpu: &Cpu) -> String {
+    let name = processor().map_or(String::new(), |name| format!("{name}, "));
+    format!("machine   {name}{}, {}", counted(cpu.thread_count(), "thread"), cpu.isa())
+}
+
+/// Below this the report says that caches may hold a part of the weights.
+const CACHED_BYTES: usize = 1 << 29;
+
+/// What a reader of the results has to know if the weights are few.
+fn cached(weights_bytes: usize) -> Option<String> {
+    let all = bytes(weights_bytes as u64);
+    let note = || format!("all weights are {all}: caches may hold a part of them");
+    (weights_bytes < CACHED_BYTES).then(note)
+}
+
+/// As files have numbers: six digits, which is more than any measurement is good for.
+fn rounded(value: f64) -> f64 {
+    format!("{value:.5e}").parse().expect("a number was written")
+}
+
+/// A number with three digits.
+fn digits(value: f64) -> String {
+    let decimals = match value {
+        ..0.9995 => 3,
+        ..9.995 => 2,
+        ..99.95 => 1,
+        _ => 0,
+    };
+    format!("{value:.decimals$}")
+}
+
+/// `63 %`.
+fn percent(fraction: f64) -> String {
+    format!("{:.0} %", 100.0 * fraction)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn three_digits_whatever_the_size() {
+        for (value, text) in [
+            (0.01234, "0.012"),
+            (1.234, "1.23"),
+            (9.996, "10.0"),
+            (12.34, "12.3"),
+            (1234.5, "1234"),
+        ] {
+            assert_eq!(digits(value), text);
+        }
+        assert_eq!(percent(0.626), "63 %");
+        assert_eq!(rounded(1234.56789), 1234.57);
+        assert_eq!(rounded(0.0), 0.0);
+    }
+}

@@ -1,0 +1,74 @@
+//! Which backends take part.
+
+use std::{fmt::Display, sync::Arc};
+
+use moexperts::{Cpu, Error, ExpertsBackend, ExpertsInterface};
+
+use crate::error::CliError;
+
+/// A backend of the CPU.
+pub(super) type Backend = Arc<dyn ExpertsBackend<Cpu>>;
+
+/// Backends, and whether the user asked for each of them.
+#[derive(Debug)]
+pub(super) struct Backends {
+    all: Vec<Backend>,
+    named: bool,
+}
+
+impl Backends {
+    /// Those of these names; every registered one if there are none.
+    pub(super) fn named(names: &[String]) -> Result<Self, CliError> {
+        let named = !names.is_empty();
+        let all = match named {
+            true => names.iter().map(|name| ExpertsInterface::get(name)).collect(),
+            false => Ok(ExpertsInterface::all()),
+        };
+        Ok(Self { all: all.map_err(Error::from)?, named })
+    }
+
+    pub(super) fn names(&self) -> Vec<String> {
+        self.all.iter().map(|backend| backend.name().to_owned()).collect()
+    }
+
+    /// Those that `check` passes, and why the others cannot take part. One the user asked for has
+    /// to.
+    pub(super) fn able<E: Into<CliError> + Display>(
+        &self,
+        check: impl Fn(&Backend) -> Result<(), E>,
+    ) -> Result<(Vec<Backend>, Vec<String>), CliError> {
+        let (mut able, mut reasons) = (Vec::new(), Vec::new());
+        for backend in &self.all {
+            match check(backend) {
+                Ok(()) => able.push(Arc::clone(backend)),
+                Err(error) if self.named => return Err(error.into()),
+                Err(error) => reasons.push(error.to_string()),
+            }
+        }
+        Ok((able, reasons))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refuse_eager(backend: &Backend) -> Result<(), CliError> {
+        match backend.name() {
+            "eager" => Err(CliError::NoPrompt),
+            _ => Ok(()),
+        }
+    }
+
+    #[test]
+    fn a_backend_that_cannot_is_left_out_unless_it_was_named() {
+        let (able, reasons) = Backends::named(&[]).unwrap().able(refuse_eager).unwrap();
+        let names: Vec<&str> = able.iter().map(|backend| backend.name()).collect();
+        assert_eq!(names, ["batched_mm", "grouped_mm"]);
+        assert_eq!(reasons, ["no prompt"]);
+
+        let named = Backends::named(&["grouped_mm".to_owned(), "eager".to_owned()]).unwrap();
+        assert_eq!(named.names(), ["grouped_mm", "eager"]);
+        assert!(matches!(named.able(refuse_eager), Err(CliError::NoPrompt)));
+    }
+}

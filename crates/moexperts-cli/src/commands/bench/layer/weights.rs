@@ -1,0 +1,280 @@
+//! Random experts, more of them than caches hold.
+//!
+//! All weights are views of one pool of random values. Where the experts of a shape do not fill it,
+//! it holds several sets of them, used in turn; where they do not fit, they overlap.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    thread,
+};
+
+use bytemuck::cast_slice;
+use moexperts::{
+    Cpu, DType, Error, ExpertsSpec,
+    core::{self, Elements, Expert, Experts, Linear, Matrix, MatrixLayout, Storage},
+};
+
+use super::super::{cached, random::Random};
+use crate::{error::CliError, summary::bytes};
+
+/// Sets of experts fill this, unless memory is short: more than the caches of most machines hold.
+const POOL_BYTES: usize = 1 << 30;
+
+/// Experts that overlap fill this: no cache holds it either, and it is soon filled.
+const OVERLAP_BYTES: usize = 4 << 30;
+
+/// The most sets of experts.
+const MAX_SETS: usize = 1 << 10;
+
+/// What is used where nothing is known of the memory.
+const UNKNOWN_MEMORY_BYTES: u64 = 8 << 30;
+
+/// Every expert begins at a multiple of this: a cache line.
+const ALIGNMENT: usize = 64;
+
+/// The weights of trained models are about this large.
+const SCALE: f32 = 0.025;
+
+/// Sets of experts of one description.
+#[derive(Debug)]
+pub(super) struct Weights {
+    pub(super) sets: Vec<Experts<Cpu>>,
+    /// What a reader of the results has to know.
+    pub(super) note: Option<String>,
+}
+
+impl Weights {
+    /// Random ones, in at most half of the available memory.
+    pub(super) fn random(
+        cpu: &Cpu,
+        spec: ExpertsSpec,
+        seed: u64,
+        available_bytes: Option<u64>,
+    ) -> Result<Self, CliError> {
+        let budget = (available_bytes.unwrap_or(UNKNOWN_MEMORY_BYTES) / 2) as usize;
+        let plan = Plan::new(&spec, budget)?;
+        let pool = Pool::random(plan.pool_bytes, spec.dtype, cpu.thread_count(), seed);
+        let pool: Arc<dyn Storage> = Arc::new(pool);
+        let mut random = Random::new(seed, &[1]);
+        let mut set = |set: usize| {
+            let place = |index| plan.place(set * spec.experts + index);
+            let expert = |index| expert(&pool, place(index), &spec, &mut random);
+            let experts = (0..spec.experts).map(expert).collect::<core::Result<_>>()?;
+            Experts::load(cpu, spec, experts)
+        };
+        let sets = (0..plan.sets).map(&mut set).collect::<core::Result<_>>();
+        Ok(Self { sets: sets.map_err(Error::from)?, note: plan.note(&spec) })
+    }
+}
+
+/// Where experts lie in a pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Plan {
+    pool_bytes: usize,
+    /// From one expert to the next.
+    stride_bytes: usize,
+    expert_bytes: usize,
+    sets: usize,
+}
+
+impl Plan {
+    fn new(spec: &ExpertsSpec, budget: usize) -> Result<Self, CliError> {
+        let expert_bytes = spec.bytes_per_expert();
+        let stride_bytes = expert_bytes.next_multiple_of(ALIGNMENT);
+        if stride_bytes > budget {
+            return Err(CliError::Memory {
+                what: format!("an expert takes {}", bytes(stride_bytes as u64)),
+                limit: bytes(budget as u64),
+            });
+        }
+        let set_bytes = stride_bytes * spec.experts;
+        let sets = POOL_BYTES.div_ceil(set_bytes).min(MAX_SETS).min(budget / set_bytes).max(1);
+        let overlap = OVERLAP_BYTES.max(stride_bytes).min(budget);
+        let pool_bytes = if set_bytes > budget { overlap } else { sets * set_bytes };
+        Ok(Self { pool_bytes, stride_bytes, expert_bytes, sets })
+    }
+
+    /// The first byte of an expert, counted over all sets.
+    fn place(&self, index: usize) -> usize {
+        let wanted = index * self.stride_bytes;
+        if wanted + self.expert_bytes <= self.pool_bytes {
+            return wanted;
+        }
+        // No multiple of the stride, so that later experts lie across the borders of earlier ones.
+        let span = self.pool_bytes - self.expert_bytes;
+        wanted.checked_rem(span).unwrap_or(0) / ALIGNMENT * ALIGNMENT
+    }
+
+    fn note(&self, spec: &ExpertsSpec) -> Option<String> {
+        let all_bytes = self.sets * self.stride_bytes * spec.experts;
+        if all_bytes <= self.pool_bytes {
+            return cached(all_bytes);
+        }
+        let [all, pool] = [all_bytes, self.pool_bytes].map(|count| bytes(count as u64));
+        let experts = spec.experts;
+        Some(format!("{experts} experts, {all}, overlap in {pool}: half the memory is not enough"))
+    }
+}
+
+/// Random weights, first touched by the threads that fill them.
+#[derive(Debug)]
+struct Pool {
+    words: Vec<u64>,
+    /// Words before the first that is aligned.
+    skipped: usize,
+}
+
+impl Storage for Pool {
+    fn bytes(&self) -> &[u8] {
+        cast_slice(&self.words[self.skipped..])
+    }
+}
+
+impl Pool {
+    /// Words of a block that is filled at once.
+    const BLOCK: usize = 1 << 17;
+
+    /// A pool of at least this size, the same for the same seed whatever the threads.
+    fn random(size_bytes: usize, dtype: DType, threads: usize, seed: u64) -> Self {
+        let table = table(dtype);
+        // Zeros cost nothing until they are written.
+        let mut words = vec![0_u64; (size_bytes + ALIGNMENT).div_ceil(size_of::<u64>())];
+        let skipped = words.as_ptr().align_offset(ALIGNMENT);
+        let width = 8 * dtype.size_bytes() as u32;
+        let blocks = Mutex::new(words[skipped..].chunks_mut(Self::BLOCK).enumerate());
+        let fill = || {
+            loop {
+                let next = blocks.lock().unwrap_or_else(PoisonError::into_inner).next();
+                let Some((index, block)) = next else { return };
+                let mut random = Random::new(seed, &[0, index as u64]);
+                for word in block {
+                    let draw = random.next();
+                    for place in 0..u64::BITS / width {
+                        let value = table[(draw >> (16 * place)) as usize & (TABLE - 1)];
+                        *word |= value << (width * place);
+                    }
+                }
+            }
+        };
+        thread::scope(|scope| {
+            for _ in 0..threads {
+                scope.spawn(fill);
+            }
+        });
+        Self { words, skipped }
+    }
+}
+
+/// Different values in a pool.
+const TABLE: usize = 1 << 16;
+
+/// Numbers evenly spread between `-SCALE` and `SCALE`, rounded, as bits.
+fn table(dtype: DType) -> Vec<u64> {
+    let value = |index: usize| (2.0 * (index as f32 + 0.5) / TABLE as f32 - 1.0) * SCALE;
+    let values: Vec<f32> = (0..TABLE).map(value).collect();
+    let rounded = Matrix::from_f32(1, TABLE, &values, dtype).expect("one row of all values");
+    match rounded.elements() {
+        Elements::F32(values) => values.iter().map(|value| value.to_bits().into()).collect(),
+        Elements::F16(values) => values.iter().map(|value| value.to_bits().into()).collect(),
+        Elements::Bf16(values) => values.iter().map(|value| value.to_bits().into()).collect(),
+    }
+}
+
+/// The expert that begins at a byte of the pool: gate, up, down, one after another.
+fn expert(
+    pool: &Arc<dyn Storage>,
+    start: usize,
+    spec: &ExpertsSpec,
+    random: &mut Random,
+) -> core::Result<Expert<Matrix, Vec<f32>>> {
+    let projection_bytes = spec.hidden * spec.intermediate * spec.dtype.size_bytes();
+    let mut projection = |index: usize, rows: usize, cols: usize| {
+        let offset_bytes = start + index * projection_bytes;
+        let layout = MatrixLayout { offset_bytes, dtype: spec.dtype, rows, cols, row_stride: cols };
+        let bias = spec.bias.then(|| (0..rows).map(|_| random.within(SCALE)).collect());
+        Ok(Linear { weight: Matrix::new(Arc::clone(pool), layout)?, bias })
+    };
+    Ok(Expert {
+        gate_proj: Some(projection(0, spec.intermediate, spec.hidden)?),
+        up_proj: projection(1, spec.intermediate, spec.hidden)?,
+        down_proj: projection(2, spec.hidden, spec.intermediate)?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use moexperts::CpuOptions;
+
+    use super::*;
+
+    const SMALL: ExpertsSpec = ExpertsSpec::gated_silu(24, 5, 3, DType::Bf16);
+
+    #[test]
+    fn experts_that_fit_lie_one_after_another() {
+        let spec = ExpertsSpec::gated_silu(2048, 1408, 60, DType::Bf16);
+        let plan = Plan::new(&spec, 16 << 30).unwrap();
+        assert_eq!((plan.sets, plan.pool_bytes), (2, 2 * 60 * spec.bytes_per_expert()));
+        assert_eq!(plan.place(61), 61 * spec.bytes_per_expert());
+        assert_eq!(plan.note(&spec), None);
+    }
+
+    #[test]
+    fn experts_that_do_not_fit_overlap_inside_the_pool() {
+        let spec = ExpertsSpec::gated_silu(7168, 2048, 256, DType::Bf16);
+        let plan = Plan::new(&spec, 8 << 30).unwrap();
+        assert_eq!((plan.sets, plan.pool_bytes), (1, OVERLAP_BYTES));
+        let mut places: Vec<usize> = (0..256).map(|index| plan.place(index)).collect();
+        let inside = |place: &usize| place + plan.expert_bytes <= plan.pool_bytes;
+        assert!(places.iter().all(|place| inside(place) && place.is_multiple_of(ALIGNMENT)));
+        places.sort_unstable();
+        places.dedup();
+        assert_eq!(places.len(), 256);
+        assert_eq!(
+            plan.note(&spec).unwrap(),
+            "256 experts, 22.5 GB, overlap in 4.29 GB: half the memory is not enough"
+        );
+    }
+
+    #[test]
+    fn small_experts_come_in_many_sets() {
+        let plan = Plan::new(&SMALL, 1 << 30).unwrap();
+        assert_eq!((plan.sets, plan.stride_bytes), (MAX_SETS, 768));
+        assert_eq!(
+            plan.note(&SMALL).unwrap(),
+            "all weights are 2.36 MB: caches may hold a part of them"
+        );
+        assert_eq!(Plan::new(&SMALL, 768).unwrap().place(2), 0);
+    }
+
+    #[test]
+    fn memory_for_one_expert_there_has_to_be() {
+        let error = Plan::new(&SMALL, 767).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "an expert takes 768 B, expected at most 767 B, half the available memory"
+        );
+    }
+
+    #[test]
+    fn weights_repeat_with_the_seed_and_are_small_and_spread() {
+        for dtype in DType::ALL {
+            let spec = ExpertsSpec { dtype, bias: true, ..SMALL };
+            let weights = |threads: usize, seed| {
+                let options = CpuOptions { threads: threads.try_into().ok(), isa: None };
+                let cpu = Cpu::new(options).unwrap();
+                Weights::random(&cpu, spec, seed, Some(2 << 20)).unwrap()
+            };
+            let values = |weights: &Weights| weights.sets[1].expert(2).down_proj.weight.to_f32();
+            let first = weights(1, 7);
+            let got = values(&first);
+            assert_eq!(got.len(), 24 * 5);
+            assert_eq!(got, values(&weights(3, 7)));
+            assert_ne!(got, values(&weights(1, 8)));
+            assert!(got.iter().all(|value| value.abs() <= SCALE * 1.01), "{dtype}");
+            let mean = got.iter().sum::<f32>() / got.len() as f32;
+            assert!(mean.abs() < SCALE / 3.0, "{dtype}: {mean}");
+            let bias = first.sets[0].expert(0).up_proj.bias.as_ref().unwrap();
+            assert!(bias.len() == 5 && bias.iter().all(|value| value.abs() <= SCALE));
+        }
+    }
+}

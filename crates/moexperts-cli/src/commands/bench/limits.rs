@@ -1,0 +1,96 @@
+//! What the machine can do at most while a group of rows is measured.
+//!
+//! It is measured before the group, again between its rows, and after it: a machine that others
+//! use too changes by the minute. A row is set against the median of all that is known when it is
+//! shown.
+
+use std::time::{Duration, Instant};
+
+use moexperts::{
+    DType,
+    cpu::{
+        Cpu,
+        limits::{peak, read_bandwidth},
+    },
+};
+
+use super::{digits, statistics::Statistics};
+use crate::{machine::Memory, summary::counted};
+
+/// How long a measurement is good for.
+const EVERY: Duration = Duration::from_secs(5);
+
+/// What was measured in a group so far.
+#[derive(Debug)]
+pub(super) struct Limits<'a> {
+    cpu: &'a Cpu,
+    /// The dtype operations are counted for; none if they are not.
+    dtype: Option<DType>,
+    bytes_per_second: Vec<f64>,
+    flops_per_second: Vec<f64>,
+    /// What the operations were done with.
+    units: String,
+    last: Instant,
+}
+
+impl<'a> Limits<'a> {
+    /// Measures for the first time.
+    pub(super) fn measure(cpu: &'a Cpu, dtype: Option<DType>) -> Self {
+        let mut limits = Self {
+            cpu,
+            dtype,
+            bytes_per_second: Vec::new(),
+            flops_per_second: Vec::new(),
+            units: String::new(),
+            last: Instant::now(),
+        };
+        limits.again();
+        limits
+    }
+
+    pub(super) fn again(&mut self) {
+        let available = Memory::now().map(|memory| memory.available);
+        self.bytes_per_second.push(read_bandwidth(self.cpu, available).bytes_per_second);
+        if let Some(dtype) = self.dtype {
+            let peak = peak(self.cpu, dtype);
+            self.flops_per_second.push(peak.flops_per_second);
+            self.units = format!("{} on {}", peak.inputs, peak.isa);
+        }
+        self.last = Instant::now();
+    }
+
+    /// Measures again if the last measurement is old.
+    pub(super) fn refresh(&mut self) {
+        if self.last.elapsed() >= EVERY {
+            self.again();
+        }
+    }
+
+    /// Bytes read a second.
+    pub(super) fn bandwidth(&self) -> f64 {
+        Statistics::of(&self.bytes_per_second).median
+    }
+
+    /// Multiplications and additions a second; without a dtype there is no such limit.
+    pub(super) fn peak(&self) -> f64 {
+        match self.flops_per_second.as_slice() {
+            [] => f64::INFINITY,
+            measured => Statistics::of(measured).median,
+        }
+    }
+
+    /// `limits of olmoe bf16: 29.1 GB/s (27.8-30.2), 198 GFLOP/s (…) of f32 on avx2, 5 measurements`.
+    pub(super) fn summary(&self, of: &str) -> String {
+        let spread = |measured: &[f64]| {
+            let Statistics { median, p10, p90 } = Statistics::of(measured).scaled(1e-9);
+            [digits(median), digits(p10), digits(p90)]
+        };
+        let [median, p10, p90] = spread(&self.bytes_per_second);
+        let mut text = format!("limits of {of}: {median} GB/s ({p10}-{p90})");
+        if !self.flops_per_second.is_empty() {
+            let [median, p10, p90] = spread(&self.flops_per_second);
+            text += &format!(", {median} GFLOP/s ({p10}-{p90}) of {}", self.units);
+        }
+        format!("{text}, {}", counted(self.bytes_per_second.len(), "measurement"))
+    }
+}

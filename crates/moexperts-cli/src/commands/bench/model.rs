@@ -1,0 +1,178 @@
+//! `moexperts bench model`.
+
+mod counting;
+mod row;
+
+use std::time::Instant;
+
+use moexperts::{CausalLm, Cpu, GenerateOptions, Generation, GenerationStats};
+
+use self::{
+    counting::decode_bytes,
+    row::{Row, Subject},
+};
+use super::{
+    backends::{Backend, Backends},
+    cached,
+    limits::Limits,
+    machine,
+    random::Random,
+    report::Report,
+};
+use crate::{
+    args::BenchModelArgs,
+    commands::load,
+    error::CliError,
+    machine::{forget_peak_memory, peak_memory},
+    output_file,
+};
+
+pub(super) fn run(args: &BenchModelArgs) -> Result<(), CliError> {
+    if let Some(path) = &args.common.json {
+        output_file::check(path)?;
+    }
+    let backends = Backends::named(&args.common.experts_implementation)?;
+    let start = Instant::now();
+    let model = &load(args.load.model.as_deref(), args.load.options())?;
+    let load_seconds = start.elapsed().as_secs_f64();
+    check_context(args, model)?;
+    let (able, reasons) =
+        backends.able(|backend| model.set_experts_implementation(backend.name()))?;
+
+    let rows = able.len() * args.batch.len() * args.prompt_tokens.len();
+    let columns = Row::columns(able.iter().map(|backend| backend.name()));
+    let mut report = Report::new(columns, rows, args.common.json.as_deref());
+    let dtype = model.dtype().map_or(String::new(), |dtype| format!(", {dtype}"));
+    report.line(&machine(model.device()))?;
+    report.line(&format!("model     {}{dtype}, loaded in {load_seconds:.3} s", model.origin()))?;
+    report.line("limits    the median of what was measured up to a row")?;
+    let weights = model.load_report();
+    let few = cached(weights.in_place_bytes + weights.converted_bytes);
+    for reason in reasons.into_iter().chain(few) {
+        report.line(&format!("note: {reason}"))?;
+    }
+    report.line("")?;
+    report.titles()?;
+
+    let mut limits = Limits::measure(model.device(), None);
+    for batch in args.batch.iter().map(|batch| batch.get()) {
+        for prompt_tokens in args.prompt_tokens.iter().map(|tokens| tokens.get()) {
+            report.doing(format!("batch {batch}, {prompt_tokens} prompt tokens"));
+            limits.refresh();
+            let cell = Cell { args, model, backends: &able, batch, prompt_tokens };
+            let (measured, decode_bytes) = cell.measure()?;
+            let new_tokens = args.new_tokens;
+            let subject =
+                Subject { model, load_seconds, batch, prompt_tokens, new_tokens, decode_bytes };
+            for measured in &measured {
+                let row = Row::new(&subject, measured, limits.bandwidth());
+                report.row(&row.cells(), &row)?;
+            }
+        }
+    }
+    limits.again();
+    report.line(&limits.summary(model.origin()))
+}
+
+fn check_context(args: &BenchModelArgs, model: &CausalLm) -> Result<(), CliError> {
+    let context = model.spec().max_position_embeddings;
+    let prompts = args.prompt_tokens.iter().map(|tokens| tokens.get());
+    match prompts.max() {
+        Some(prompt) if prompt.saturating_add(args.new_tokens) > context => {
+            Err(CliError::BenchContext { prompt, new: args.new_tokens, context })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// One cell: a batch of prompts, by each backend in turn.
+struct Cell<'a> {
+    args: &'a BenchModelArgs,
+    model: &'a CausalLm,
+    backends: &'a [Backend],
+    batch: usize,
+    prompt_tokens: usize,
+}
+
+/// What one backend took.
+#[derive(Debug)]
+struct Measured {
+    name: String,
+    prefill_seconds: Vec<f64>,
+    decode_seconds: Vec<f64>,
+    peak_memory_bytes: Option<u64>,
+}
+
+impl Cell<'_> {
+    /// What each took, and the bytes of weights that decoding read.
+    fn measure(&self) -> Result<(Vec<Measured>, usize), CliError> {
+        let prompts = self.prompts();
+        let options = options(self.args.new_tokens, self.args.seed);
+        let Some(first) = self.backends.first() else { return Ok((Vec::new(), 0)) };
+        let decode_bytes = decode_bytes(self.model, first, &prompts, &options)?;
+        let measured = |backend: &Backend| Measured {
+            name: backend.name().to_owned(),
+            prefill_seconds: Vec::new(),
+            decode_seconds: Vec::new(),
+            peak_memory_bytes: None,
+        };
+        let mut all: Vec<Measured> = self.backends.iter().map(measured).collect();
+        for measured in &all {
+            // What a backend makes on first use, it makes now.
+            self.model.set_experts_implementation(measured.name.as_str())?;
+            finish(self.model.generate_tokens(prompts.clone(), &self::options(2, 0))?)?;
+        }
+        for _ in 0..self.args.repetitions.get() {
+            for measured in &mut all {
+                self.model.set_experts_implementation(measured.name.as_str())?;
+                measured.generation(self.model, prompts.clone(), &options)?;
+            }
+        }
+        Ok((all, decode_bytes))
+    }
+
+    /// Random token ids.
+    fn prompts(&self) -> Vec<Vec<u32>> {
+        let vocab = self.model.spec().vocab_size;
+        let purpose = [self.batch as u64, self.prompt_tokens as u64];
+        let mut random = Random::new(self.args.seed, &purpose);
+        let mut prompt = || (0..self.prompt_tokens).map(|_| random.below(vocab) as u32).collect();
+        (0..self.batch).map(|_| prompt()).collect()
+    }
+}
+
+impl Measured {
+    fn generation(
+        &mut self,
+        model: &CausalLm,
+        prompts: Vec<Vec<u32>>,
+        options: &GenerateOptions,
+    ) -> Result<(), CliError> {
+        forget_peak_memory();
+        let stats = finish(model.generate_tokens(prompts, options)?)?;
+        self.prefill_seconds.push(stats.prefill.as_secs_f64());
+        self.decode_seconds.push(stats.decode.as_secs_f64());
+        self.peak_memory_bytes = self.peak_memory_bytes.max(peak_memory());
+        Ok(())
+    }
+}
+
+/// The most likely tokens, to the last.
+fn options(new_tokens: usize, seed: u64) -> GenerateOptions {
+    GenerateOptions {
+        max_new_tokens: Some(new_tokens),
+        do_sample: Some(false),
+        repetition_penalty: Some(1.0),
+        seed: Some(seed),
+        ignore_eos: true,
+        ..GenerateOptions::default()
+    }
+}
+
+/// Runs a generation to its end.
+fn finish(mut generation: Generation<'_, Cpu>) -> Result<GenerationStats, CliError> {
+    for event in generation.by_ref() {
+        event?;
+    }
+    Ok(generation.stats())
+}

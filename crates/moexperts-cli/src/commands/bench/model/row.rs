@@ -1,0 +1,102 @@
+//! A row: what one backend did with one batch of prompts.
+
+use moexperts::{CausalLm, DType};
+use serde::Serialize;
+
+use super::{
+    super::{digits, percent, report::Column, rounded, statistics::Statistics},
+    Measured,
+};
+use crate::summary::bytes;
+
+/// As the JSON file has it.
+#[derive(Debug, Serialize)]
+pub(super) struct Row {
+    model: String,
+    dtype: Option<&'static str>,
+    device: &'static str,
+    threads: usize,
+    batch: usize,
+    prompt_tokens: usize,
+    new_tokens: usize,
+    implementation: String,
+    /// Nothing is compiled here; results of other systems in the same form say `default` and so on.
+    compile: &'static str,
+    load_s: f64,
+    prefill_tok_per_s: f64,
+    decode_tok_per_s: f64,
+    decode_gb_per_s: f64,
+    limit_gb_per_s: f64,
+    peak_memory_bytes: Option<u64>,
+}
+
+/// What a row is about, beside the measurement.
+#[derive(Clone, Copy)]
+pub(super) struct Subject<'a> {
+    pub(super) model: &'a CausalLm,
+    pub(super) load_seconds: f64,
+    pub(super) batch: usize,
+    pub(super) prompt_tokens: usize,
+    pub(super) new_tokens: usize,
+    /// Bytes of weights that all decode steps read.
+    pub(super) decode_bytes: usize,
+}
+
+impl Row {
+    /// - `bandwidth`: bytes the machine reads a second
+    pub(super) fn new(subject: &Subject<'_>, measured: &Measured, bandwidth: f64) -> Self {
+        let Subject { model, load_seconds, batch, prompt_tokens, new_tokens, decode_bytes } =
+            *subject;
+        let prefill = Statistics::of(&measured.prefill_seconds).median;
+        let decode = Statistics::of(&measured.decode_seconds).median;
+        // The first new token of each sequence comes with the prompt.
+        let decoded = batch * (new_tokens - 1);
+        Self {
+            model: model.origin().to_owned(),
+            dtype: model.dtype().map(DType::name),
+            device: "cpu",
+            threads: model.device().thread_count(),
+            batch,
+            prompt_tokens,
+            new_tokens,
+            implementation: measured.name.clone(),
+            compile: "none",
+            load_s: rounded(load_seconds),
+            prefill_tok_per_s: rounded((batch * prompt_tokens) as f64 / prefill),
+            decode_tok_per_s: rounded(decoded as f64 / decode),
+            decode_gb_per_s: rounded(decode_bytes as f64 / decode / 1e9),
+            limit_gb_per_s: rounded(bandwidth / 1e9),
+            peak_memory_bytes: measured.peak_memory_bytes,
+        }
+    }
+
+    /// The columns of the table, for these names of backends.
+    pub(super) fn columns<'a>(backends: impl IntoIterator<Item = &'a str>) -> Vec<Column> {
+        vec![
+            Column::words("implementation", backends),
+            Column::number("batch", 0),
+            Column::number("prompt", 0),
+            Column::number("new", 0),
+            Column::number("prefill tok/s", 0),
+            Column::number("decode tok/s", 0),
+            Column::number("decode GB/s", 0),
+            Column::number("of limit", 0),
+            Column::number("peak memory", 0),
+        ]
+    }
+
+    /// The texts of those columns.
+    pub(super) fn cells(&self) -> Vec<String> {
+        vec![
+            self.implementation.clone(),
+            self.batch.to_string(),
+            self.prompt_tokens.to_string(),
+            self.new_tokens.to_string(),
+            digits(self.prefill_tok_per_s),
+            digits(self.decode_tok_per_s),
+            digits(self.decode_gb_per_s),
+            percent(self.decode_gb_per_s / self.limit_gb_per_s),
+            self.peak_memory_bytes.map_or("-".to_owned(), bytes),
+        ]
+    }
+}

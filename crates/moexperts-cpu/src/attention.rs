@@ -1,24 +1,27 @@
 //! Causal attention over cached keys and values, a few queries of one key/value head at a time.
 
+use std::ops::Range;
+
 use moexperts_core::{AttentionSpec, Batch, Error, KvCacheSpec, Result, Span, Tensor};
 
 use crate::{
     cpu::Cpu,
-    product::{Inputs, Kernel, Weights},
+    product::{Inputs, Kernel, PANEL, Weights},
     shared_rows::SharedRows,
 };
 
 /// Tokens whose queries pass over the keys together.
-const QUERY_TOKENS: usize = 8;
+const QUERY_TOKENS: usize = 16;
 
-/// Keys and values of all layers and sequences, in f32: a row a position, its heads side by side.
+/// Keys and values of all layers and sequences, in f32, each head's apart.
 #[derive(Debug)]
 pub struct KvCache {
     spec: KvCacheSpec,
-    /// Index `layer * sequences + sequence`.
-    entries: Vec<KeysValues>,
+    /// Index `(layer * sequences + sequence) * kv_heads + head`.
+    heads: Vec<KeysValues>,
 }
 
+/// Keys and values of one head, [positions, head_dim].
 #[derive(Debug, Clone, Default)]
 struct KeysValues {
     keys: Vec<f32>,
@@ -27,31 +30,44 @@ struct KeysValues {
 
 impl KvCache {
     pub(crate) fn new(spec: KvCacheSpec) -> Self {
-        Self { spec, entries: vec![KeysValues::default(); spec.layers * spec.sequences] }
+        let heads = spec.layers * spec.sequences * spec.kv_heads;
+        Self { spec, heads: vec![KeysValues::default(); heads] }
     }
 
     fn width(&self) -> usize {
         self.spec.kv_heads * self.spec.head_dim
     }
 
-    /// Forgets what the span overwrites and appends its keys and values.
+    /// The heads of one sequence in one layer.
+    fn range(&self, layer: usize, sequence: usize) -> Range<usize> {
+        let first = (layer * self.spec.sequences + sequence) * self.spec.kv_heads;
+        first..first + self.spec.kv_heads
+    }
+
+    /// Forgets what the span overwrites and appends its keys and values, [tokens, heads, head_dim].
     fn append(&mut self, layer: usize, span: Span, keys: &[f32], values: &[f32]) -> Result<()> {
-        let (width, sequences) = (self.width(), self.spec.sequences);
-        if layer >= self.spec.layers {
-            return Err(Error::OutOfRange { what: "layer", index: layer, limit: self.spec.layers });
+        let KvCacheSpec { layers, sequences, head_dim, .. } = self.spec;
+        if layer >= layers {
+            return Err(Error::OutOfRange { what: "layer", index: layer, limit: layers });
         }
         if span.sequence >= sequences {
             let index = span.sequence;
             return Err(Error::OutOfRange { what: "sequence", index, limit: sequences });
         }
-        let entry = &mut self.entries[layer * sequences + span.sequence];
-        let held = entry.keys.len().checked_div(width).unwrap_or(0);
+        let (width, heads) = (self.width(), self.range(layer, span.sequence));
+        let heads = &mut self.heads[heads];
+        let cached = heads.first().map_or(0, |head| head.keys.len());
+        let held = cached.checked_div(head_dim).unwrap_or(0);
         if span.start > held {
             return Err(Error::OutOfRange { what: "position", index: span.start, limit: held + 1 });
         }
-        for (cached, new) in [(&mut entry.keys, keys), (&mut entry.values, values)] {
-            cached.truncate(span.start * width);
-            cached.extend_from_slice(new);
+        for (index, head) in heads.iter_mut().enumerate() {
+            for (cached, new) in [(&mut head.keys, keys), (&mut head.values, values)] {
+                cached.truncate(span.start * head_dim);
+                for row in new.chunks_exact(width.max(1)) {
+                    cached.extend_from_slice(&row[index * head_dim..(index + 1) * head_dim]);
+                }
+            }
         }
         Ok(())
     }
@@ -103,16 +119,17 @@ pub(crate) fn attention(
     let shared = SharedRows::new(out.data_mut(), q.cols());
     let cache = &*cache;
     cpu.threads().split(items.len(), 1, |range| {
-        let mut scores = Vec::new();
+        let [mut scores, mut sums] = [const { Vec::new() }; 2];
         for item in &items[range] {
-            let cached = &cache.entries[layer * cache.spec.sequences + item.span.sequence];
-            attend(cpu, q.data(), cached, item, spec, &mut scores, &shared);
+            let head = cache.range(layer, item.span.sequence).start + item.kv_head;
+            attend(cpu, q.data(), &cache.heads[head], item, spec, &mut scores, &mut sums, &shared);
         }
     });
     Ok(out)
 }
 
 /// `out = softmax(scale · q · Kᵀ) · V` for the queries of one item.
+#[expect(clippy::too_many_arguments, reason = "the buffers are reused from item to item")]
 fn attend(
     cpu: &Cpu,
     q: &[f32],
@@ -120,9 +137,10 @@ fn attend(
     item: &Item,
     spec: &AttentionSpec,
     scores: &mut Vec<f32>,
+    sums: &mut Vec<f32>,
     out: &SharedRows<'_, f32>,
 ) {
-    let (head_dim, width) = (spec.head_dim, spec.kv_heads * spec.head_dim);
+    let head_dim = spec.head_dim;
     let group = spec.heads / spec.kv_heads;
     let position = item.span.start + item.first;
     let window = spec.sliding_window.unwrap_or(usize::MAX);
@@ -138,23 +156,38 @@ fn attend(
         .collect();
     scores.clear();
     scores.resize(rows.len() * seen, 0.0);
-    let offset = begin * width + item.kv_head * head_dim;
-    let keys = Weights::from_f32(&cached.keys[offset..], seen, head_dim, width);
+    let keys = Weights::from_f32(&cached.keys[begin * head_dim..], seen, head_dim, head_dim);
     let kernel = Kernel::select(cpu.isa(), moexperts_core::DType::F32);
     kernel.dot(Inputs::F32(q), &rows, keys, 0..seen, scores);
 
     for (index, scores) in scores.chunks_exact_mut(seen).enumerate() {
+        let last = position + index / group;
+        let visible = (last + 1).saturating_sub(window).max(begin) - begin..last + 1 - begin;
+        cpu.elementwise().softmax(&mut scores[visible.clone()], spec.scale);
+        // What a query does not see has no weight.
+        scores[..visible.start].fill(0.0);
+        scores[visible.end..].fill(0.0);
+    }
+
+    // Sixteen columns of the values are a panel as they lie, the scores its weights.
+    let values = &cached.values[begin * head_dim..];
+    let panels = head_dim / PANEL;
+    sums.clear();
+    sums.resize(panels * rows.len() * PANEL, 0.0);
+    let weights = Weights::from_f32(scores, rows.len(), seen, seen);
+    kernel.lanes_in_rows(values, panels, head_dim, weights, sums);
+    for (index, scores) in scores.chunks_exact(seen).enumerate() {
         let (token, head) = (index / group, item.kv_head * group + index % group);
-        let last = position + token;
-        let visible = (last + 1).saturating_sub(window).max(begin)..last + 1;
-        let scores = &mut scores[visible.start - begin..visible.end - begin];
-        cpu.elementwise().softmax(scores, spec.scale);
-        let cols = head * head_dim..(head + 1) * head_dim;
         // SAFETY: each head of each token belongs to one item.
-        let out = unsafe { out.part(item.row + token, cols) };
-        for (position, &weight) in visible.zip(scores.iter()) {
-            let start = position * width + item.kv_head * head_dim;
-            cpu.elementwise().add_scaled(out, &cached.values[start..start + head_dim], weight);
+        let out = unsafe { out.part(item.row + token, head * head_dim..(head + 1) * head_dim) };
+        let (whole, rest) = out.split_at_mut(panels * PANEL);
+        for (panel, out) in whole.chunks_exact_mut(PANEL).enumerate() {
+            out.copy_from_slice(&sums[(panel * rows.len() + index) * PANEL..][..PANEL]);
+        }
+        if !rest.is_empty() {
+            for (values, &weight) in values.chunks_exact(head_dim).zip(scores) {
+                cpu.elementwise().add_scaled(rest, &values[panels * PANEL..], weight);
+            }
         }
     }
 }

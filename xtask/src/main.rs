@@ -1,5 +1,6 @@
 //! The project's own tasks: `cargo xtask --help`.
 
+mod bench_peers;
 mod ci;
 mod tidy;
 
@@ -17,6 +18,7 @@ enum Task {
     Ci,
     /// Rules a compiler does not know: lengths of files, words that must not be in the code
     Tidy,
+    BenchPeers(Box<bench_peers::Args>),
 }
 
 fn main() -> Result<()> {
@@ -26,6 +28,7 @@ fn main() -> Result<()> {
     match task {
         Task::Ci => ci::run(),
         Task::Tidy => tidy::run(root),
+        Task::BenchPeers(args) => bench_peers::run(&args),
     }
 }
 

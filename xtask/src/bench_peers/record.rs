@@ -1,0 +1,201 @@
+//! What is written to `bench/record`: the machine, the versions, the command, the tables and, as
+//! JSON, every row of every round.
+
+use std::{
+    env, fs,
+    num::NonZero,
+    path::{Path, PathBuf},
+    process::Command,
+    slice, thread,
+};
+
+use anyhow::{Context, Result, ensure};
+use moexperts_cpu::Isa;
+use serde_json::{Map, Value, json};
+
+use super::{
+    Args, Cell,
+    programs::Program,
+    samples::{self, Absence, Sample},
+    table,
+};
+use crate::announce;
+
+/// With more than this many busy neighbours a program with a thread a core waits for them.
+const MAX_LOAD: f64 = 0.5;
+
+/// One run of the task.
+#[derive(Debug)]
+pub(super) struct Record {
+    path: PathBuf,
+    name: String,
+    facts: Vec<(&'static str, String)>,
+    versions: Vec<String>,
+    samples: Vec<Sample>,
+    absences: Vec<Absence>,
+    rows: Vec<Value>,
+}
+
+impl Record {
+    pub(super) fn new(args: &Args, threads: NonZero<usize>) -> Result<Self> {
+        let date = first_line(Command::new("date").args(["-u", "+%Y-%m-%d"]))?;
+        let subject = format!("{:?}", args.subject).to_lowercase();
+        let name = args.record.clone().unwrap_or_else(|| format!("{subject}-{date}"));
+        let mut facts = machine()?;
+        facts.push(("date", date));
+        facts.push(("commit", commit()?));
+        facts.push(("command", format!("`{}`", command())));
+        facts.push(("rounds", args.rounds.to_string()));
+        facts.push(("threads", threads.to_string()));
+        let path = Path::new("bench/record").join(&name).with_extension("md");
+        let versions = vec![first_line(Command::new("rustc").arg("-V"))?];
+        let (samples, absences, rows) = Default::default();
+        Ok(Self { path, name, facts, versions, samples, absences, rows })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn add_versions(&mut self, program: &Program, versions: &str) {
+        self.versions.push(format!("{}: {versions}", program.name));
+    }
+
+    pub(super) fn add_rows(
+        &mut self,
+        round: usize,
+        program: &Program,
+        cell: &Cell,
+        rows: Vec<Value>,
+    ) -> Result<()> {
+        for mut row in rows {
+            match samples::read(program.name, &cell.title, &row)? {
+                Ok(samples) => self.samples.extend(samples),
+                Err(absence) => self.add_absence(absence),
+            }
+            // A peer without a package says its version in its rows.
+            if let Some(version) = row.get("version").and_then(Value::as_str) {
+                let version = format!("{}: {version}", program.name);
+                if !self.versions.contains(&version) {
+                    self.versions.push(version);
+                }
+            }
+            if let Some(model) = row.get("model").and_then(Value::as_str) {
+                row["model"] = json!(without_folders(model));
+            }
+            row["round"] = json!(round + 1);
+            row["program"] = json!(program.name);
+            self.rows.push(row);
+        }
+        Ok(())
+    }
+
+    /// Announces and keeps it, once.
+    pub(super) fn add_absence(&mut self, absence: Absence) {
+        if !self.absences.contains(&absence) {
+            let line = table::absences(slice::from_ref(&absence));
+            announce(&format!("skipped: {}", line.trim_start_matches("- ").trim_end()));
+            self.absences.push(absence);
+        }
+    }
+
+    /// Whether the program has failed at this cell.
+    pub(super) fn is_absent(&self, program: &Program, cell: &Cell) -> bool {
+        self.absences
+            .iter()
+            .any(|a| a.column == program.name && a.table.as_ref() == Some(&cell.title))
+    }
+
+    /// Whether the program has failed anywhere.
+    pub(super) fn lacks(&self, program: &str) -> bool {
+        self.absences.iter().any(|absence| absence.column == program)
+    }
+
+    pub(super) fn write(&self) -> Result<()> {
+        let folder = self.path.parent().context("bench/record")?;
+        fs::create_dir_all(folder)
+            .with_context(|| format!("cannot create {}", folder.display()))?;
+        let write = |path: &Path, text: String| {
+            fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+        };
+        write(&self.path, self.markdown())?;
+        let facts: Map<String, Value> =
+            self.facts.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect();
+        let all = json!({ "facts": facts, "versions": self.versions, "rows": self.rows });
+        write(&self.path.with_extension("json"), serde_json::to_string_pretty(&all)? + "\n")
+    }
+
+    fn markdown(&self) -> String {
+        let mut text = format!("# {}\n\n| | |\n|---|---|\n", self.name);
+        for (name, value) in &self.facts {
+            text += &format!("| {name} | {value} |\n");
+        }
+        text += &format!("| versions | {} |\n", self.versions.join("<br>"));
+        text += "\nFigures are medians over the rounds; T is the tokens of a call or of a prompt. In \
+                 brackets: how many times better the first column, `moexperts/grouped_mm`, is. A \
+                 percentage: the part reached of what this machine can do, measured in the same \
+                 run.\n";
+        text += &table::tables(&self.samples);
+        if !self.absences.is_empty() {
+            text += &format!("\n## Not measured\n\n{}", table::absences(&self.absences));
+        }
+        text
+    }
+}
+
+fn machine() -> Result<Vec<(&'static str, String)>> {
+    let cores = thread::available_parallelism()?;
+    let processor = proc_value("/proc/cpuinfo", "model name");
+    let processor = processor.unwrap_or_else(|| env::consts::ARCH.to_owned());
+    let mut facts = vec![
+        ("processor", format!("{processor}, {cores} cores")),
+        ("instruction set", Isa::choose()?.name().to_owned()),
+        ("kernel", first_line(Command::new("uname").args(["-s", "-r"]))?),
+    ];
+    let memory = proc_value("/proc/meminfo", "MemTotal");
+    if let Some(kib) = memory.and_then(|text| text.strip_suffix(" kB")?.parse::<f64>().ok()) {
+        facts.push(("memory", format!("{:.1} GB", kib * 1024.0 / 1e9)));
+    }
+    if let Ok(load) = fs::read_to_string("/proc/loadavg") {
+        let minute: f64 = load.split(' ').next().unwrap_or_default().parse()?;
+        facts.push(("load average at the start", minute.to_string()));
+        if minute > MAX_LOAD {
+            announce(&format!("warning: load average {minute}: the figures will be worthless"));
+        }
+    }
+    Ok(facts)
+}
+
+/// The first value of a name in a file of `name : value` lines; none where there is no such file.
+fn proc_value(path: &str, name: &str) -> Option<String> {
+    let text = fs::read_to_string(path).ok()?;
+    let pairs = text.lines().filter_map(|line| line.split_once(':'));
+    let (_, value) = pairs.into_iter().find(|(key, _)| key.trim() == name)?;
+    Some(value.trim().to_owned())
+}
+
+fn commit() -> Result<String> {
+    let commit = first_line(Command::new("git").args(["rev-parse", "--short=12", "HEAD"]))?;
+    let changes = Command::new("git").args(["status", "--porcelain"]).output()?;
+    let suffix = if changes.stdout.is_empty() { "" } else { ", with local changes" };
+    Ok(commit + suffix)
+}
+
+/// The command as it was typed, without the folders of one machine.
+fn command() -> String {
+    let typed = env::args().skip(1).map(|argument| without_folders(&argument));
+    ["cargo".to_owned(), "xtask".to_owned()].into_iter().chain(typed).collect::<Vec<_>>().join(" ")
+}
+
+fn without_folders(text: &str) -> String {
+    match Path::new(text).file_name() {
+        Some(name) if Path::new(text).is_absolute() => format!("…/{}", name.display()),
+        _ => text.to_owned(),
+    }
+}
+
+fn first_line(command: &mut Command) -> Result<String> {
+    let output = command.output().with_context(|| format!("cannot run {command:?}"))?;
+    ensure!(output.status.success(), "{command:?} failed");
+    Ok(String::from_utf8(output.stdout)?.lines().next().unwrap_or_default().to_owned())
+}

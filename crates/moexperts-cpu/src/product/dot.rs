@@ -5,6 +5,9 @@
 
 use super::{Input, prefetch};
 
+/// How many groups of weight rows ahead of their use they are asked for.
+const AHEAD: usize = 2;
+
 /// A checked call: every index in `rows` is a row of `inputs`, every output a row of `weights`.
 pub(super) struct DotCall<'a, X, W> {
     pub(super) inputs: &'a [X],
@@ -110,7 +113,7 @@ unsafe fn column_of_tiles<T: DotTiles<X, W>, X: Input, W, const R: usize>(
         let rows = &call.rows[edge(tile)..edge(tile + 1)];
         let out = &mut out[edge(tile) * call.outputs + output..];
         // The last tile asks for the next rows: by then these have all been read.
-        let distance = if tile + 1 == tiles { R * call.row_stride } else { 0 };
+        let distance = if tile + 1 == tiles { AHEAD * R * call.row_stride } else { 0 };
         let ahead = weights.map(|row| row.wrapping_add(distance));
         // SAFETY: `Kernel::dot` checked rows and outputs; `out` has a row for each input row.
         unsafe {

@@ -189,10 +189,12 @@ pub(super) unsafe fn walk<T: LaneTiles<X, W>, X: Input, W>(
                     };
                     // SAFETY: weights, panels and sums are as the tile wants them.
                     unsafe {
-                        if width == 2 && T::PANELS == 2 {
-                            tile_of::<T, X, W, 2>(rows, &tile);
-                        } else {
-                            tile_of::<T, X, W, 1>(rows, &tile);
+                        let packed = call.step_stride == X::PAIR * PANEL;
+                        match (width == 2 && T::PANELS == 2, packed) {
+                            (true, true) => tile_of::<T, X, W, 2, true>(rows, &tile),
+                            (true, false) => tile_of::<T, X, W, 2, false>(rows, &tile),
+                            (false, true) => tile_of::<T, X, W, 1, true>(rows, &tile),
+                            (false, false) => tile_of::<T, X, W, 1, false>(rows, &tile),
                         }
                     }
                     panel += width;
@@ -205,38 +207,49 @@ pub(super) unsafe fn walk<T: LaneTiles<X, W>, X: Input, W>(
 /// # Safety
 /// As for [`one_tile`] with `rows` rows.
 #[inline(always)]
-unsafe fn tile_of<T: LaneTiles<X, W>, X: Input, W, const P: usize>(
+unsafe fn tile_of<T: LaneTiles<X, W>, X: Input, W, const P: usize, const PACKED: bool>(
     rows: usize,
     tile: &Tile<X, W, T::Operand>,
 ) {
     // SAFETY: as the caller owes.
     unsafe {
         match rows {
-            1 => one_tile::<T, X, W, 1, P>(tile),
-            2 => one_tile::<T, X, W, 2, P>(tile),
-            3 => one_tile::<T, X, W, 3, P>(tile),
-            4 => one_tile::<T, X, W, 4, P>(tile),
-            5 if T::ROWS >= 5 => one_tile::<T, X, W, 5, P>(tile),
-            6 if T::ROWS >= 6 => one_tile::<T, X, W, 6, P>(tile),
-            7 if T::ROWS >= 7 => one_tile::<T, X, W, 7, P>(tile),
-            8 if T::ROWS >= 8 => one_tile::<T, X, W, 8, P>(tile),
+            1 => one_tile::<T, X, W, 1, P, PACKED>(tile),
+            2 => one_tile::<T, X, W, 2, P, PACKED>(tile),
+            3 => one_tile::<T, X, W, 3, P, PACKED>(tile),
+            4 => one_tile::<T, X, W, 4, P, PACKED>(tile),
+            5 if T::ROWS >= 5 => one_tile::<T, X, W, 5, P, PACKED>(tile),
+            6 if T::ROWS >= 6 => one_tile::<T, X, W, 6, P, PACKED>(tile),
+            7 if T::ROWS >= 7 => one_tile::<T, X, W, 7, P, PACKED>(tile),
+            8 if T::ROWS >= 8 => one_tile::<T, X, W, 8, P, PACKED>(tile),
             _ => unreachable!("a tile has at most `ROWS` rows"),
         }
     }
 }
 
-/// Adds `Σ_k weights[r][k] · panel[p][k]` to the sums of `R` rows and `P` panels.
+/// Adds `Σ_k weights[r][k] · panel[p][k]` to the sums of `R` rows and `P` panels. `PACKED` panels
+/// have their columns side by side, which spares registers.
 ///
 /// # Safety
 /// The processor has the instruction set of `T`; the weights hold `R` rows of `cols` elements, the
 /// panels `cols` columns, the sums `R * PANEL` values.
 #[inline(always)]
-unsafe fn one_tile<T: LaneTiles<X, W>, X: Input, W, const R: usize, const P: usize>(
+unsafe fn one_tile<
+    T: LaneTiles<X, W>,
+    X: Input,
+    W,
+    const R: usize,
+    const P: usize,
+    const PACKED: bool,
+>(
     tile: &Tile<X, W, T::Operand>,
 ) {
     /// Columns between prefetches: a cache line of 16-bit weights.
     const LINE: usize = 32;
-    // SAFETY: as the caller owes; `k` and its partner are columns of weights and panels.
+    /// Columns of one turn of the loop; unrolled further, the sums would leave their registers.
+    const TURN: usize = 4;
+    let step_stride = if PACKED { X::PAIR * PANEL } else { tile.step_stride };
+    // SAFETY: as the caller owes; every step is one of the columns (pairs) of weights and panels.
     unsafe {
         let mut sums = [[T::zero(); P]; R];
         if !tile.begin {
@@ -250,28 +263,31 @@ unsafe fn one_tile<T: LaneTiles<X, W>, X: Input, W, const R: usize, const P: usi
         if P == 2 {
             panels[1] = tile.panels[1];
         }
+        let mut weights = tile.weights;
         let mut k = 0;
-        while k + LINE <= tile.cols {
-            tile.prefetch::<R, LINE>(k);
-            for _ in 0..4 {
-                for _ in 0..8 / X::PAIR {
-                    T::step(&mut sums, panels, tile.weights.add(k), tile.row_stride);
-                    for p in 0..P {
-                        panels[p] = panels[p].add(tile.step_stride);
-                    }
-                    k += X::PAIR;
-                }
+        while k + TURN <= tile.cols {
+            if k.is_multiple_of(LINE) {
+                tile.prefetch::<R, LINE>(k);
             }
+            for _ in 0..TURN / X::PAIR {
+                T::step(&mut sums, panels, weights, tile.row_stride);
+                for p in 0..P {
+                    panels[p] = panels[p].add(step_stride);
+                }
+                weights = weights.add(X::PAIR);
+            }
+            k += TURN;
         }
         while k + X::PAIR <= tile.cols {
-            T::step(&mut sums, panels, tile.weights.add(k), tile.row_stride);
+            T::step(&mut sums, panels, weights, tile.row_stride);
             for p in 0..P {
-                panels[p] = panels[p].add(tile.step_stride);
+                panels[p] = panels[p].add(step_stride);
             }
+            weights = weights.add(X::PAIR);
             k += X::PAIR;
         }
         if k < tile.cols {
-            T::odd(&mut sums, panels, tile.weights.add(k), tile.row_stride);
+            T::odd(&mut sums, panels, weights, tile.row_stride);
         }
         for r in 0..R {
             for p in 0..P {

@@ -385,15 +385,15 @@ pub(crate) fn in_panels(rows: usize) -> (usize, usize) {
     (rows.min(panels * PANEL), panels)
 }
 
-/// Asks for a cache line that is read soon. Any address is allowed.
+/// Asks for a cache line, into the second-level cache, that is read soon. Any address is allowed.
 #[inline(always)]
 fn prefetch<T>(address: *const T) {
     #[cfg(target_arch = "x86_64")]
     {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
         // SAFETY: a prefetch reads nothing the program can see and never faults; SSE is part of
         // every x86-64.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) };
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) };
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = address;

@@ -158,7 +158,7 @@ fn attend(
     scores.resize(rows.len() * seen, 0.0);
     let keys = Weights::from_f32(&cached.keys[begin * head_dim..], seen, head_dim, head_dim);
     let kernel = Kernel::select(cpu.isa(), moexperts_core::DType::F32);
-    kernel.dot(Inputs::F32(q), &rows, keys, 0..seen, scores);
+    kernel.dot(Inputs::F32(q), &rows, keys, 0..seen, None, scores);
 
     for (index, scores) in scores.chunks_exact_mut(seen).enumerate() {
         let last = position + index / group;

@@ -5,7 +5,7 @@ use moexperts_core::{DeviceLinear, Error, Result, Tensor};
 use crate::{
     cpu::Cpu,
     operands::Buffer,
-    product::{Kernel, PANEL, in_panels},
+    product::{Kernel, PANEL, Then, in_panels},
     shared_rows::SharedRows,
 };
 
@@ -45,6 +45,7 @@ pub(crate) fn linear(cpu: &Cpu, x: &Tensor, linear: &DeviceLinear<Cpu>) -> Resul
     let grain = Cpu::grain(x.rows() * x.cols());
     cpu.threads().split(weight.rows(), grain, |columns| {
         let mut block = [0.0; BLOCK_OUTPUTS * BLOCK_PANELS * PANEL];
+        let end = columns.end;
         for first in columns.clone().step_by(BLOCK_OUTPUTS) {
             let columns = first..(first + BLOCK_OUTPUTS).min(columns.end);
             let store = |row: u32, values: &mut dyn Iterator<Item = f32>| {
@@ -72,7 +73,9 @@ pub(crate) fn linear(cpu: &Cpu, x: &Tensor, linear: &DeviceLinear<Cpu>) -> Resul
             }
             for rows in rest.chunks(PANEL) {
                 let product = &mut block[..rows.len() * columns.len()];
-                kernel.dot(inputs, rows, weight.into(), columns.clone(), product);
+                let weights = weight.into();
+                let then = (columns.end < end).then_some(Then { weights, row: columns.end });
+                kernel.dot(inputs, rows, weights, columns.clone(), then, product);
                 for (&row, values) in rows.iter().zip(product.chunks_exact(columns.len())) {
                     store(row, &mut values.iter().copied());
                 }

@@ -12,7 +12,7 @@ use super::groups::{Group, Groups};
 use crate::{
     cpu::{Cpu, NARROWEST},
     operands::{Buffer, Operands},
-    product::{Inputs, Kernel, PANEL},
+    product::{Inputs, Kernel, PANEL, Then},
     shared_rows::SharedRows,
 };
 
@@ -123,17 +123,20 @@ impl<'a> Layer<'a> {
         let grain = [Cpu::grain(pairs * spec.hidden), NARROWEST];
         threads.split_grid(groups.len(), spec.intermediate, grain, |range, columns| {
             let mut blocks = [[0.0; _]; 2];
-            for group in &groups[range] {
+            let groups = &groups[range];
+            for (index, group) in groups.iter().enumerate() {
+                let next = groups.get(index + 1);
                 // SAFETY: as above, but of the columns and experts; every panel is packed.
-                unsafe { layer.up(group, columns.clone(), &mut blocks) };
+                unsafe { layer.up(group, next, columns.clone(), &mut blocks) };
             }
         });
         let grain = Cpu::grain(pairs * spec.intermediate);
         threads.split(spec.hidden, grain, |columns| {
             let mut block = [0.0; _];
-            for group in groups {
+            for (index, group) in groups.iter().enumerate() {
+                let next = groups.get(index + 1);
                 // SAFETY: as above, and every `up` has returned.
-                unsafe { layer.down(group, columns.clone(), &mut block) };
+                unsafe { layer.down(group, next, columns.clone(), &mut block) };
             }
         });
     }
@@ -142,8 +145,22 @@ impl<'a> Layer<'a> {
     ///
     /// # Safety
     /// No other call in progress has the same expert and column; the panels are packed.
-    unsafe fn up(&self, group: &Group, columns: Range<usize>, blocks: &mut [Block; 2]) {
+    unsafe fn up(
+        &self,
+        group: &Group,
+        next: Option<&Group>,
+        columns: Range<usize>,
+        blocks: &mut [Block; 2],
+    ) {
         let expert = self.experts.expert(group.expert);
+        let first = |expert: &'a Expert<Matrix, Vec<f32>>| {
+            &expert.gate_proj.as_ref().unwrap_or(&expert.up_proj).weight
+        };
+        let next = next.map(|next| Then {
+            weights: first(self.experts.expert(next.expert)).into(),
+            row: columns.start,
+        });
+        let end = columns.end;
         // The rows of gate and up together are one block.
         for columns in chunks(columns, BLOCK_OUTPUTS / 2) {
             for panels in chunks(group.panels.clone(), BLOCK_PANELS) {
@@ -169,9 +186,18 @@ impl<'a> Layer<'a> {
                 let tokens = &self.groups.tokens()[group.pairs_of_rows(&rows)];
                 let [gate, up] = &mut *blocks;
                 let cells = rows.len() * columns.len();
+                // After the gate's rows come those of up, then the next block of the gate, or the
+                // next expert.
                 let product = |linear: &Linear<Matrix, Vec<f32>>, out: &mut [f32]| {
+                    let then = if !std::ptr::eq(linear, &raw const expert.up_proj) {
+                        Some(Then { weights: (&expert.up_proj.weight).into(), row: columns.start })
+                    } else if columns.end < end {
+                        Some(Then { weights: first(expert).into(), row: columns.end })
+                    } else {
+                        next
+                    };
                     let weights = (&linear.weight).into();
-                    self.kernel.dot(self.inputs, tokens, weights, columns.clone(), out);
+                    self.kernel.dot(self.inputs, tokens, weights, columns.clone(), then, out);
                     self.add_bias(linear, &columns, out);
                 };
                 let up = self.activated(expert, &mut gate[..cells], &mut up[..cells], product);
@@ -187,9 +213,20 @@ impl<'a> Layer<'a> {
     ///
     /// # Safety
     /// No other call in progress has the same column, or is an [`up`](Self::up).
-    unsafe fn down(&self, group: &Group, columns: Range<usize>, block: &mut Block) {
+    unsafe fn down(
+        &self,
+        group: &Group,
+        next: Option<&Group>,
+        columns: Range<usize>,
+        block: &mut Block,
+    ) {
         let Expert { down_proj, .. } = self.experts.expert(group.expert);
         let weights = (&down_proj.weight).into();
+        let next = next.map(|next| Then {
+            weights: (&self.experts.expert(next.expert).down_proj.weight).into(),
+            row: columns.start,
+        });
+        let end = columns.end;
         for columns in chunks(columns, BLOCK_OUTPUTS) {
             for panels in chunks(group.panels.clone(), BLOCK_PANELS) {
                 let product = &mut block[..panels.len() * columns.len() * PANEL];
@@ -215,7 +252,10 @@ impl<'a> Layer<'a> {
                 // SAFETY: no `up` is in progress, as the caller owes.
                 let inner = unsafe { self.inner_rows.read(rows.clone()) };
                 let indices: [u32; PANEL] = std::array::from_fn(|row| row as u32);
-                self.kernel.dot(inner, &indices[..rows.len()], weights, columns.clone(), product);
+                let indices = &indices[..rows.len()];
+                let then = Then { weights, row: columns.end };
+                let then = if columns.end < end { Some(then) } else { next };
+                self.kernel.dot(inner, indices, weights, columns.clone(), then, product);
                 self.add_bias(down_proj, &columns, product);
                 let pairs = &self.groups.pairs()[group.pairs_of_rows(&rows)];
                 for (pair, values) in pairs.iter().zip(product.chunks_exact(columns.len())) {

@@ -65,14 +65,28 @@ impl<W: Widen> DotTiles<f32, W> for Avx2 {
     ) {
         // SAFETY: as the trait owes.
         unsafe {
-            let mut w = [_mm256_setzero_ps(); R];
-            for r in 0..R {
-                w[r] = W::widen(weights[r]);
-            }
-            for i in 0..I {
-                let x = _mm256_loadu_ps(inputs[i]);
+            // The fewer of both stay in registers, the others pass one at a time.
+            if I < R {
+                let mut x = [_mm256_setzero_ps(); I];
+                for i in 0..I {
+                    x[i] = _mm256_loadu_ps(inputs[i]);
+                }
                 for r in 0..R {
-                    sums[i][r] = _mm256_fmadd_ps(x, w[r], sums[i][r]);
+                    let w = W::widen(weights[r]);
+                    for i in 0..I {
+                        sums[i][r] = _mm256_fmadd_ps(x[i], w, sums[i][r]);
+                    }
+                }
+            } else {
+                let mut w = [_mm256_setzero_ps(); R];
+                for r in 0..R {
+                    w[r] = W::widen(weights[r]);
+                }
+                for i in 0..I {
+                    let x = _mm256_loadu_ps(inputs[i]);
+                    for r in 0..R {
+                        sums[i][r] = _mm256_fmadd_ps(x, w[r], sums[i][r]);
+                    }
                 }
             }
         }

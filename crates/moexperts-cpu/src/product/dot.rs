@@ -16,6 +16,23 @@ pub(super) struct DotCall<'a, X, W> {
     pub(super) row_stride: usize,
     pub(super) outputs: usize,
     pub(super) cols: usize,
+    /// The row that is read after the last of these, and its stride; null if none is known.
+    pub(super) next: *const W,
+    pub(super) next_stride: usize,
+}
+
+impl<X, W> DotCall<'_, X, W> {
+    /// The row that is read `distance` rows after `output`: of these weights, or of the next.
+    #[inline(always)]
+    fn ahead(&self, output: usize, distance: usize) -> *const W {
+        let row = output + distance;
+        match row.checked_sub(self.outputs) {
+            None => self.weights.as_ptr().wrapping_add(row * self.row_stride),
+            Some(row) if !self.next.is_null() => self.next.wrapping_add(row * self.next_stride),
+            // Something that has just been read.
+            Some(_) => self.weights.as_ptr().wrapping_add(output * self.row_stride),
+        }
+    }
 }
 
 /// Registers of one instruction set: a tile is a few input rows times a few weight rows, each pair
@@ -107,14 +124,14 @@ unsafe fn column_of_tiles<T: DotTiles<X, W>, X: Input, W, const R: usize>(
         // SAFETY: the caller owes that the row exists.
         unsafe { call.weights.as_ptr().add((output + r) * call.row_stride) }
     });
+    let ahead: [*const W; R] = std::array::from_fn(|r| call.ahead(output + r, AHEAD * R));
     // Tiles of nearly equal height: 7 rows are 4 + 3, not 5 + 2.
     let edge = |tile: usize| call.rows.len() * tile / tiles;
     for tile in 0..tiles {
         let rows = &call.rows[edge(tile)..edge(tile + 1)];
         let out = &mut out[edge(tile) * call.outputs + output..];
-        // The last tile asks for the next rows: by then these have all been read.
-        let distance = if tile + 1 == tiles { AHEAD * R * call.row_stride } else { 0 };
-        let ahead = weights.map(|row| row.wrapping_add(distance));
+        // The last tile asks for rows ahead: by then these have all been read.
+        let ahead = if tile + 1 == tiles { ahead } else { weights };
         // SAFETY: `Kernel::dot` checked rows and outputs; `out` has a row for each input row.
         unsafe {
             match *rows {
@@ -153,16 +170,13 @@ unsafe fn one_tile<T: DotTiles<X, W>, X: Input, W, const I: usize, const R: usiz
         }
         let mut sums = [[T::zero(); R]; I];
         let mut k = 0;
-        while k + line <= call.cols {
-            for r in 0..R {
-                prefetch(ahead[r].wrapping_add(k));
-            }
-            for _ in 0..line / T::LANES {
-                T::step(&mut sums, at(inputs, k), at(weights, k));
-                k += T::LANES;
-            }
-        }
+        // One step a turn: unrolled, the sums would leave their registers.
         while k + T::LANES <= call.cols {
+            if k.is_multiple_of(line) {
+                for r in 0..R {
+                    prefetch(ahead[r].wrapping_add(k));
+                }
+            }
             T::step(&mut sums, at(inputs, k), at(weights, k));
             k += T::LANES;
         }

@@ -81,6 +81,15 @@ impl<'a> From<&'a Matrix> for Weights<'a> {
     }
 }
 
+/// Weights that a thread reads after those of a product.
+#[derive(Debug, Clone, Copy)]
+pub struct Then<'a> {
+    /// Of the same dtype.
+    pub weights: Weights<'a>,
+    /// The first row that is read.
+    pub row: usize,
+}
+
 /// Input rows `[_, cols]`, as the kernel wants them.
 #[derive(Debug, Clone, Copy)]
 pub enum Inputs<'a> {
@@ -207,7 +216,8 @@ impl Kernel {
         }
     }
 
-    /// Computes `out[i * outputs + r] = Σ_k x[rows[i], k] · w[outputs.start + r, k]`.
+    /// Computes `out[i * outputs + r] = Σ_k x[rows[i], k] · w[outputs.start + r, k]`. Of the weights
+    /// that are read `then`, the first rows are asked for in time.
     ///
     /// # Panics
     /// If an input row or an output does not exist, `out` does not hold
@@ -218,13 +228,15 @@ impl Kernel {
         rows: &[u32],
         weights: Weights<'_>,
         outputs: Range<usize>,
+        then: Option<Then<'_>>,
         out: &mut [f32],
     ) {
+        let w = (weights, outputs, then);
         match (self.forms, inputs) {
-            (Forms::F32(forms), Inputs::F32(x)) => forms.dot(x, rows, weights, outputs, out),
-            (Forms::F16(forms), Inputs::F32(x)) => forms.dot(x, rows, weights, outputs, out),
-            (Forms::Bf16(forms), Inputs::F32(x)) => forms.dot(x, rows, weights, outputs, out),
-            (Forms::Bf16Dot(forms), Inputs::Bf16(x)) => forms.dot(x, rows, weights, outputs, out),
+            (Forms::F32(forms), Inputs::F32(x)) => forms.dot(x, rows, w, out),
+            (Forms::F16(forms), Inputs::F32(x)) => forms.dot(x, rows, w, out),
+            (Forms::Bf16(forms), Inputs::F32(x)) => forms.dot(x, rows, w, out),
+            (Forms::Bf16Dot(forms), Inputs::Bf16(x)) => forms.dot(x, rows, w, out),
             _ => panic!("the inputs are not of dtype {}", self.inputs()),
         }
     }
@@ -313,8 +325,7 @@ impl<X: Input, W: Element> TypedForms<X, W> {
         self,
         inputs: &[X],
         rows: &[u32],
-        weights: Weights<'_>,
-        outputs: Range<usize>,
+        (weights, outputs, then): (Weights<'_>, Range<usize>, Option<Then<'_>>),
         out: &mut [f32],
     ) {
         let cols = weights.cols;
@@ -328,6 +339,10 @@ impl<X: Input, W: Element> TypedForms<X, W> {
             row_stride: weights.row_stride,
             outputs: outputs.len(),
             cols,
+            next: then.map_or(std::ptr::null(), |then| {
+                then.weights.rows_of::<W>(&(then.row..then.weights.rows)).as_ptr()
+            }),
+            next_stride: then.map_or(0, |then| then.weights.row_stride),
         };
         // SAFETY: `Kernel::all` checked the instruction set before it made the kernel.
         unsafe { (self.dot)(&call, out) };

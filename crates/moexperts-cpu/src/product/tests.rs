@@ -67,7 +67,8 @@ fn run(
     let count = outputs.len();
     if !lanes {
         let mut out = vec![f32::NAN; rows.len() * count];
-        kernel.dot(x.inputs(), rows, weights, outputs, &mut out);
+        let then = Some(Then { weights, row: weights.rows / 2 }).filter(|_| rows.len() % 2 == 0);
+        kernel.dot(x.inputs(), rows, weights, outputs, then, &mut out);
         return out;
     }
     let panels = x.panels(kernel, rows, weights.cols);

@@ -5,15 +5,9 @@ use moexperts_core::{DeviceLinear, Error, Result, Tensor};
 use crate::{
     cpu::Cpu,
     operands::Buffer,
-    product::{Kernel, PANEL, Then, in_panels},
+    product::{BLOCK_OUTPUTS, BLOCK_PANELS, Block, Kernel, PANEL, Then, in_panels},
     shared_rows::SharedRows,
 };
-
-/// Outputs that pass over the inputs before the next: their weights stay in the second-level cache.
-const BLOCK_OUTPUTS: usize = 48;
-
-/// Panels of inputs that pass over a block.
-const BLOCK_PANELS: usize = 8;
 
 /// `x · weightᵀ + bias`, the outputs divided among the threads.
 pub(crate) fn linear(cpu: &Cpu, x: &Tensor, linear: &DeviceLinear<Cpu>) -> Result<Tensor> {
@@ -44,7 +38,7 @@ pub(crate) fn linear(cpu: &Cpu, x: &Tensor, linear: &DeviceLinear<Cpu>) -> Resul
     let shared = SharedRows::new(out.data_mut(), weight.rows());
     let grain = Cpu::grain(x.rows() * x.cols());
     cpu.threads().split(weight.rows(), grain, |columns| {
-        let mut block = [0.0; BLOCK_OUTPUTS * BLOCK_PANELS * PANEL];
+        let mut block: Block = [0.0; _];
         let end = columns.end;
         for first in columns.clone().step_by(BLOCK_OUTPUTS) {
             let columns = first..(first + BLOCK_OUTPUTS).min(columns.end);

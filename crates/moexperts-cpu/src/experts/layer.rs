@@ -12,18 +12,9 @@ use super::groups::{Group, Groups};
 use crate::{
     cpu::{Cpu, NARROWEST},
     operands::{Buffer, Operands},
-    product::{Inputs, Kernel, PANEL, Then},
+    product::{BLOCK_OUTPUTS, BLOCK_PANELS, Block, Inputs, Kernel, PANEL, Then},
     shared_rows::SharedRows,
 };
-
-/// Weight rows that pass over some pairs before the next: they stay in the second-level cache.
-const BLOCK_OUTPUTS: usize = 48;
-
-/// Panels of pairs that pass over a block.
-const BLOCK_PANELS: usize = 8;
-
-/// Results of one block.
-type Block = [f32; BLOCK_OUTPUTS * BLOCK_PANELS * PANEL];
 
 /// Which pairs of an expert pass its weights together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -38,6 +38,15 @@ use crate::isa::Isa;
 /// Input rows of a panel.
 pub const PANEL: usize = 16;
 
+/// Weight rows that pass over some inputs before the next: they stay in the second-level cache.
+pub(crate) const BLOCK_OUTPUTS: usize = 48;
+
+/// Panels of inputs that pass over a block.
+pub(crate) const BLOCK_PANELS: usize = 8;
+
+/// Results of one block, in either form.
+pub(crate) type Block = [f32; BLOCK_OUTPUTS * BLOCK_PANELS * PANEL];
+
 /// Rows of weights `[rows, cols]`, wherever they lie.
 #[derive(Debug, Clone, Copy)]
 pub struct Weights<'a> {

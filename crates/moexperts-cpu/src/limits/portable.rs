@@ -28,7 +28,7 @@ pub(super) fn chains(starts: &[f32; CHAINS], factor: f32, summand: f32, steps: u
 }
 
 /// Values of one step of the readers: two registers of 64 bytes, four of 32.
-const STEP: usize = 16;
+pub(super) const STEP: usize = 16;
 
 /// Reads a block from its first value to its last; the exclusive or of all.
 #[inline(always)]

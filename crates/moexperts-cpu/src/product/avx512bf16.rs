@@ -99,9 +99,8 @@ impl LaneTiles<bf16, bf16> for Avx512Bf16 {
     type Operand = bf16;
     type Sums = __m512;
 
-    // 8 x 2 accumulators and 2 panels are 18 of the 32 registers, a pair of weights is broadcast
-    // by the instruction; more rows, a page apart, would fall into one set of the first-level
-    // cache.
+    // 8 x 2 accumulators, 2 panels and 1 pair of weights are 19 of the 32 registers; more rows, a
+    // page apart, would fall into one set of the first-level cache.
     const ROWS: usize = 8;
     const PANELS: usize = 2;
     const STAGE: Option<unsafe fn(*const bf16, *mut bf16, usize)> = None;

@@ -246,8 +246,8 @@ unsafe fn one_tile<
 ) {
     /// Columns between prefetches: a cache line of 16-bit weights.
     const LINE: usize = 32;
-    /// Columns of one turn of the loop; unrolled further, the sums would leave their registers.
-    const TURN: usize = 4;
+    // Columns of one turn of the loop; unrolled further, the sums would leave their registers.
+    let turn = if PACKED { 4 } else { 2 * X::PAIR };
     let step_stride = if PACKED { X::PAIR * PANEL } else { tile.step_stride };
     // SAFETY: as the caller owes; every step is one of the columns (pairs) of weights and panels.
     unsafe {
@@ -265,18 +265,18 @@ unsafe fn one_tile<
         }
         let mut weights = tile.weights;
         let mut k = 0;
-        while k + TURN <= tile.cols {
+        while k + turn <= tile.cols {
             if k.is_multiple_of(LINE) {
                 tile.prefetch::<R, LINE>(k);
             }
-            for _ in 0..TURN / X::PAIR {
+            for _ in 0..turn / X::PAIR {
                 T::step(&mut sums, panels, weights, tile.row_stride);
                 for p in 0..P {
                     panels[p] = panels[p].add(step_stride);
                 }
                 weights = weights.add(X::PAIR);
             }
-            k += TURN;
+            k += turn;
         }
         while k + X::PAIR <= tile.cols {
             T::step(&mut sums, panels, weights, tile.row_stride);

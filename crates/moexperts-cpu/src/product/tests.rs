@@ -67,7 +67,8 @@ fn run(
     let count = outputs.len();
     if !lanes {
         let mut out = vec![f32::NAN; rows.len() * count];
-        let then = Some(Then { weights, row: weights.rows / 2 }).filter(|_| rows.len().is_multiple_of(2));
+        let then =
+            Some(Then { weights, row: weights.rows / 2 }).filter(|_| rows.len().is_multiple_of(2));
         kernel.dot(x.inputs(), rows, weights, outputs, then, &mut out);
         return out;
     }

@@ -113,7 +113,7 @@ impl<'a> Layer<'a> {
         let pairs: usize = groups.iter().map(|group| group.pairs.len()).sum();
         let grain = [Cpu::grain(pairs * spec.hidden), NARROWEST];
         threads.split_grid(groups.len(), spec.intermediate, grain, |range, columns| {
-            let mut blocks = [[0.0; _]; 2];
+            let mut blocks: [Block; 2] = [[0.0; _]; 2];
             let groups = &groups[range];
             for (index, group) in groups.iter().enumerate() {
                 let next = groups.get(index + 1);
@@ -152,8 +152,7 @@ impl<'a> Layer<'a> {
             row: columns.start,
         });
         let end = columns.end;
-        // The rows of gate and up together are one block.
-        for columns in chunks(columns, BLOCK_OUTPUTS / 2) {
+        for columns in chunks(columns, BLOCK_OUTPUTS) {
             for panels in chunks(group.panels.clone(), BLOCK_PANELS) {
                 // SAFETY: nobody writes the panels any more.
                 let inputs = unsafe { self.panels.read(panels.clone()) };

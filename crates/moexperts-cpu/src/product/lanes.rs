@@ -160,7 +160,7 @@ pub(super) unsafe fn walk<T: LaneTiles<X, W>, X: Input, W>(
                     }
                     None => (stored.cast::<T::Operand>(), call.row_stride),
                 };
-                // The rows that are staged next, while this tile multiplies what is near.
+                // The rows that come next are asked for while the first panel passes over these.
                 let next = stored.wrapping_add(T::ROWS * call.row_stride);
                 let mut panel = panels.start;
                 while panel < panels.end {
@@ -184,7 +184,7 @@ pub(super) unsafe fn walk<T: LaneTiles<X, W>, X: Input, W>(
                         cols,
                         sums,
                         begin: first_col == 0,
-                        ahead: if panel == 0 && T::STAGE.is_some() { next } else { null() },
+                        ahead: if panel == panels.start { next } else { null() },
                         ahead_stride: call.row_stride,
                     };
                     // SAFETY: weights, panels and sums are as the tile wants them.

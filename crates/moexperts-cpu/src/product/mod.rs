@@ -39,7 +39,7 @@ use crate::isa::Isa;
 pub const PANEL: usize = 16;
 
 /// Weight rows that pass over some inputs before the next: they stay in the second-level cache.
-pub(crate) const BLOCK_OUTPUTS: usize = 48;
+pub(crate) const BLOCK_OUTPUTS: usize = 96;
 
 /// Panels of inputs that pass over a block.
 pub(crate) const BLOCK_PANELS: usize = 8;

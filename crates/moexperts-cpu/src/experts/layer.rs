@@ -152,7 +152,7 @@ impl<'a> Layer<'a> {
             row: columns.start,
         });
         let end = columns.end;
-        for columns in chunks(columns, BLOCK_OUTPUTS) {
+        for columns in chunks(columns, self.outputs_at_once()) {
             for panels in chunks(group.panels.clone(), BLOCK_PANELS) {
                 // SAFETY: nobody writes the panels any more.
                 let inputs = unsafe { self.panels.read(panels.clone()) };
@@ -217,7 +217,7 @@ impl<'a> Layer<'a> {
             row: columns.start,
         });
         let end = columns.end;
-        for columns in chunks(columns, BLOCK_OUTPUTS) {
+        for columns in chunks(columns, self.outputs_at_once()) {
             for panels in chunks(group.panels.clone(), BLOCK_PANELS) {
                 let product = &mut block[..panels.len() * columns.len() * PANEL];
                 // SAFETY: no `up` is in progress, as the caller owes.
@@ -282,6 +282,14 @@ impl<'a> Layer<'a> {
             for row in out.chunks_exact_mut(columns.len()) {
                 self.cpu.elementwise().add_scaled(row, &bias[columns.clone()], 1.0);
             }
+        }
+    }
+
+    /// Alone, every pair of an expert reads the block again, so it has to be near.
+    fn outputs_at_once(&self) -> usize {
+        match self.pairs {
+            Pairs::Together => BLOCK_OUTPUTS,
+            Pairs::Alone => BLOCK_OUTPUTS / 4,
         }
     }
 

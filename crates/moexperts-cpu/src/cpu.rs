@@ -4,10 +4,18 @@ use std::{num::NonZero, sync::Arc, thread::available_parallelism};
 
 use moexperts_core::{Device, Error, Result};
 
-use crate::{elementwise::Elementwise, isa::Isa, shared_rows::SharedRows, threads::Threads};
+use crate::{
+    elementwise::Elementwise,
+    isa::Isa,
+    shared_rows::SharedRows,
+    threads::{PARTS_PER_THREAD, Threads},
+};
 
 /// Multiplications below which a product is not worth another thread.
 const MIN_MULTIPLICATIONS: usize = 1 << 16;
+
+/// Multiplications of a part that is long enough: each begins with weights nobody asked for in time.
+const GOOD_MULTIPLICATIONS: usize = 1 << 21;
 
 /// Values below which an elementwise operation is not worth another thread.
 const MIN_VALUES: usize = 1 << 14;
@@ -69,9 +77,14 @@ impl Cpu {
         &self.elementwise
     }
 
-    /// Outputs of a product a thread should take at least, where each costs `multiplications`.
-    pub(crate) fn grain(multiplications: usize) -> usize {
-        MIN_MULTIPLICATIONS.div_ceil(multiplications.max(1)).next_multiple_of(NARROWEST)
+    /// Outputs of a product, of which each costs so many `multiplications`, that a thread should
+    /// take at a time: enough to be worth its start, and all threads alike.
+    pub(crate) fn grain(&self, outputs: usize, multiplications: usize) -> usize {
+        let threads = self.thread_count();
+        let parts = outputs * multiplications / (GOOD_MULTIPLICATIONS * threads);
+        let share = outputs.div_ceil(threads * parts.clamp(1, PARTS_PER_THREAD));
+        let grain = share.max(MIN_MULTIPLICATIONS.div_ceil(multiplications.max(1)));
+        grain.next_multiple_of(NARROWEST)
     }
 
     /// Calls `work` with the index and the values of every row, rows divided among the threads.

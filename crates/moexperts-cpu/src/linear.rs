@@ -36,7 +36,7 @@ pub(crate) fn linear(cpu: &Cpu, x: &Tensor, linear: &DeviceLinear<Cpu>) -> Resul
         }
     });
     let shared = SharedRows::new(out.data_mut(), weight.rows());
-    let grain = Cpu::grain(x.rows() * x.cols());
+    let grain = cpu.grain(weight.rows(), x.rows() * x.cols());
     cpu.threads().split(weight.rows(), grain, |columns| {
         let mut block: Block = [0.0; _];
         let end = columns.end;

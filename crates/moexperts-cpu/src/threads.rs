@@ -4,8 +4,8 @@ use std::{fmt, ops::Range};
 
 use rayon::prelude::*;
 
-/// Parts per thread, so that a thread that is late finds its work taken over.
-const PARTS_PER_THREAD: usize = 2;
+/// Parts per thread at most, so that a thread that is late finds its work taken over.
+pub(crate) const PARTS_PER_THREAD: usize = 8;
 
 /// A pool of a fixed number of threads, asleep while there is nothing to do.
 pub(crate) struct Threads {

@@ -111,7 +111,7 @@ impl<'a> Layer<'a> {
             }
         });
         let pairs: usize = groups.iter().map(|group| group.pairs.len()).sum();
-        let grain = [Cpu::grain(pairs * spec.hidden), NARROWEST];
+        let grain = [self.cpu.grain(spec.intermediate, pairs * spec.hidden), NARROWEST];
         threads.split_grid(groups.len(), spec.intermediate, grain, |range, columns| {
             let mut blocks: [Block; 2] = [[0.0; _]; 2];
             let groups = &groups[range];
@@ -121,7 +121,7 @@ impl<'a> Layer<'a> {
                 unsafe { layer.up(group, next, columns.clone(), &mut blocks) };
             }
         });
-        let grain = Cpu::grain(pairs * spec.intermediate);
+        let grain = self.cpu.grain(spec.hidden, pairs * spec.intermediate);
         threads.split(spec.hidden, grain, |columns| {
             let mut block = [0.0; _];
             for (index, group) in groups.iter().enumerate() {

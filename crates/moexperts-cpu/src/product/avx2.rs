@@ -47,7 +47,8 @@ impl<W: Widen> DotTiles<f32, W> for Avx2 {
     type Sums = __m256;
 
     const LANES: usize = LANES;
-    // 4 x 3 accumulators, 3 weights and 1 input are the 16 registers.
+    // 4 x 3 accumulators, 3 weights and 1 input are the 16 registers, 3 x 4 would leave none for
+    // widening.
     const INPUTS: usize = 4;
     const WEIGHTS: usize = 3;
 
@@ -184,7 +185,7 @@ impl<W: Widen> LaneTiles<f32, W> for Avx2 {
     }
 }
 
-/// Widens `count` values one register at a time.
+/// Widens `count` values, four registers at a time as long as there are so many.
 ///
 /// # Safety
 /// The processor has AVX2 and F16C; both pointers hold `count` elements.
@@ -193,6 +194,12 @@ unsafe fn stage<W: Widen>(from: *const W, to: *mut f32, count: usize) {
     let mut k = 0;
     // SAFETY: as the caller owes.
     unsafe {
+        while k + 4 * LANES <= count {
+            for k in [k, k + LANES, k + 2 * LANES, k + 3 * LANES] {
+                _mm256_storeu_ps(to.add(k), W::widen(from.add(k)));
+            }
+            k += 4 * LANES;
+        }
         while k + LANES <= count {
             _mm256_storeu_ps(to.add(k), W::widen(from.add(k)));
             k += LANES;
@@ -256,8 +263,14 @@ impl Widen for bf16 {
     unsafe fn widen(from: *const Self) -> __m256 {
         // SAFETY: eight elements lie there.
         unsafe {
-            let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()));
-            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
+            // All eight in both halves, then four of them to the upper bytes of four f32 each: one
+            // shuffle, where widening and shifting are two.
+            let eight = _mm256_broadcastsi128_si256(_mm_loadu_si128(from.cast()));
+            let bytes = _mm256_setr_epi8(
+                -1, -1, 0, 1, -1, -1, 2, 3, -1, -1, 4, 5, -1, -1, 6, 7, //
+                -1, -1, 8, 9, -1, -1, 10, 11, -1, -1, 12, 13, -1, -1, 14, 15,
+            );
+            _mm256_castsi256_ps(_mm256_shuffle_epi8(eight, bytes))
         }
     }
 

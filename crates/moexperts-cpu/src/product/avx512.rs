@@ -169,16 +169,26 @@ impl<W: Widen> LaneTiles<f32, W> for Avx512 {
     }
 }
 
-/// Widens `count` values one register at a time.
+/// Widens `count` values, four registers at a time as long as there are so many.
 ///
 /// # Safety
 /// The processor has AVX-512; both pointers hold `count` elements.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 unsafe fn stage<W: Widen>(from: *const W, to: *mut f32, count: usize) {
-    for k in (0..count).step_by(LANES) {
-        let mask = if k + LANES <= count { !0 } else { (1 << (count - k)) - 1 };
-        // SAFETY: as the caller owes; masked lanes are neither read nor written.
-        unsafe { _mm512_mask_storeu_ps(to.add(k), mask, W::widen(from.add(k), mask)) };
+    let mut k = 0;
+    // SAFETY: as the caller owes; masked lanes are neither read nor written.
+    unsafe {
+        while k + 4 * LANES <= count {
+            for k in [k, k + LANES, k + 2 * LANES, k + 3 * LANES] {
+                _mm512_storeu_ps(to.add(k), W::widen(from.add(k), !0));
+            }
+            k += 4 * LANES;
+        }
+        while k < count {
+            let mask = if k + LANES <= count { !0 } else { (1 << (count - k)) - 1 };
+            _mm512_mask_storeu_ps(to.add(k), mask, W::widen(from.add(k), mask));
+            k += LANES;
+        }
     }
 }
 

@@ -54,7 +54,7 @@ pub(super) trait DotTiles<X, W> {
     /// Input rows of the highest tile; at most 5.
     const INPUTS: usize;
 
-    /// Weight rows of the highest tile, 3 or 4; lower ones have 4.
+    /// Weight rows of a tile of three or more input rows, 3 or 4; lower tiles have 4.
     const WEIGHTS: usize;
 
     /// No sums yet.
@@ -95,7 +95,7 @@ pub(super) unsafe fn walk<T: DotTiles<X, W>, X: Input, W>(
         let left = call.outputs - output;
         // SAFETY: as the caller owes; so many weight rows exist.
         unsafe {
-            if highest == T::INPUTS && T::WEIGHTS == 3 && left >= 3 {
+            if highest >= 3 && T::WEIGHTS == 3 && left >= 3 {
                 column_of_tiles::<T, X, W, 3>(call, tiles, output, out);
                 output += 3;
             } else if left >= 4 {
@@ -130,8 +130,9 @@ unsafe fn column_of_tiles<T: DotTiles<X, W>, X: Input, W, const R: usize>(
     for tile in 0..tiles {
         let rows = &call.rows[edge(tile)..edge(tile + 1)];
         let out = &mut out[edge(tile) * call.outputs + output..];
-        // The last tile asks for rows ahead: by then these have all been read.
-        let ahead = if tile + 1 == tiles { ahead } else { weights };
+        // Every tile asks for its share of the rows ahead, so that memory never waits.
+        let ahead: [*const W; R] =
+            std::array::from_fn(|r| if r % tiles == tile { ahead[r] } else { weights[r] });
         // SAFETY: `Kernel::dot` checked rows and outputs; `out` has a row for each input row.
         unsafe {
             match *rows {

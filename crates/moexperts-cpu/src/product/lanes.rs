@@ -9,7 +9,7 @@ use std::{mem::MaybeUninit, ptr::null};
 
 use super::{Input, PANEL, prefetch};
 
-/// Columns that are multiplied before the next ones: at most as many as fit in [`Staged`].
+/// Columns that are multiplied before the next ones, at most: as many as a widened row holds.
 const MAX_DEPTH: usize = 2048;
 
 /// Bytes of the panels that all weight rows of a block pass over: half a small second-level cache.
@@ -22,8 +22,9 @@ const PANELS_AT_ONCE: usize = 8;
 /// one set of the first-level cache.
 const MAX_ROWS: usize = 8;
 
-/// Columns between the rows of [`Staged`], so that they do not fall into one set of the cache.
-const GAP: usize = 16;
+/// From a widened row to the next. A constant, because then the addresses of a tile cost nothing;
+/// not a power of two, because then its rows do not fall into one set of the cache.
+const STAGED_STRIDE: usize = MAX_DEPTH + 8;
 
 /// A checked call: every panel holds `cols` columns, every output is a row of `weights`.
 pub(super) struct LanesCall<'a, X, W> {
@@ -128,8 +129,7 @@ pub(super) unsafe fn walk<T: LaneTiles<X, W>, X: Input, W>(
     call: &LanesCall<'_, X, W>,
     out: &mut [f32],
 ) {
-    let mut staged =
-        MaybeUninit::<[MaybeUninit<T::Operand>; MAX_ROWS * (MAX_DEPTH + GAP)]>::uninit();
+    let mut staged = MaybeUninit::<[MaybeUninit<T::Operand>; MAX_ROWS * STAGED_STRIDE]>::uninit();
     let staged: *mut T::Operand = staged.as_mut_ptr().cast();
     if call.cols == 0 {
         out.fill(0.0);
@@ -150,13 +150,13 @@ pub(super) unsafe fn walk<T: LaneTiles<X, W>, X: Input, W>(
                     Some(stage) => {
                         for row in 0..rows {
                             // SAFETY: as above; the buffer has room for `MAX_ROWS` rows of
-                            // `MAX_DEPTH` columns, each with its gap.
+                            // `MAX_DEPTH` columns.
                             unsafe {
-                                let to = staged.add(row * (depth + GAP));
+                                let to = staged.add(row * STAGED_STRIDE);
                                 stage(stored.add(row * call.row_stride), to, cols);
                             }
                         }
-                        (staged.cast_const(), depth + GAP)
+                        (staged.cast_const(), STAGED_STRIDE)
                     }
                     None => (stored.cast::<T::Operand>(), call.row_stride),
                 };
@@ -249,6 +249,7 @@ unsafe fn one_tile<
     // Columns of one turn of the loop; unrolled further, the sums would leave their registers.
     let turn = if PACKED { 4 } else { 2 * X::PAIR };
     let step_stride = if PACKED { X::PAIR * PANEL } else { tile.step_stride };
+    let row_stride = if T::STAGE.is_some() { STAGED_STRIDE } else { tile.row_stride };
     // SAFETY: as the caller owes; every step is one of the columns (pairs) of weights and panels.
     unsafe {
         let mut sums = [[T::zero(); P]; R];
@@ -270,7 +271,7 @@ unsafe fn one_tile<
                 tile.prefetch::<R, LINE>(k);
             }
             for _ in 0..turn / X::PAIR {
-                T::step(&mut sums, panels, weights, tile.row_stride);
+                T::step(&mut sums, panels, weights, row_stride);
                 for p in 0..P {
                     panels[p] = panels[p].add(step_stride);
                 }
@@ -279,7 +280,7 @@ unsafe fn one_tile<
             k += turn;
         }
         while k + X::PAIR <= tile.cols {
-            T::step(&mut sums, panels, weights, tile.row_stride);
+            T::step(&mut sums, panels, weights, row_stride);
             for p in 0..P {
                 panels[p] = panels[p].add(step_stride);
             }
@@ -287,7 +288,7 @@ unsafe fn one_tile<
             k += X::PAIR;
         }
         if k < tile.cols {
-            T::odd(&mut sums, panels, weights, tile.row_stride);
+            T::odd(&mut sums, panels, weights, row_stride);
         }
         for r in 0..R {
             for p in 0..P {

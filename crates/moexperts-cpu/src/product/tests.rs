@@ -1,5 +1,7 @@
 //! Every listed kernel against plain sums in f64.
 
+use std::time::Instant;
+
 use moexperts_core::Tensor;
 use proptest::prelude::*;
 
@@ -227,6 +229,39 @@ proptest! {
     ) {
         for kernel in Kernel::all() {
             check(kernel, inputs, outputs, cols, seed);
+        }
+    }
+}
+
+/// A step that is not compiled for its instruction set gives the right result forty times slower.
+#[test]
+fn no_kernel_is_slower_than_the_portable_one() {
+    let (cols, outputs) = (1024, BLOCK_OUTPUTS);
+    let best_of_ten = |kernel: Kernel| {
+        let rows: Vec<u32> = (0..PANEL as u32).collect();
+        let stored = values(outputs * cols, 2);
+        let matrix = Matrix::from_f32(outputs, cols, &stored, kernel.weights()).unwrap();
+        let x = Prepared::new(kernel, values(PANEL * cols, 1));
+        let panels = x.panels(kernel, &rows, cols);
+        let mut out = vec![0.0; PANEL * outputs];
+        let time = |form: &mut dyn FnMut()| {
+            let once = |_| {
+                let start = Instant::now();
+                form();
+                start.elapsed()
+            };
+            (0..10).map(once).min().expect("ten times")
+        };
+        let weights = Weights::from(&matrix);
+        let dot = time(&mut || kernel.dot(x.inputs(), &rows, weights, 0..outputs, None, &mut out));
+        let lanes = time(&mut || kernel.lanes(panels.inputs(), weights, 0..outputs, &mut out));
+        [dot, lanes]
+    };
+    for kernel in Kernel::all() {
+        let portable = best_of_ten(Kernel::select(Isa::Portable, kernel.weights()));
+        let times = best_of_ten(kernel);
+        for (time, portable) in times.into_iter().zip(portable) {
+            assert!(time <= portable * 3 / 2, "{kernel:?}: {time:?}, portable {portable:?}");
         }
     }
 }

@@ -5,7 +5,7 @@ use moexperts_core::{DeviceLinear, Error, Result, Tensor};
 use crate::{
     cpu::Cpu,
     operands::Buffer,
-    product::{BLOCK_OUTPUTS, BLOCK_PANELS, Block, Kernel, PANEL, Then, in_panels},
+    product::{BLOCK_OUTPUTS, BLOCK_PANELS, Block, Kernel, PANEL, Then},
     shared_rows::SharedRows,
 };
 
@@ -25,7 +25,7 @@ pub(crate) fn linear(cpu: &Cpu, x: &Tensor, linear: &DeviceLinear<Cpu>) -> Resul
     let [mut rounded, mut packed] = [(); 2].map(|()| Buffer::default());
     let inputs = rounded.prepare(cpu, &kernel, x.data(), x.cols());
     let rows: Vec<u32> = (0..x.rows() as u32).collect();
-    let (paneled, panels) = in_panels(x.rows());
+    let (paneled, panels) = kernel.in_panels(x.rows());
     let (paneled, rest) = rows.split_at(paneled);
     let packed = packed.rows(&kernel, panels, kernel.panel_len(x.cols()));
     cpu.threads().split(panels, 1, |range| {

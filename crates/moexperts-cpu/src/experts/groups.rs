@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use moexperts_core::Routing;
 
-use crate::product::{PANEL, in_panels};
+use crate::product::PANEL;
 
 /// One (token, expert) pair.
 #[derive(Debug, Clone, Copy)]
@@ -58,8 +58,14 @@ impl Group {
 }
 
 impl Groups {
-    /// Orders the pairs by counting them, and puts as many into panels as is worth it, or none.
-    pub(super) fn order(&mut self, routing: &Routing, experts: usize, panels: bool) {
+    /// Orders the pairs by counting them. Of how many pairs of an expert how many go into panels,
+    /// and into how many, is what `in_panels` says.
+    pub(super) fn order(
+        &mut self,
+        routing: &Routing,
+        experts: usize,
+        in_panels: impl Fn(usize) -> (usize, usize),
+    ) {
         self.counts.clear();
         self.counts.resize(experts, 0);
         for &id in routing.top_k_index() {
@@ -72,7 +78,7 @@ impl Groups {
         for (expert, count) in self.counts.iter_mut().enumerate() {
             let start = pairs;
             if *count > 0 {
-                let (paneled, count_panels) = if panels { in_panels(*count) } else { (0, 0) };
+                let (paneled, count_panels) = in_panels(*count);
                 let rows = *count - paneled;
                 self.all.push(Group {
                     expert,
@@ -134,7 +140,7 @@ mod tests {
         let ids = vec![2, 0, 9, 2, 2, 2];
         let routing = Routing::new(2, ids, vec![0.1, 0.2, 0.3, 0.4, 0.5, 0.6]).unwrap();
         let mut groups = Groups::default();
-        groups.order(&routing, 4, true);
+        groups.order(&routing, 4, |_| (0, 0));
         let group = |expert, pairs: Range<usize>| Group {
             expert,
             pairs: pairs.clone(),
@@ -152,7 +158,7 @@ mod tests {
         for count in 0..100 {
             let routing = Routing::new(1, vec![0; count], vec![1.0; count]).unwrap();
             let mut groups = Groups::default();
-            groups.order(&routing, 1, true);
+            groups.order(&routing, 1, |pairs| (pairs / PANEL * PANEL, pairs / PANEL));
             let mut next = 0;
             for group in groups.all() {
                 for (_, pairs) in group.panels() {
@@ -163,7 +169,7 @@ mod tests {
                 next = group.pairs_of_rows(&group.rows).end;
             }
             assert_eq!(next, count);
-            groups.order(&routing, 1, false);
+            groups.order(&routing, 1, |_| (0, 0));
             assert_eq!((groups.panels(), groups.rows()), (0, count));
         }
     }

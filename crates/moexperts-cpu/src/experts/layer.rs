@@ -69,8 +69,11 @@ impl<'a> Layer<'a> {
         super::check(name, experts.spec())?;
         let (spec, workspace) = (experts.spec(), scratch.slot::<Workspace>());
         let Workspace { groups, inputs, panels, inner_rows, inner_panels } = workspace;
-        groups.order(routing, spec.experts, pairs == Pairs::Together);
         let kernel = Kernel::select(cpu.isa(), spec.dtype);
+        groups.order(routing, spec.experts, |count| match pairs {
+            Pairs::Together => kernel.in_panels(count),
+            Pairs::Alone => (0, 0),
+        });
         let count = groups.panels();
         let panel_len = |cols| kernel.panel_len(cols);
         let layer = Self {

@@ -8,6 +8,9 @@ use super::{Input, prefetch};
 /// How many groups of weight rows ahead of their use they are asked for.
 const AHEAD: usize = 2;
 
+/// Sums of a tile that leaves registers for several steps.
+const LOW: usize = 9;
+
 /// A checked call: every index in `rows` is a row of `inputs`, every output a row of `weights`.
 pub(super) struct DotCall<'a, X, W> {
     pub(super) inputs: &'a [X],
@@ -171,13 +174,21 @@ unsafe fn one_tile<T: DotTiles<X, W>, X: Input, W, const I: usize, const R: usiz
         }
         let mut sums = [[T::zero(); R]; I];
         let mut k = 0;
-        // One step a turn: unrolled, the sums would leave their registers.
-        while k + T::LANES <= call.cols {
-            if k.is_multiple_of(line) {
+        // A low tile takes a cache line of weights a turn. A high one a step: unrolled, its sums
+        // would leave their registers.
+        let turn = if I * R <= LOW { line } else { T::LANES };
+        while k + turn <= call.cols {
+            if turn == line || k.is_multiple_of(line) {
                 for r in 0..R {
                     prefetch(ahead[r].wrapping_add(k));
                 }
             }
+            for _ in 0..turn / T::LANES {
+                T::step(&mut sums, at(inputs, k), at(weights, k));
+                k += T::LANES;
+            }
+        }
+        while k + T::LANES <= call.cols {
             T::step(&mut sums, at(inputs, k), at(weights, k));
             k += T::LANES;
         }

@@ -312,6 +312,16 @@ impl Kernel {
         }
     }
 
+    /// How many of `rows` input rows go through [`lanes`](Self::lanes), and in how many panels; the
+    /// rest go through [`dot`](Self::dot). A last panel that is full enough is cheaper than as many
+    /// dot products.
+    pub(crate) fn in_panels(&self, rows: usize) -> (usize, usize) {
+        // Weight rows of f32 are twice as long: dot products wait for them in the caches.
+        let worth_a_panel = if self.weights() == DType::F32 { 8 } else { 13 };
+        let panels = (rows + PANEL - worth_a_panel) / PANEL;
+        (rows.min(panels * PANEL), panels)
+    }
+
     /// Values of a panel of `cols` columns.
     pub fn panel_len(&self, cols: usize) -> usize {
         let pair = if self.inputs() == DType::Bf16 { <bf16 as Input>::PAIR } else { 1 };
@@ -398,15 +408,6 @@ pub(crate) fn pack<X: Input>(inputs: &[X], rows: &[u32], cols: usize, panel: &mu
             out[lane * X::PAIR..][..columns.len()].copy_from_slice(columns);
         }
     }
-}
-
-/// How many of `rows` input rows go through [`Kernel::lanes`], and in how many panels; the rest go
-/// through [`Kernel::dot`]. A last panel that is nearly full is cheaper than as many dot products.
-pub(crate) fn in_panels(rows: usize) -> (usize, usize) {
-    /// Rows from which on a panel beats dot products.
-    const WORTH_A_PANEL: usize = 13;
-    let panels = (rows + PANEL - WORTH_A_PANEL) / PANEL;
-    (rows.min(panels * PANEL), panels)
 }
 
 /// Asks for a cache line, into the second-level cache, that is read soon. Any address is allowed.

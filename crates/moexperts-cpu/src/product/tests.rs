@@ -188,10 +188,18 @@ fn values_in_rows_are_panels_too() {
 
 #[test]
 fn rows_are_divided_into_panels_and_the_rest() {
-    for (rows, expected) in
-        [(0, (0, 0)), (12, (0, 0)), (13, (13, 1)), (16, (16, 1)), (28, (16, 1)), (29, (29, 2))]
-    {
-        assert_eq!(in_panels(rows), expected, "{rows}");
+    for kernel in Kernel::all() {
+        let few = if kernel.weights() == DType::F32 { 7 } else { 12 };
+        for (rows, expected) in [
+            (0, (0, 0)),
+            (few, (0, 0)),
+            (few + 1, (few + 1, 1)),
+            (16, (16, 1)),
+            (16 + few, (16, 1)),
+            (17 + few, (17 + few, 2)),
+        ] {
+            assert_eq!(kernel.in_panels(rows), expected, "{kernel:?} {rows}");
+        }
     }
 }
 

@@ -135,10 +135,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
                         reason,
                     }),
                 }
+                // Every time, so that an interrupted run keeps what it has.
+                record.write()?;
             }
         }
-        // After every round, so that an interrupted run keeps what it has.
-        record.write()?;
     }
     announce(&format!("written: {}", record.path().display()));
     ensure!(!record.lacks(OURS), "`{OURS}` did not run everywhere; the record says why");

@@ -16,6 +16,8 @@ impl Threads {
     pub(crate) fn new(count: usize) -> Result<Self, rayon::ThreadPoolBuildError> {
         let name = |index| format!("moexperts-{index}");
         let pool = rayon::ThreadPoolBuilder::new().num_threads(count).thread_name(name).build()?;
+        // A thread that has looked for work once has all it needs: nothing is allocated later.
+        pool.broadcast(|_| rayon::yield_now());
         Ok(Self { pool })
     }
 

@@ -118,6 +118,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mut record = Record::new(args, threads)?;
     let programs = present(args, &mut record)?;
     for round in 0..args.rounds.get() {
+        record.begin(round, args.rounds);
         for cell in &cells {
             for turn in 0..programs.len() {
                 // Each round begins with another program.

@@ -45,12 +45,20 @@ impl Record {
         facts.push(("date", date));
         facts.push(("commit", commit()?));
         facts.push(("command", format!("`{}`", command())));
-        facts.push(("rounds", args.rounds.to_string()));
         facts.push(("threads", threads.to_string()));
         let path = Path::new("bench/record").join(&name).with_extension("md");
         let versions = vec![first_line(Command::new("rustc").arg("-V"))?];
         let (samples, absences, rows) = Default::default();
         Ok(Self { path, name, facts, versions, samples, absences, rows })
+    }
+
+    /// A round begins; a run that is stopped has fewer of them than were asked for.
+    pub(super) fn begin(&mut self, round: usize, asked: NonZero<usize>) {
+        let value = format!("{} of {asked}", round + 1);
+        match self.facts.iter_mut().find(|(name, _)| *name == "rounds") {
+            Some((_, begun)) => *begun = value,
+            None => self.facts.push(("rounds", value)),
+        }
     }
 
     pub(super) fn path(&self) -> &Path {

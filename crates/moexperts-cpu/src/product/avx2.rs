@@ -1,4 +1,4 @@
-//! AVX2, FMA and F16C: eight columns a step, three input rows times four weight rows in registers.
+//! AVX2, FMA and F16C: eight columns a step, four input rows times three weight rows in registers.
 
 use std::arch::x86_64::*;
 

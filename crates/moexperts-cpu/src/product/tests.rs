@@ -241,35 +241,38 @@ proptest! {
     }
 }
 
-/// A step that is not compiled for its instruction set gives the right result forty times slower.
+/// A step that is not compiled for its instruction set gives the right result many times slower.
 #[test]
 fn no_kernel_is_slower_than_the_portable_one() {
     let (cols, outputs) = (1024, BLOCK_OUTPUTS);
-    let best_of_ten = |kernel: Kernel| {
-        let rows: Vec<u32> = (0..PANEL as u32).collect();
-        let stored = values(outputs * cols, 2);
+    let rows: Vec<u32> = (0..PANEL as u32).collect();
+    let stored = values(outputs * cols, 2);
+    let mut out = vec![0.0; PANEL * outputs];
+    for kernel in Kernel::all().filter(|kernel| kernel.isa() != Isa::Portable) {
         let matrix = Matrix::from_f32(outputs, cols, &stored, kernel.weights()).unwrap();
-        let x = Prepared::new(kernel, values(PANEL * cols, 1));
-        let panels = x.panels(kernel, &rows, cols);
-        let mut out = vec![0.0; PANEL * outputs];
-        let time = |form: &mut dyn FnMut()| {
-            let once = |_| {
-                let start = Instant::now();
-                form();
-                start.elapsed()
-            };
-            (0..10).map(once).min().expect("ten times")
-        };
         let weights = Weights::from(&matrix);
-        let dot = time(&mut || kernel.dot(x.inputs(), &rows, weights, 0..outputs, None, &mut out));
-        let lanes = time(&mut || kernel.lanes(panels.inputs(), weights, 0..outputs, &mut out));
-        [dot, lanes]
-    };
-    for kernel in Kernel::all() {
-        let portable = best_of_ten(Kernel::select(Isa::Portable, kernel.weights()));
-        let times = best_of_ten(kernel);
-        for (time, portable) in times.into_iter().zip(portable) {
-            assert!(time <= portable * 3 / 2, "{kernel:?}: {time:?}, portable {portable:?}");
+        let mut time = |kernel: Kernel, lanes: bool| {
+            let x = Prepared::new(kernel, values(PANEL * cols, 1));
+            let panels = x.panels(kernel, &rows, cols);
+            let start = Instant::now();
+            if lanes {
+                kernel.lanes(panels.inputs(), weights, 0..outputs, &mut out);
+            } else {
+                kernel.dot(x.inputs(), &rows, weights, 0..outputs, None, &mut out);
+            }
+            start.elapsed()
+        };
+        let portable = Kernel::select(Isa::Portable, kernel.weights());
+        for lanes in [false, true] {
+            // In turns, so that what else runs meanwhile meets both; the best of many.
+            let turns = (0..30).map(|_| [time(kernel, lanes), time(portable, lanes)]);
+            let best =
+                turns.reduce(|best, turn| [0, 1].map(|kernel| best[kernel].min(turn[kernel])));
+            let [time, portable] = best.expect("thirty turns");
+            assert!(
+                time <= portable * 3 / 2,
+                "{kernel:?} lanes: {lanes}: {time:?}, portable {portable:?}"
+            );
         }
     }
 }

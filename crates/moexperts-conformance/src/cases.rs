@@ -5,11 +5,6 @@ use proptest::prelude::*;
 
 use crate::case::{Case, Routes, RoutingWeights, Values};
 
-const CLAMPED_SWIGLU: Activation = Activation::ClampedSwiglu { alpha: 1.702, limit: 7.0 };
-
-const ACTIVATIONS: [Activation; 4] =
-    [Activation::Silu, Activation::GeluTanh, CLAMPED_SWIGLU, Activation::Relu2];
-
 const LAYOUTS: [GateUpLayout; 3] =
     [GateUpLayout::Separate, GateUpLayout::Concatenated, GateUpLayout::Interleaved];
 
@@ -90,12 +85,12 @@ fn case(
 
 /// Whether experts with this activation exist with and without a gate.
 fn gatings(activation: Activation) -> &'static [bool] {
-    if activation == CLAMPED_SWIGLU { &[true] } else { &[true, false] }
+    if activation == Activation::CLAMPED_SWIGLU { &[true] } else { &[true, false] }
 }
 
 /// Activation × gated × bias × layout, at ordinary and at large values.
 fn add_kinds(cases: &mut Vec<Case>, dtype: DType) {
-    for activation in ACTIVATIONS {
+    for activation in Activation::ALL {
         for &gated in gatings(activation) {
             for bias in [false, true] {
                 for gate_up in if gated { &LAYOUTS[..] } else { &LAYOUTS[..1] } {
@@ -127,7 +122,7 @@ fn add_routings(cases: &mut Vec<Case>, dtype: DType) {
 /// Layers in which every weight is seen alone.
 fn add_probes(cases: &mut Vec<Case>, dtype: DType) {
     for values in [Values::InputProbe, Values::DownProbe] {
-        for activation in ACTIVATIONS {
+        for activation in Activation::ALL {
             for &gated in gatings(activation) {
                 let [hidden, intermediate, experts] = [37, 35, 3];
                 let shape = [hidden * experts, hidden, intermediate, experts, 1];
@@ -155,7 +150,7 @@ fn add_unusual(cases: &mut Vec<Case>, dtype: DType) {
     let specs = [
         ExpertsSpec { orientation: Orientation::InOut, ..spec },
         ExpertsSpec { post_expert_norm: true, ..spec },
-        ExpertsSpec { gated: false, activation: CLAMPED_SWIGLU, ..spec },
+        ExpertsSpec { gated: false, activation: Activation::CLAMPED_SWIGLU, ..spec },
     ];
     cases.extend(specs.map(|spec| Case { spec, ..base.clone() }));
 }
@@ -165,7 +160,7 @@ pub fn arbitrary_case() -> impl Strategy<Value = Case> {
     let shape = (0_usize..40, 1_usize..80, 1_usize..80, 1_usize..12, 1_usize..=8);
     let kind = (
         prop::sample::select(&DType::ALL[..]),
-        prop::sample::select(&ACTIVATIONS[..]),
+        prop::sample::select(&Activation::ALL[..]),
         any::<bool>(),
         any::<bool>(),
         prop::sample::select(&LAYOUTS[..]),
@@ -180,7 +175,7 @@ pub fn arbitrary_case() -> impl Strategy<Value = Case> {
         let (tokens, hidden, intermediate, experts, top_k) = shape;
         let (dtype, activation, gated, bias, gate_up) = kind;
         let (values, routes, routing_weights, seed) = drawn;
-        let gated = gated || activation == CLAMPED_SWIGLU;
+        let gated = gated || activation == Activation::CLAMPED_SWIGLU;
         let gate_up = if gated { gate_up } else { GateUpLayout::Separate };
         let base = case("arbitrary", [tokens, hidden, intermediate, experts, top_k], dtype);
         let spec = ExpertsSpec { activation, gated, bias, gate_up, ..base.spec };

@@ -320,7 +320,10 @@ impl<'a, D: Device> Setup<'a, D> {
         let x = self.device.load_tensor(tokens, hidden, values).map_err(failed("loading a NaN"))?;
         let got = self.output("a call with a NaN", &x, 0.0, scratch)?;
         let counts = |(id, weight)| (id as usize) < case.spec.experts && weight != 0.0;
-        let smooth = matches!(case.spec.activation, Activation::Silu | Activation::GeluTanh);
+        let smooth = matches!(
+            case.spec.activation,
+            Activation::Silu | Activation::Gelu | Activation::GeluTanh
+        );
         let must_be_nan = smooth && layer.routing.pairs(token).any(counts);
         let wrong = |&at: &usize| match at / hidden == token {
             true => must_be_nan && !got[at].is_nan(),

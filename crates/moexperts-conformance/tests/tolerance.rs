@@ -99,6 +99,7 @@ fn round(values: &[f32], dtype: DType) -> Vec<f32> {
 fn activate(activation: Activation, z: f32) -> f32 {
     match activation {
         Activation::Silu => z / (1.0 + (-z).exp()),
+        Activation::Gelu => 0.5 * z * (1.0 + libm::erff(z * std::f32::consts::FRAC_1_SQRT_2)),
         Activation::GeluTanh => {
             0.5 * z * (1.0 + (0.797_884_6 * (z + 0.044_715 * z * z * z)).tanh())
         }

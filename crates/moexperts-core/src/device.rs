@@ -1,4 +1,4 @@
-//! A device is about a dozen operations.
+//! A device is about twenty operations.
 //!
 //! Model code is written once over [`Device`]. A processor, a GPU, a recorder that keeps the list
 //! of operations as a plan, or a group of machines each implement it; nothing above this trait
@@ -64,7 +64,7 @@ pub struct KvCacheSpec {
     pub sequences: usize,
 }
 
-/// Causal attention of one layer.
+/// Attention of one layer.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AttentionSpec {
     /// Query heads; a multiple of `kv_heads`.
@@ -157,11 +157,55 @@ pub trait Device: Debug + Clone + Send + Sync + Sized + 'static {
     /// [`Error::OutOfRange`](crate::Error::OutOfRange) for an id that is no row.
     fn embed(&self, table: &Self::Matrix, ids: &[u32]) -> Result<Self::Tensor>;
 
+    /// `out[n] = Σ_i weights[n, i] · table[rows[n, i]]`: [N, H], from `taps` rows of `table` [V, H]
+    /// for each of the N outputs.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`](crate::Error::OutOfRange) for a row that is none; if `rows` and
+    /// `weights` do not hold N · `taps` values each.
+    fn embedding_bag(
+        &self,
+        table: &Self::Matrix,
+        rows: &[u32],
+        weights: &[f32],
+        taps: usize,
+    ) -> Result<Self::Tensor>;
+
+    /// `x` [R, C] with the same values in the same order as rows of `cols`: a view.
+    ///
+    /// # Errors
+    /// If R · C is no multiple of `cols`.
+    fn reshape(&self, x: Self::Tensor, cols: usize) -> Result<Self::Tensor>;
+
     /// Chosen rows of `x`, in the given order.
     ///
     /// # Errors
     /// If a row does not exist.
     fn select_rows(&self, x: &Self::Tensor, rows: &[usize]) -> Result<Self::Tensor>;
+
+    /// `x[rows[i]] = y[i]`.
+    ///
+    /// # Errors
+    /// If a row does not exist or the shapes differ.
+    fn put_rows(&self, x: &mut Self::Tensor, rows: &[usize], y: &Self::Tensor) -> Result<()>;
+
+    /// `x[rows[i]] += y[i]`, for rows that differ.
+    ///
+    /// # Errors
+    /// If a row does not exist or the shapes differ.
+    fn add_rows(&self, x: &mut Self::Tensor, rows: &[usize], y: &Self::Tensor) -> Result<()>;
+
+    /// `(x - mean(x)) / sqrt(variance(x) + eps) · weight + bias` over each row.
+    ///
+    /// # Errors
+    /// If the row is not as long as the weight and the bias.
+    fn layer_norm(
+        &self,
+        x: &Self::Tensor,
+        weight: &Self::Vector,
+        bias: &Self::Vector,
+        eps: f32,
+    ) -> Result<Self::Tensor>;
 
     /// `x / sqrt(mean(x²) + eps) · weight` over each `weight.len()` neighbouring values of a row:
     /// a whole row, or each head of it.
@@ -200,6 +244,19 @@ pub trait Device: Debug + Clone + Send + Sync + Sized + 'static {
         cache: &mut Self::KvCache,
         layer: usize,
         batch: &Batch,
+        spec: &AttentionSpec,
+    ) -> Result<Self::Tensor>;
+
+    /// The attention of the queries [T, heads · D] over the keys and values [T, kv_heads · D] of
+    /// their own segment, before and after them: [T, heads · D]. Segments lie one after another;
+    /// nothing is cached.
+    ///
+    /// # Errors
+    /// If the shapes differ, the segments are not T tokens together, or `spec` has a window.
+    fn full_attention(
+        &self,
+        qkv: [&Self::Tensor; 3],
+        segments: &[usize],
         spec: &AttentionSpec,
     ) -> Result<Self::Tensor>;
 

@@ -10,7 +10,9 @@ use crate::{
 pub enum Activation {
     /// `silu(gate) · up`, or `silu(up)` without a gate; `silu(z) = z / (1 + e^-z)`.
     Silu,
-    /// `gelu(gate) · up`, or `gelu(up)` without a gate, in the tanh form (`gelu_pytorch_tanh`).
+    /// `gelu(gate) · up`, or `gelu(up)` without a gate; `gelu(z) = z · (1 + erf(z / √2)) / 2`.
+    Gelu,
+    /// `gelu` in its tanh form (`gelu_pytorch_tanh`).
     GeluTanh,
     /// `(up' + 1) · gate' · sigmoid(alpha · gate')` with `gate' = min(gate, limit)` and
     /// `up' = clamp(up, -limit, limit)`; needs a gate.
@@ -25,10 +27,18 @@ pub enum Activation {
 }
 
 impl Activation {
+    /// The clamped swiglu of gpt-oss.
+    pub const CLAMPED_SWIGLU: Self = Self::ClampedSwiglu { alpha: 1.702, limit: 7.0 };
+
+    /// One of each, in the order reports have.
+    pub const ALL: [Self; 5] =
+        [Self::Silu, Self::Gelu, Self::GeluTanh, Self::Relu2, Self::CLAMPED_SWIGLU];
+
     /// The name reports use.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Silu => "silu",
+            Self::Gelu => "gelu",
             Self::GeluTanh => "gelu-tanh",
             Self::ClampedSwiglu { .. } => "clamped swiglu",
             Self::Relu2 => "relu2",

@@ -77,6 +77,7 @@ pub fn activate_gated(activation: Activation, gate: f64, up: f64) -> f64 {
 pub fn activate(activation: Activation, z: f64) -> f64 {
     match activation {
         Activation::Silu => z * sigmoid(z),
+        Activation::Gelu => 0.5 * z * libm::erfc(-z / std::f64::consts::SQRT_2),
         Activation::GeluTanh => {
             let inner = (2.0 / std::f64::consts::PI).sqrt() * (z + 0.044715 * z * z * z);
             0.5 * z * (1.0 + inner.tanh())

@@ -20,6 +20,18 @@ fn same_shape(what: &str, x: &Tensor, y: &Tensor) -> Result<()> {
     if expected == got { Ok(()) } else { Err(Error::shape(what, expected, got)) }
 }
 
+/// Whether `y` has a row of `x` for each of `rows`.
+fn rows_of(x: &Tensor, rows: &[usize], y: &Tensor) -> Result<()> {
+    let (expected, got) = ([rows.len(), x.cols()], [y.rows(), y.cols()]);
+    if expected != got {
+        return Err(Error::shape("rows", expected, got));
+    }
+    match rows.iter().find(|&&row| row >= x.rows()) {
+        Some(&index) => Err(Error::OutOfRange { what: "row", index, limit: x.rows() }),
+        None => Ok(()),
+    }
+}
+
 impl Device for Cpu {
     const NAME: &'static str = "CPU";
     const KIND: DeviceKind = DeviceKind::Cpu;
@@ -82,6 +94,38 @@ impl Device for Cpu {
         Ok(out)
     }
 
+    fn embedding_bag(
+        &self,
+        table: &Matrix,
+        rows: &[u32],
+        weights: &[f32],
+        taps: usize,
+    ) -> Result<Tensor> {
+        let bags = rows.len().checked_div(taps).unwrap_or(0);
+        if rows.len() != weights.len() || rows.len() != bags * taps {
+            let expected = format!("[{bags}, {taps}]");
+            let got = format!("[{}] and [{}]", rows.len(), weights.len());
+            return Err(Error::Shape { what: "rows and weights of a bag".into(), expected, got });
+        }
+        let limit = table.rows();
+        if let Some(&row) = rows.iter().find(|&&row| row as usize >= limit) {
+            return Err(Error::OutOfRange { what: "row", index: row as usize, limit });
+        }
+        let mut out = Tensor::zeros(bags, table.cols());
+        self.for_each_row(out.data_mut(), table.cols(), |bag, out| {
+            let bag = bag * taps..(bag + 1) * taps;
+            for (&row, &weight) in rows[bag.clone()].iter().zip(&weights[bag]) {
+                self.elementwise().add_scaled(out, &table.row(row as usize).to_f32(), weight);
+            }
+        });
+        Ok(out)
+    }
+
+    fn reshape(&self, x: Tensor, cols: usize) -> Result<Tensor> {
+        let rows = x.data().len().checked_div(cols).unwrap_or(0);
+        Tensor::from_vec(rows, cols, x.into_vec())
+    }
+
     fn select_rows(&self, x: &Tensor, rows: &[usize]) -> Result<Tensor> {
         let mut out = Tensor::zeros(rows.len(), x.cols());
         for (place, &index) in rows.iter().enumerate() {
@@ -90,6 +134,41 @@ impl Device for Cpu {
             }
             out.row_mut(place).copy_from_slice(x.row(index));
         }
+        Ok(out)
+    }
+
+    fn put_rows(&self, x: &mut Tensor, rows: &[usize], y: &Tensor) -> Result<()> {
+        rows_of(x, rows, y)?;
+        for (index, &row) in rows.iter().enumerate() {
+            x.row_mut(row).copy_from_slice(y.row(index));
+        }
+        Ok(())
+    }
+
+    fn add_rows(&self, x: &mut Tensor, rows: &[usize], y: &Tensor) -> Result<()> {
+        rows_of(x, rows, y)?;
+        for (index, &row) in rows.iter().enumerate() {
+            self.elementwise().add_scaled(x.row_mut(row), y.row(index), 1.0);
+        }
+        Ok(())
+    }
+
+    fn layer_norm(
+        &self,
+        x: &Tensor,
+        weight: &Vec<f32>,
+        bias: &Vec<f32>,
+        eps: f32,
+    ) -> Result<Tensor> {
+        if [weight.len(), bias.len()] != [x.cols(); 2] {
+            let expected = format!("[{}]", x.cols());
+            let got = format!("[{}] and [{}]", weight.len(), bias.len());
+            return Err(Error::Shape { what: "weight and bias of a norm".into(), expected, got });
+        }
+        let mut out = Tensor::zeros(x.rows(), x.cols());
+        self.for_each_row(out.data_mut(), x.cols(), |row, out| {
+            self.elementwise().layer_norm(x.row(row), weight, bias, eps, out);
+        });
         Ok(out)
     }
 
@@ -145,7 +224,16 @@ impl Device for Cpu {
         batch: &Batch,
         spec: &AttentionSpec,
     ) -> Result<Tensor> {
-        attention::attention(self, qkv, cache, layer, batch, spec)
+        attention::causal(self, qkv, cache, layer, batch, spec)
+    }
+
+    fn full_attention(
+        &self,
+        qkv: [&Tensor; 3],
+        segments: &[usize],
+        spec: &AttentionSpec,
+    ) -> Result<Tensor> {
+        attention::full(self, qkv, segments, spec)
     }
 
     fn route(&self, logits: &Tensor, spec: &RouterSpec) -> Result<Routing> {

@@ -4,6 +4,8 @@
 
 mod common;
 
+use std::ops::Range;
+
 use common::{bits, device, devices, devices_by_threads, tensor};
 use moexperts_core::{AttentionSpec, Batch, Device, Error, KvCacheSpec, Span, Tensor};
 use moexperts_cpu::{Cpu, Isa};
@@ -68,18 +70,31 @@ fn attend(
     cpu.attention([&rows.q, &rows.k, &rows.v], cache, 1, &batch, spec)
 }
 
-/// Checks every value of `out`, the attention of a whole sequence, against loops.
+/// Checks every value of `out`, the causal attention of a whole sequence, against loops.
 fn check_whole(out: &Tensor, whole: &Sequence, spec: &AttentionSpec, what: &str) {
-    let AttentionSpec { heads, kv_heads, head_dim, scale, sliding_window } = *spec;
+    let window = spec.sliding_window.unwrap_or(usize::MAX);
+    let seen = |token: usize| (token + 1).saturating_sub(window)..token + 1;
+    check(out, whole, spec, seen, what);
+}
+
+/// Checks every value of `out`, where a token sees the tokens `seen` says, against loops.
+fn check(
+    out: &Tensor,
+    whole: &Sequence,
+    spec: &AttentionSpec,
+    seen: impl Fn(usize) -> Range<usize>,
+    what: &str,
+) {
+    let AttentionSpec { heads, kv_heads, head_dim, scale, .. } = *spec;
     for token in 0..whole.q.rows() {
-        let first = (token + 1).saturating_sub(sliding_window.unwrap_or(usize::MAX));
+        let keys = seen(token);
         for head in 0..heads {
             let own = head * head_dim..(head + 1) * head_dim;
             let kv_head = head / (heads / kv_heads);
             let shared = kv_head * head_dim..(kv_head + 1) * head_dim;
             let q = &whole.q.row(token)[own.clone()];
             let (mut scores, mut score_error) = (Vec::new(), 0.0_f64);
-            for seen in first..=token {
+            for seen in keys.clone() {
                 let k = &whole.k.row(seen)[shared.clone()];
                 let terms = q.iter().zip(k).map(|(&q, &k)| f64::from(q) * f64::from(k));
                 let magnitude: f64 = terms.clone().map(f64::abs).sum();
@@ -95,7 +110,7 @@ fn check_whole(out: &Tensor, whole: &Sequence, spec: &AttentionSpec, what: &str)
             let sums = (2 * scores.len() + 24) as f64 + 8.0 * reach;
             let relative = 4.0 * score_error + sums * ROUNDING;
             for (place, column) in own.enumerate() {
-                let values = (first..=token).zip(&weights).map(|(seen, weight)| {
+                let values = keys.clone().zip(&weights).map(|(seen, weight)| {
                     weight / total * f64::from(whole.v.row(seen)[shared.start + place])
                 });
                 let magnitude: f64 = values.clone().map(f64::abs).sum();
@@ -126,6 +141,72 @@ fn attention_is_the_softmax_of_the_scores_times_the_values() {
             }
         }
     }
+}
+
+#[test]
+fn full_attention_sees_a_whole_segment_and_nothing_else() {
+    for cpu in devices() {
+        // Blocks of queries and of keys, whole and not; heads that are no whole vectors.
+        let shapes = [
+            (1, 1, 8, &[1, 3, 0, 2][..]),
+            (4, 4, 12, &[17, 16]),
+            (6, 2, 20, &[33]),
+            (1, 1, 4, &[130, 1]),
+            (2, 1, 8, &[600]),
+        ];
+        for (heads, kv_heads, head_dim, segments) in shapes {
+            let spec = spec(heads, kv_heads, head_dim);
+            let tokens: usize = segments.iter().sum();
+            let rows = Sequence::new(tokens, &spec, tokens as u64);
+            let out = cpu.full_attention([&rows.q, &rows.k, &rows.v], segments, &spec).unwrap();
+            let segment = |token: usize| {
+                let mut start = 0;
+                let len = segments.iter().find(|&&len| {
+                    start += len;
+                    token < start
+                });
+                start - len.unwrap()..start
+            };
+            check(&out, &rows, &spec, segment, &format!("{} {segments:?}", cpu.isa()));
+        }
+    }
+}
+
+#[test]
+fn full_attention_of_a_segment_does_not_depend_on_the_others_or_on_the_threads() {
+    let spec = spec(3, 3, 12);
+    let [a, b] = [(140, 1), (20, 2)].map(|(tokens, seed)| Sequence::new(tokens, &spec, seed));
+    let both = Sequence::joined(&[a.part(0..140), b.part(0..20)]);
+    for devices in devices_by_threads() {
+        let run = |cpu: &Cpu, rows: &Sequence, segments: &[usize]| {
+            let qkv = [&rows.q, &rows.k, &rows.v];
+            bits(cpu.full_attention(qkv, segments, &spec).unwrap().data())
+        };
+        let alone = [run(&devices[0], &a, &[140]), run(&devices[0], &b, &[20])].concat();
+        for cpu in &devices {
+            assert_eq!(run(cpu, &both, &[140, 20]), alone, "{}", cpu.isa());
+        }
+    }
+}
+
+#[test]
+fn full_attention_of_wrong_shapes_is_an_error() {
+    let (cpu, spec) = (device(Isa::Portable, 1), spec(4, 2, 8));
+    let rows = Sequence::new(3, &spec, 1);
+    let refused = |segments: &[usize], spec: AttentionSpec| {
+        let result = cpu.full_attention([&rows.q, &rows.k, &rows.v], segments, &spec);
+        matches!(result, Err(Error::Shape { .. }))
+    };
+    assert!(!refused(&[1, 2], spec));
+    assert!(refused(&[1, 1], spec));
+    assert!(refused(&[4], spec));
+    assert!(refused(&[3], AttentionSpec { heads: 3, ..spec }));
+    assert!(refused(&[3], AttentionSpec { kv_heads: 0, ..spec }));
+    assert!(refused(&[3], AttentionSpec { head_dim: 4, ..spec }));
+    assert!(refused(&[3], AttentionSpec { sliding_window: Some(2), ..spec }));
+    let none = AttentionSpec { head_dim: 0, ..spec };
+    let empty = Tensor::zeros(3, 0);
+    assert!(cpu.full_attention([&empty; 3], &[3], &none).is_err());
 }
 
 #[test]

@@ -96,6 +96,79 @@ fn an_rms_norm_covers_a_row_or_each_head_of_it() {
 }
 
 #[test]
+fn a_layer_norm_has_the_mean_and_the_deviation_of_a_row() {
+    for cpu in devices() {
+        for (rows, cols) in [(5, 67), (3, 64), (2, 1), (1, 1152)] {
+            let (mut x, weight, bias) = (tensor(rows, cols, 4), values(cols, 5), values(cols, 6));
+            // Far from zero, so that the mean matters.
+            x.data_mut().iter_mut().for_each(|value| *value += 3.0);
+            let out = cpu.layer_norm(&x, &weight, &bias, 1e-6).unwrap();
+            for at in 0..rows * cols {
+                let row = wide(x.row(at / cols));
+                let mean = row.iter().sum::<f64>() / cols as f64;
+                let variance = row.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / cols as f64;
+                let scale = 1.0 / (variance + f64::from(1e-6_f32)).sqrt();
+                let [weight, bias] = [&weight, &bias].map(|v| f64::from(v[at % cols]));
+                let expected = (row[at % cols] - mean) * scale * weight + bias;
+                // The mean is as exact as its largest term.
+                let spread = 4.0 * (cols as f64).sqrt().max(4.0) * ROUNDING * 4.0;
+                let allowance = spread * scale * weight.abs() * (1.0 + (expected - bias).abs())
+                    + 4.0 * ROUNDING * expected.abs().max(bias.abs());
+                assert_near(out.data()[at], expected, allowance, || {
+                    format!("{} [{rows}, {cols}] at {at}", cpu.isa())
+                });
+            }
+        }
+        let x = Tensor::zeros(1, 6);
+        assert!(is_shape_error(cpu.layer_norm(&x, &vec![1.0; 5], &vec![1.0; 6], 1e-5)));
+        assert!(is_shape_error(cpu.layer_norm(&x, &vec![1.0; 6], &vec![1.0; 5], 1e-5)));
+    }
+}
+
+#[test]
+fn a_bag_is_the_weighted_sum_of_its_rows() {
+    let cpu = device(Isa::Portable, 2);
+    let table = Matrix::from_vec(3, 2, vec![1.0_f32, 2.0, 10.0, 20.0, 100.0, 200.0]).unwrap();
+    let out = cpu.embedding_bag(&table, &[0, 2, 1, 1], &[1.0, 0.5, 2.0, -1.0], 2).unwrap();
+    assert_eq!((out.rows(), out.data()), (2, &[51.0, 102.0, 10.0, 20.0][..]));
+    let beyond = cpu.embedding_bag(&table, &[0, 3], &[1.0; 2], 2);
+    assert_eq!(beyond.unwrap_err(), Error::OutOfRange { what: "row", index: 3, limit: 3 });
+    assert!(is_shape_error(cpu.embedding_bag(&table, &[0, 1, 2], &[1.0; 3], 2)));
+    assert!(is_shape_error(cpu.embedding_bag(&table, &[0, 1], &[1.0; 1], 2)));
+    assert!(is_shape_error(cpu.embedding_bag(&table, &[0, 1], &[1.0; 2], 0)));
+}
+
+#[test]
+fn rows_are_put_and_added_where_they_belong() {
+    let cpu = device(Isa::Portable, 2);
+    let y = Tensor::from_vec(2, 2, vec![5.0, 6.0, 7.0, 8.0]).unwrap();
+    let ones = Tensor::from_vec(3, 2, vec![1.0; 6]).unwrap();
+    let mut x = ones.clone();
+    cpu.put_rows(&mut x, &[2, 0], &y).unwrap();
+    assert_eq!(x.data(), [7.0, 8.0, 1.0, 1.0, 5.0, 6.0]);
+    cpu.add_rows(&mut x, &[1, 2], &y).unwrap();
+    assert_eq!(x.data(), [7.0, 8.0, 6.0, 7.0, 12.0, 14.0]);
+    let out_of_range = Error::OutOfRange { what: "row", index: 3, limit: 3 };
+    for operation in [Cpu::put_rows, Cpu::add_rows] {
+        let mut x = ones.clone();
+        assert_eq!(operation(&cpu, &mut x, &[0, 3], &y).unwrap_err(), out_of_range);
+        assert!(is_shape_error(operation(&cpu, &mut x, &[0], &y)));
+        assert!(is_shape_error(operation(&cpu, &mut x, &[0, 1], &Tensor::zeros(2, 3))));
+        assert_eq!(x, ones);
+    }
+}
+
+#[test]
+fn a_tensor_of_another_shape_has_the_same_values() {
+    let cpu = device(Isa::Portable, 1);
+    let x = tensor(6, 4, 1);
+    let seen = cpu.reshape(x.clone(), 8).unwrap();
+    assert_eq!((seen.rows(), seen.cols(), seen.data()), (3, 8, x.data()));
+    assert!(is_shape_error(cpu.reshape(x.clone(), 7)));
+    assert!(is_shape_error(cpu.reshape(x, 0)));
+}
+
+#[test]
 fn rope_turns_the_first_values_of_each_head_and_leaves_the_rest() {
     for cpu in devices() {
         for (head_dim, half) in [(8, 4), (64, 32), (10, 3), (6, 0), (2, 1)] {
@@ -222,19 +295,13 @@ fn clamping_limits_both_sides_and_changes_nothing_between() {
 
 #[test]
 fn activations_are_the_references() {
-    let activations = [
-        Activation::Silu,
-        Activation::GeluTanh,
-        Activation::ClampedSwiglu { alpha: 1.702, limit: 7.0 },
-        Activation::Relu2,
-    ];
     for cpu in devices() {
         let scaled = |seed| {
             let values = values(5 * 67, seed).iter().map(|value| 12.0 * value).collect();
             Tensor::from_vec(5, 67, values).unwrap()
         };
         let (gate, up) = (scaled(14), scaled(15));
-        for activation in activations {
+        for activation in Activation::ALL {
             for gated in [true, false] {
                 let mut out = up.clone();
                 cpu.activate(activation, gated.then_some(&gate), &mut out).unwrap();
@@ -289,6 +356,7 @@ fn the_number_of_threads_changes_no_bit() {
                 outputs.push(cpu.linear(&x, &linear).unwrap());
             }
             outputs.push(cpu.rms_norm(&x, &values(32, 24), 1e-6).unwrap());
+            outputs.push(cpu.layer_norm(&x, &values(160, 24), &values(160, 25), 1e-6).unwrap());
             let mut turned = x.clone();
             cpu.rope(&mut turned, 32, &cos, &sin).unwrap();
             outputs.push(turned);

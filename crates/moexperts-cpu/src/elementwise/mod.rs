@@ -13,7 +13,36 @@ mod x86;
 use half::bf16;
 use moexperts_core::Activation;
 
-use crate::isa::Isa;
+use crate::{isa::Isa, product::PANEL};
+
+/// A softmax in each lane of a panel whose scores come block by block.
+#[derive(Debug, Clone)]
+pub struct RunningSoftmax {
+    /// The largest score so far.
+    max: [f32; PANEL],
+    /// The sum of the exponentials so far, relative to `max`.
+    sum: [f32; PANEL],
+    /// What the last block multiplies the earlier ones by: `max` may have grown.
+    shrink: [f32; PANEL],
+}
+
+impl RunningSoftmax {
+    /// Before the first block.
+    pub fn new() -> Self {
+        Self { max: [f32::NEG_INFINITY; PANEL], sum: [0.0; PANEL], shrink: [0.0; PANEL] }
+    }
+
+    /// What the weights of all blocks sum up to, by lane.
+    pub fn sum(&self) -> &[f32; PANEL] {
+        &self.sum
+    }
+}
+
+impl Default for RunningSoftmax {
+    fn default() -> Self {
+        Self::new()
+    }
+}
 
 /// The elementwise kernels of one instruction set.
 #[derive(Debug, Clone, Copy)]
@@ -22,7 +51,10 @@ pub struct Elementwise {
     activate_gated: unsafe fn(Activation, &[f32], &mut [f32]),
     activate: unsafe fn(Activation, &mut [f32]),
     rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
+    layer_norm: unsafe fn(&[f32], &[f32], &[f32], f32, &mut [f32]),
     softmax: unsafe fn(&mut [f32], f32),
+    softmax_lanes: unsafe fn(&mut [f32], f32, &mut RunningSoftmax),
+    fold_lanes: unsafe fn(&mut [f32], &[f32], &[f32; PANEL]),
     add_scaled: unsafe fn(&mut [f32], &[f32], f32),
     round: unsafe fn(&[f32], &mut [bf16]),
 }
@@ -74,6 +106,35 @@ impl Elementwise {
         assert!(x.len() == weight.len() && x.len() == out.len(), "x, weight and out");
         // SAFETY: `all` and `select` checked the instruction set.
         unsafe { (self.rms_norm)(x, weight, eps, out) }
+    }
+
+    /// `out = (x - mean(x)) / sqrt(variance(x) + eps) · weight + bias`.
+    ///
+    /// # Panics
+    /// If the lengths differ.
+    pub fn layer_norm(&self, x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [f32]) {
+        let len = x.len();
+        let same = weight.len() == len && bias.len() == len && out.len() == len;
+        assert!(same, "x, weight, bias and out");
+        // SAFETY: `all` and `select` checked the instruction set.
+        unsafe { (self.layer_norm)(x, weight, bias, eps, out) }
+    }
+
+    /// Turns the next block of scores [_, PANEL] into weights: `exp(scale · (score - max))`, for
+    /// the largest score of the lane so far.
+    pub fn softmax_lanes(&self, scores: &mut [f32], scale: f32, running: &mut RunningSoftmax) {
+        // SAFETY: `all` and `select` checked the instruction set.
+        unsafe { (self.softmax_lanes)(scores, scale, running) }
+    }
+
+    /// `sums = sums · shrink + values`, all [_, PANEL], by the last block of `running`.
+    ///
+    /// # Panics
+    /// If the lengths differ.
+    pub fn fold_lanes(&self, sums: &mut [f32], values: &[f32], running: &RunningSoftmax) {
+        assert_eq!(sums.len(), values.len(), "sums and values");
+        // SAFETY: `all` and `select` checked the instruction set.
+        unsafe { (self.fold_lanes)(sums, values, &running.shrink) }
     }
 
     /// `values = softmax(scale · values)`.

@@ -4,8 +4,8 @@
 use half::bf16;
 use moexperts_core::Activation;
 
-use super::Elementwise;
-use crate::isa::Isa;
+use super::{Elementwise, RunningSoftmax};
+use crate::{isa::Isa, product::PANEL};
 
 /// Partial sums of one reduction.
 const LANES: usize = 16;
@@ -15,7 +15,10 @@ pub(crate) const KERNELS: Elementwise = Elementwise {
     activate_gated,
     activate,
     rms_norm,
+    layer_norm,
     softmax,
+    softmax_lanes,
+    fold_lanes,
     add_scaled,
     round,
 };
@@ -24,6 +27,7 @@ pub(crate) const KERNELS: Elementwise = Elementwise {
 pub(super) fn activate_gated(activation: Activation, gate: &[f32], up: &mut [f32]) {
     match activation {
         Activation::Silu => zip(gate, up, |gate, up| gate * sigmoid(gate) * up),
+        Activation::Gelu => zip(gate, up, |gate, up| gelu(gate) * up),
         Activation::GeluTanh => zip(gate, up, |gate, up| gelu_tanh(gate) * up),
         Activation::ClampedSwiglu { alpha, limit } => zip(gate, up, |gate, up| {
             let gate = at_most(gate, limit);
@@ -37,6 +41,7 @@ pub(super) fn activate_gated(activation: Activation, gate: &[f32], up: &mut [f32
 pub(super) fn activate(activation: Activation, up: &mut [f32]) {
     match activation {
         Activation::Silu => each(up, |z| z * sigmoid(z)),
+        Activation::Gelu => each(up, gelu),
         Activation::GeluTanh => each(up, gelu_tanh),
         Activation::ClampedSwiglu { alpha, limit } => each(up, |z| {
             let z = at_most(z, limit);
@@ -52,6 +57,49 @@ pub(super) fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
     let scale = 1.0 / (mean + eps).sqrt();
     for ((out, x), weight) in out.iter_mut().zip(x).zip(weight) {
         *out = x * scale * weight;
+    }
+}
+
+#[inline(always)]
+pub(super) fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [f32]) {
+    let mean = lanes(x, 0.0, |sum, x| sum + x, |a, b| a + b) / x.len() as f32;
+    let squares = |sum, x| sum + (x - mean) * (x - mean);
+    let variance = lanes(x, 0.0, squares, |a, b| a + b) / x.len() as f32;
+    let scale = 1.0 / (variance + eps).sqrt();
+    for (((out, x), weight), bias) in out.iter_mut().zip(x).zip(weight).zip(bias) {
+        *out = (x - mean) * scale * weight + bias;
+    }
+}
+
+#[inline(always)]
+pub(super) fn softmax_lanes(scores: &mut [f32], scale: f32, running: &mut RunningSoftmax) {
+    let mut max = running.max;
+    for scores in scores.chunks_exact(PANEL) {
+        for (max, &score) in max.iter_mut().zip(scores) {
+            *max = if score > *max { score } else { *max };
+        }
+    }
+    for lane in 0..PANEL {
+        running.shrink[lane] = exp((running.max[lane] - max[lane]) * scale);
+        running.sum[lane] *= running.shrink[lane];
+    }
+    running.max = max;
+    let mut sum = running.sum;
+    for scores in scores.chunks_exact_mut(PANEL) {
+        for ((score, max), sum) in scores.iter_mut().zip(&max).zip(&mut sum) {
+            *score = exp((*score - max) * scale);
+            *sum += *score;
+        }
+    }
+    running.sum = sum;
+}
+
+#[inline(always)]
+pub(super) fn fold_lanes(sums: &mut [f32], values: &[f32], shrink: &[f32; PANEL]) {
+    for (sums, values) in sums.chunks_exact_mut(PANEL).zip(values.chunks_exact(PANEL)) {
+        for ((sum, value), shrink) in sums.iter_mut().zip(values).zip(shrink) {
+            *sum = *sum * shrink + value;
+        }
     }
 }
 
@@ -141,6 +189,27 @@ pub(crate) fn at_least(z: f32, limit: f32) -> f32 {
 fn relu2(z: f32) -> f32 {
     let positive = at_least(z, 0.0);
     positive * positive
+}
+
+/// `z · Φ(z)`: from the normal distribution's tail `erfc(x) / 2` at `x = |z| / √2`, which is
+/// `t · exp(-x² + p(t))` with `t = 1 / (1 + x / 2)`, Chebyshev's p within 1.2e-7 of the value
+/// anywhere (<https://en.wikipedia.org/wiki/Error_function#Numerical_approximations>).
+#[inline(always)]
+fn gelu(z: f32) -> f32 {
+    let x = z.abs() * std::f32::consts::FRAC_1_SQRT_2;
+    let t = 1.0 / (1.0 + 0.5 * x);
+    let mut p = 0.170_872_77;
+    p = p * t - 0.822_152_23;
+    p = p * t + 1.488_515_87;
+    p = p * t - 1.135_203_98;
+    p = p * t + 0.278_868_07;
+    p = p * t - 0.186_288_06;
+    p = p * t + 0.096_784_18;
+    p = p * t + 0.374_091_96;
+    p = p * t + 1.000_023_68;
+    p = p * t - 1.265_512_23;
+    let tail = 0.5 * t * exp(p - x * x);
+    z * if z < 0.0 { tail } else { 1.0 - tail }
 }
 
 /// `z · (1 + tanh(u)) / 2` with `u = sqrt(2/π) · (z + 0.044715 z³)`, as `z · sigmoid(2u)`.

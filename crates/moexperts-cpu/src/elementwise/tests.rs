@@ -4,13 +4,6 @@ use moexperts_core::reference;
 
 use super::*;
 
-const ACTIVATIONS: [Activation; 4] = [
-    Activation::Silu,
-    Activation::GeluTanh,
-    Activation::ClampedSwiglu { alpha: 1.702, limit: 7.0 },
-    Activation::Relu2,
-];
-
 fn values(len: usize, seed: f32, reach: f32) -> Vec<f32> {
     (0..len).map(|i| ((i as f32 * 0.618_034 + seed).fract() - 0.5) * 2.0 * reach).collect()
 }
@@ -45,7 +38,7 @@ fn every_kernel_matches_the_reference_and_the_portable_bits() {
     for set in Elementwise::all() {
         for len in [1, 2, 7, 8, 15, 16, 17, 31, 33, 100] {
             let (x, y) = (values(len, 0.1, 12.0), values(len, 0.7, 9.0));
-            for activation in ACTIVATIONS {
+            for activation in Activation::ALL {
                 let mut out = y.clone();
                 set.activate_gated(activation, &x, &mut out);
                 for i in 0..len {
@@ -88,6 +81,12 @@ fn check_reductions(set: &Elementwise, x: &[f32], y: &[f32]) {
     portable::KERNELS.rms_norm(x, y, 1e-5, &mut bits);
     assert_eq!(out, bits, "{}", set.isa());
 
+    let mut out = vec![0.0; x.len()];
+    set.layer_norm(x, y, x, 1e-5, &mut out);
+    let mut bits = vec![0.0; x.len()];
+    portable::KERNELS.layer_norm(x, y, x, 1e-5, &mut bits);
+    assert_eq!(out, bits, "{}", set.isa());
+
     let mut out = x.to_vec();
     set.softmax(&mut out, 0.25);
     let max = wide_x.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -106,9 +105,41 @@ fn check_reductions(set: &Elementwise, x: &[f32], y: &[f32]) {
 }
 
 #[test]
+fn a_softmax_by_lanes_and_blocks_is_that_of_each_lane() {
+    for set in Elementwise::all() {
+        let scores = values(40 * PANEL, 0.3, 9.0);
+        let (mut running, mut sums) = (RunningSoftmax::new(), vec![0.0; PANEL]);
+        let (mut same, mut same_sums) = (RunningSoftmax::new(), vec![0.0; PANEL]);
+        // The weighted sum of the places 0, 1, 2, …
+        for (block, part) in scores.chunks(12 * PANEL).enumerate() {
+            let step = |set: &Elementwise, running: &mut RunningSoftmax, sums: &mut Vec<f32>| {
+                let mut part = part.to_vec();
+                set.softmax_lanes(&mut part, 0.5, running);
+                let mut values = vec![0.0; PANEL];
+                for (row, weights) in part.chunks(PANEL).enumerate() {
+                    set.add_scaled(&mut values, weights, (12 * block + row) as f32);
+                }
+                set.fold_lanes(sums, &values, running);
+            };
+            step(&set, &mut running, &mut sums);
+            step(&portable::KERNELS, &mut same, &mut same_sums);
+        }
+        assert_eq!(sums, same_sums, "{}", set.isa());
+        for lane in 0..PANEL {
+            let column = || (0..40).map(|row| f64::from(scores[row * PANEL + lane]));
+            let max = column().fold(f64::NEG_INFINITY, f64::max);
+            let weights: Vec<f64> = column().map(|score| ((score - max) * 0.5).exp()).collect();
+            let expected: f64 = weights.iter().enumerate().map(|(row, w)| row as f64 * w).sum();
+            assert_near(sums[lane], expected, 40.0 * expected, "sum");
+            assert_near(running.sum()[lane], weights.iter().sum(), 40.0, "total");
+        }
+    }
+}
+
+#[test]
 fn a_number_that_is_none_stays_none() {
     for set in Elementwise::all() {
-        for activation in ACTIVATIONS {
+        for activation in Activation::ALL {
             let mut up = [1.0; 20];
             set.activate_gated(activation, &[f32::NAN; 20], &mut up);
             assert!(up.iter().all(|value| value.is_nan()), "{}", activation.name());

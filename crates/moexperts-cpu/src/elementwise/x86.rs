@@ -3,8 +3,8 @@
 use half::bf16;
 use moexperts_core::Activation;
 
-use super::{Elementwise, portable};
-use crate::isa::Isa;
+use super::{Elementwise, RunningSoftmax, portable};
+use crate::{isa::Isa, product::PANEL};
 
 /// A module with every loop of `portable` compiled with the given features, and their table:
 /// `#[target_feature(enable = $features)] fn softmax(…) { portable::softmax(…) }` and so on.
@@ -18,7 +18,10 @@ macro_rules! compiled_for {
                 activate_gated,
                 activate,
                 rms_norm,
+                layer_norm,
                 softmax,
+                softmax_lanes,
+                fold_lanes,
                 add_scaled,
                 round,
             };
@@ -36,6 +39,21 @@ macro_rules! compiled_for {
             #[target_feature(enable = $features)]
             fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
                 portable::rms_norm(x, weight, eps, out);
+            }
+
+            #[target_feature(enable = $features)]
+            fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [f32]) {
+                portable::layer_norm(x, weight, bias, eps, out);
+            }
+
+            #[target_feature(enable = $features)]
+            fn softmax_lanes(scores: &mut [f32], scale: f32, running: &mut RunningSoftmax) {
+                portable::softmax_lanes(scores, scale, running);
+            }
+
+            #[target_feature(enable = $features)]
+            fn fold_lanes(sums: &mut [f32], values: &[f32], shrink: &[f32; PANEL]) {
+                portable::fold_lanes(sums, values, shrink);
             }
 
             #[target_feature(enable = $features)]

@@ -135,13 +135,14 @@ fn decoder(config: &Config, defaults: &Defaults) -> Result<DecoderSpec> {
 fn activation(config: &Config) -> Result<Activation> {
     match config.or("hidden_act", "silu".to_owned())?.as_str() {
         "silu" | "swish" => Ok(Activation::Silu),
+        "gelu" => Ok(Activation::Gelu),
         "gelu_pytorch_tanh" => Ok(Activation::GeluTanh),
         "relu2" => Ok(Activation::Relu2),
         other => Err(Error::Config {
             file: config.file().to_owned(),
             problem: format!(
                 "hidden_act `{other}` is not known, \
-                 expected one of `silu`, `gelu_pytorch_tanh`, `relu2`"
+                 expected one of `silu`, `gelu`, `gelu_pytorch_tanh`, `relu2`"
             ),
         }),
     }

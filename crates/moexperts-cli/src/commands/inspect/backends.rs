@@ -9,10 +9,9 @@ use moexperts::{
 /// What backends are asked about: one property at a time, on gated silu experts in f32.
 fn questions() -> Vec<(&'static str, ExpertsSpec)> {
     let base = ExpertsSpec::gated_silu(64, 32, 4, DType::F32);
-    let clamped = Activation::ClampedSwiglu { alpha: 1.702, limit: 7.0 };
     let dtypes = DType::ALL.map(|dtype| (dtype.name(), ExpertsSpec { dtype, ..base }));
-    let activations = [Activation::Silu, Activation::GeluTanh, Activation::Relu2, clamped]
-        .map(|activation| (activation.name(), ExpertsSpec { activation, ..base }));
+    let activations =
+        Activation::ALL.map(|activation| (activation.name(), ExpertsSpec { activation, ..base }));
     let rest = [
         ("no gate", ExpertsSpec { gated: false, ..base }),
         ("biases", ExpertsSpec { bias: true, ..base }),

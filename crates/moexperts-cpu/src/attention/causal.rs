@@ -1,4 +1,4 @@
-//! Causal attention over cached keys and values, a few queries of one key/value head at a time.
+//! Attention over cached keys and values, a few queries of one key/value head at a time.
 
 use std::ops::Range;
 
@@ -84,7 +84,7 @@ struct Item {
     kv_head: usize,
 }
 
-pub(crate) fn attention(
+pub(crate) fn causal(
     cpu: &Cpu,
     [q, k, v]: [&Tensor; 3],
     cache: &mut KvCache,

@@ -854,7 +854,7 @@ def run_prompts(processor, out, prompts):
 
 
 def search(processor, out, config, words):
-    first = [{**make(WORDS[0]), "name": name} for name, make in CASES.items()]
+    first = [{**fill(WORDS[0]), "name": name} for name, fill in CASES.items()]
     cases, _ = run_prompts(processor, out, first)
     for seed in range(100_000):
         model = new_model(config, seed)
@@ -912,7 +912,7 @@ def check(root):
     )
     processor, stored = load_processor(out), json.loads((out / "prompts.json").read_text())
     ends = {e["name"]: e["words"] for e in stored if e["name"]}
-    found = [{**make(ends[name]), "name": name, "words": ends[name]} for name, make in CASES.items()]
+    found = [{**fill(ends[name]), "name": name, "words": ends[name]} for name, fill in CASES.items()]
     cases, entries = run_prompts(processor, out, found + PROMPTS)
     assert stored == json.loads(json.dumps(entries))
     pixels = load_file(out / "pixels.safetensors")

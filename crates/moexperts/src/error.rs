@@ -44,6 +44,14 @@ pub enum Error {
         /// What is wrong.
         problem: String,
     },
+    /// An image or video that cannot be decoded or has a size no model takes.
+    #[error("{name}: {problem}")]
+    Image {
+        /// Its file, or `image` or `video` where it has none.
+        name: String,
+        /// What is wrong.
+        problem: String,
+    },
     /// An option with a value it cannot have.
     #[error("option `{option}` is {got}, expected {expected}")]
     Option {
@@ -61,6 +69,36 @@ pub enum Error {
         key: String,
         /// The keys there are; `""` is the model itself.
         known: String,
+    },
+    /// A model that another loader loads.
+    #[error("{file}: model_type `{model_type}` is loaded by {loader}")]
+    OtherLoader {
+        /// The file: `config.json`.
+        file: String,
+        /// Its `model_type`.
+        model_type: String,
+        /// What loads it.
+        loader: &'static str,
+    },
+    /// A picture for a model that reads text alone.
+    #[error("model `{origin}` ({model_type}) reads text alone, not images")]
+    TextOnly {
+        /// The folder or file the model came from.
+        origin: String,
+        /// Its `model_type`.
+        model_type: String,
+    },
+    /// A prompt with more or fewer placeholders than its pictures need.
+    #[error("the prompt has {got} placeholders {what}, expected {expected}, one for each {each}")]
+    Placeholders {
+        /// The placeholder.
+        what: String,
+        /// How many there are.
+        got: usize,
+        /// How many there should be.
+        expected: usize,
+        /// What each stands for.
+        each: &'static str,
     },
     /// More tokens than the model has positions for.
     #[error("the prompt has {tokens} tokens, the model's context is {context}")]

@@ -61,7 +61,8 @@ Examples:
   moexperts generate \"The borrow checker\"
   moexperts generate --chat --model Qwen/Qwen1.5-MoE-A2.7B-Chat \"What is a lifetime?\"
   moexperts generate --temperature 0.8 --top-p 0.9 --seed 7 --max-new-tokens 64 < prompt.txt
-  moexperts generate --experts-implementation eager --dtype bf16 \"Once\" 2> summary.txt")]
+  moexperts generate --experts-implementation eager --dtype bf16 \"Once\" 2> summary.txt
+  moexperts generate --model Qwen/Qwen3-VL-30B-A3B-Instruct --image cat.png \"What is this?\"")]
 pub(crate) struct GenerateArgs {
     /// The text to continue; standard input, less a last line break, if absent or `-`.
     pub(crate) prompt: Option<String>,
@@ -71,10 +72,41 @@ pub(crate) struct GenerateArgs {
     pub(crate) chat: bool,
 
     #[command(flatten)]
+    pub(crate) pictures: PictureArgs,
+
+    #[command(flatten)]
     pub(crate) model: ModelArgs,
 
     #[command(flatten)]
     pub(crate) generation: GenerationArgs,
+}
+
+/// The pictures of a prompt.
+///
+/// Without placeholders of its own (`<|image_pad|>`) the prompt is put into the chat template,
+/// after the pictures.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Pictures")]
+pub(crate) struct PictureArgs {
+    /// An image (PNG, JPEG or WebP) for a multimodal model; may be given several times. A prompt
+    /// without placeholders of its own is put into the chat template, after the images.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) image: Vec<PathBuf>,
+
+    /// A frame of a video, an image; given as often as the video has frames.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) frame: Vec<PathBuf>,
+
+    /// Frames a second that --frame gives; 2 by default.
+    #[arg(long, value_name = "FPS", default_value_t = 2.0, value_parser = frames_per_second)]
+    pub(crate) fps: f64,
+}
+
+fn frames_per_second(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(fps) if fps > 0.0 && fps.is_finite() => Ok(fps),
+        _ => Err("expected a positive number".to_owned()),
+    }
 }
 
 /// Talks with a model.
@@ -83,7 +115,7 @@ pub(crate) struct GenerateArgs {
 /// without a chat template continues the lines as plain text.
 ///
 /// Ctrl-C stops an answer, Ctrl-D ends the conversation. Lines that begin with `/` are commands:
-/// /experts [NAME], /reset, /help, /quit.
+/// /image FILE, /experts [NAME], /reset, /help, /quit.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -98,20 +130,32 @@ pub(crate) struct ChatArgs {
     pub(crate) generation: GenerationArgs,
 }
 
-/// Writes the logits of a sequence of token ids to a file.
+/// Writes the logits of a sequence to a file.
 ///
-/// The file holds one tensor, `logits` [T, V] in f32: after each of the T tokens, a number for
-/// each of the V tokens that could come next.
+/// The file holds `logits` [T, V] in f32: after each of the T tokens, a number for each of the V
+/// tokens that could come next; the tokens, `input_ids` [T]; and of images their `pixel_values`
+/// [patches, values of a patch] and `image_grid_thw` [images, 3].
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   moexperts logits --token-ids 1,2,3 --output logits.safetensors
   moexperts logits --model ./olmoe --dtype f32 --experts-implementation batched_mm \\
-      --token-ids 510,5135 --output batched.safetensors")]
+      --token-ids 510,5135 --output batched.safetensors
+  moexperts logits --model ./qwen3-vl --image cat.png --output seen.safetensors \\
+      --prompt \"<|vision_start|><|image_pad|><|vision_end|>What is this?\"")]
+#[command(group = clap::ArgGroup::new("input").required(true))]
 pub(crate) struct LogitsArgs {
-    /// The token ids, separated by commas.
-    #[arg(long, value_name = "IDS", value_delimiter = ',', required = true)]
+    /// The token ids, separated by commas; with images, a placeholder for each of their rows.
+    #[arg(long, value_name = "IDS", value_delimiter = ',', group = "input")]
     pub(crate) token_ids: Vec<u32>,
+
+    /// The text, as it is, outside any chat template; with images, a placeholder for each.
+    #[arg(long, value_name = "TEXT", group = "input")]
+    pub(crate) prompt: Option<String>,
+
+    /// An image (PNG, JPEG or WebP) for the next placeholder; may be given several times.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) image: Vec<PathBuf>,
 
     /// The safetensors file to write; replaced in one step if it exists.
     #[arg(long, short, value_name = "FILE")]

@@ -2,12 +2,12 @@
 
 use std::{collections::BTreeMap, fmt, fs, time::Duration};
 
-use moexperts::{CausalLm, GenerationStats};
+use moexperts::{GenerationStats, LanguageModel};
 
 /// The lines after a generation.
 #[derive(Debug)]
 pub(crate) struct Summary<'a> {
-    pub(crate) model: &'a CausalLm,
+    pub(crate) model: &'a LanguageModel,
     pub(crate) load: Duration,
     pub(crate) stats: GenerationStats,
 }

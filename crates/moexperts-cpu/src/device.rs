@@ -167,7 +167,7 @@ impl Device for Cpu {
         }
         let mut out = Tensor::zeros(x.rows(), x.cols());
         self.for_each_row(out.data_mut(), x.cols(), |row, out| {
-            self.elementwise().layer_norm(x.row(row), weight, bias, eps, out);
+            self.elementwise().layer_norm(x.row(row), [weight, bias], eps, out);
         });
         Ok(out)
     }

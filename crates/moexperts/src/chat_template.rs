@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     config::Config,
     error::{Error, Result},
+    model::Visual,
 };
 
 const NAME: &str = "chat_template";
@@ -24,8 +25,74 @@ const SPECIAL_TOKENS: [&str; 7] =
 pub struct Message {
     /// Who speaks: `system`, `user`, `assistant`.
     pub role: String,
-    /// What they say.
-    pub content: String,
+    /// What they say and show.
+    pub content: Content,
+}
+
+/// The content of a message.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Content {
+    /// Text alone.
+    Text(String),
+    /// Text and pictures, in the order they are meant to be read.
+    Parts(Vec<Part>),
+}
+
+impl Content {
+    fn to_value(&self) -> Value {
+        match self {
+            Self::Text(text) => text.as_str().into(),
+            Self::Parts(parts) => parts.iter().map(Part::to_value).collect::<Vec<_>>().into(),
+        }
+    }
+}
+
+/// A part of a message. Pictures themselves go beside the text, see
+/// [`LanguageModel::prompt`](crate::LanguageModel::prompt).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub enum Part {
+    /// A text.
+    Text {
+        /// The text.
+        text: String,
+    },
+    /// An image.
+    Image,
+    /// A video.
+    Video,
+}
+
+impl Part {
+    fn to_value(&self) -> Value {
+        match self {
+            Self::Text { text } => Value::from_pairs([("type", "text"), ("text", text)]),
+            Self::Image => Value::from_pairs([("type", "image")]),
+            Self::Video => Value::from_pairs([("type", "video")]),
+        }
+    }
+}
+
+impl Message {
+    /// A turn of text.
+    pub fn text(role: impl Into<String>, text: impl Into<String>) -> Self {
+        Self { role: role.into(), content: Content::Text(text.into()) }
+    }
+
+    /// A turn of pictures and a text about them.
+    pub fn with_visuals(role: impl Into<String>, visuals: &[Visual], text: &str) -> Self {
+        if visuals.is_empty() {
+            return Self::text(role, text);
+        }
+        let part = |visual: &Visual| match visual.timestamps() {
+            Some(_) => Part::Video,
+            None => Part::Image,
+        };
+        let text = Part::Text { text: text.to_owned() };
+        let parts = visuals.iter().map(part).chain([text]).collect();
+        Self { role: role.into(), content: Content::Parts(parts) }
+    }
 }
 
 /// A chat template, compiled.
@@ -78,7 +145,9 @@ impl ChatTemplate {
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
         let messages: Vec<Value> = messages
             .iter()
-            .map(|message| context! { role => &message.role, content => &message.content })
+            .map(|Message { role, content }| {
+                context! { role, content => content.to_value() }
+            })
             .collect();
         // Templates ask whether these two are none; transformers always passes them.
         let variables = context! {

@@ -16,6 +16,10 @@ const GENERATION_CONFIG: &str = "generation_config.json";
 const TOKENIZER: &str = "tokenizer.json";
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 const CHAT_TEMPLATE: &str = "chat_template.jinja";
+const CHAT_TEMPLATE_JSON: &str = "chat_template.json";
+const PREPROCESSOR_CONFIG: &str = "preprocessor_config.json";
+const VIDEO_PREPROCESSOR_CONFIG: &str = "video_preprocessor_config.json";
+const PROCESSOR_CONFIG: &str = "processor_config.json";
 const EMBEDDED_WEIGHTS: &str = "model.safetensors";
 
 /// The files of a model, opened; only `config.json` and the weights must be there.
@@ -31,8 +35,12 @@ pub struct ModelFiles {
     pub tokenizer: Option<Vec<u8>>,
     /// `tokenizer_config.json`.
     pub tokenizer_config: Option<Config>,
-    /// `chat_template.jinja`, or else what `tokenizer_config.json` says.
+    /// `chat_template.jinja`, or else what `chat_template.json` or `tokenizer_config.json` says.
     pub chat_template: Option<String>,
+    /// `preprocessor_config.json`, or else `image_processor` of `processor_config.json`.
+    pub preprocessor_config: Option<Config>,
+    /// `video_preprocessor_config.json`, or else `video_processor` of `processor_config.json`.
+    pub video_preprocessor_config: Option<Config>,
     /// The weights.
     pub checkpoint: Checkpoint,
 }
@@ -69,7 +77,20 @@ impl ModelFiles {
         };
         let config = parsed(CONFIG)?.ok_or_else(|| no_config(folder))?;
         let tokenizer_config = parsed(TOKENIZER_CONFIG)?;
-        let template = read_text(&folder.join(CHAT_TEMPLATE))?;
+        let template = match read_text(&folder.join(CHAT_TEMPLATE))? {
+            Some(template) => Some(template),
+            None => match parsed(CHAT_TEMPLATE_JSON)? {
+                Some(file) => chat_template(None, Some(&file))?,
+                None => None,
+            },
+        };
+        let processor_config = parsed(PROCESSOR_CONFIG)?;
+        let own_or_sub = |file: &str, key: &str| -> Result<Option<Config>> {
+            match (parsed(file)?, &processor_config) {
+                (None, Some(processor)) => processor.sub(key),
+                (own, _) => Ok(own),
+            }
+        };
         Ok(Self {
             origin: folder.display().to_string(),
             config,
@@ -77,6 +98,8 @@ impl ModelFiles {
             tokenizer: read(&folder.join(TOKENIZER))?,
             chat_template: chat_template(template, tokenizer_config.as_ref())?,
             tokenizer_config,
+            preprocessor_config: own_or_sub(PREPROCESSOR_CONFIG, "image_processor")?,
+            video_preprocessor_config: own_or_sub(VIDEO_PREPROCESSOR_CONFIG, "video_processor")?,
             checkpoint: Checkpoint::open(folder)?,
         })
     }
@@ -98,6 +121,8 @@ impl ModelFiles {
             tokenizer: parts.tokenizer.map(<[u8]>::to_vec),
             chat_template: chat_template(template, tokenizer_config.as_ref())?,
             tokenizer_config,
+            preprocessor_config: None,
+            video_preprocessor_config: None,
             checkpoint: Checkpoint::from_storage(EMBEDDED_WEIGHTS, parts.safetensors)?,
         })
     }

@@ -27,16 +27,22 @@ pub mod families;
 pub mod files;
 mod generate;
 pub mod hub;
+pub mod image_processor;
+mod language_model;
 pub mod model;
+mod multimodal;
 mod tokenizer;
 
-pub use auto::{AutoModelForCausalLm, CausalLm, LoadOptions};
-pub use chat_template::{ChatTemplate, Message};
+pub use auto::{AutoModel, AutoModelForCausalLm, AutoModelForImageTextToText, LoadOptions};
+pub use chat_template::{ChatTemplate, Content, Message, Part};
 pub use error::{Error, Result};
 pub use experts_implementation::ExpertsImplementation;
 pub use generate::{
     Event, FinishReason, GenerateOptions, Generation, GenerationConfig, GenerationStats,
 };
+pub use image_processor::Image;
+pub use language_model::LanguageModel;
+pub use model::{Prompt, Visual};
 pub use tokenizer::Tokenizer;
 
 pub use moexperts_core::{

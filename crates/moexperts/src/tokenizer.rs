@@ -53,6 +53,11 @@ impl Tokenizer {
         self.inner.token_to_id(token)
     }
 
+    /// A token as written in the vocabulary, if there is one of this id.
+    pub fn token(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
     /// Number of tokens, added ones included.
     ///
     /// A model may have more logits: their number is often rounded up.

@@ -9,11 +9,12 @@ use std::{
 };
 
 use moexperts::{
-    CausalLm, Error, ExpertsImplementation, GenerateOptions, Message, cpu::Cpu, model::Session,
+    Error, ExpertsImplementation, GenerateOptions, LanguageModel, Message, Prompt, Visual,
+    cpu::Cpu, model::Session,
 };
 use rustyline::error::ReadlineError;
 
-use super::{encode_messages, load_model, message, print, tokenizer};
+use super::{check_tokenizer, encode, encode_messages, load_model, print, read_image};
 use crate::{
     args::ChatArgs,
     error::{CliError, report},
@@ -25,6 +26,7 @@ use crate::{
 const MAX_NEW_TOKENS: usize = 512;
 
 const HELP: &str = "\
+/image FILE    shows the model an image with your next message; several are shown in order
 /experts       shows the experts backend
 /experts NAME  switches it, from the next token on; NAME or KEY=NAME,KEY=NAME
 /reset         forgets the conversation
@@ -34,15 +36,20 @@ const HELP: &str = "\
 
 pub(super) fn run(args: &ChatArgs) -> Result<(), CliError> {
     let model = load_model(&args.model)?;
-    tokenizer(&model)?;
+    check_tokenizer(&model)?;
     let mut options = args.generation.options();
     let limit = options.max_new_tokens.or(model.generation_config().max_new_tokens);
     options.max_new_tokens = Some(limit.unwrap_or(MAX_NEW_TOKENS));
     Interrupts::listen()?;
 
     let mut input = Input::open()?;
-    let mut chat =
-        Chat { conversation: Conversation::new(&model), session: None, model: &model, options };
+    let mut chat = Chat {
+        conversation: Conversation::new(&model),
+        shown: Vec::new(),
+        session: None,
+        model: &model,
+        options,
+    };
     eprintln!("{} on {}; /help lists the commands", model.origin(), chat.backends());
     if let Conversation::Text(_) = chat.conversation {
         eprintln!("the model has no chat template: your lines are continued as plain text");
@@ -53,12 +60,16 @@ pub(super) fn run(args: &ChatArgs) -> Result<(), CliError> {
             "/quit" | "/exit" => break,
             line if line.starts_with('/') => chat.command(line),
             _ => match chat.answer(&line) {
-                Err(error @ CliError::Model(_)) => eprint!("{}", report(&error, chat_hint(&error))),
+                Err(error @ CliError::Model(_)) => say(&error),
                 other => other?,
             },
         }
     }
     Ok(())
+}
+
+fn say(error: &CliError) {
+    eprint!("{}", report(error, chat_hint(error)));
 }
 
 /// What to do about an error that does not end the conversation.
@@ -73,49 +84,57 @@ fn chat_hint(error: &CliError) -> Option<String> {
 
 /// A conversation in progress.
 struct Chat<'a> {
-    model: &'a CausalLm,
+    model: &'a LanguageModel,
     options: GenerateOptions,
     conversation: Conversation,
+    /// Images that go with the next message.
+    shown: Vec<Visual>,
     /// Keys and values of what was said; made anew if there are none.
     session: Option<Session<Cpu>>,
 }
 
 /// What was said so far.
 enum Conversation {
-    /// By turns, for the model's chat template.
-    Messages(Vec<Message>),
+    /// By turns, for the model's chat template, and the images of all of them.
+    Messages(Vec<Message>, Vec<Visual>),
     /// In one text, for models without a template.
     Text(String),
 }
 
 impl Conversation {
-    fn new(model: &CausalLm) -> Self {
+    fn new(model: &LanguageModel) -> Self {
         match model.chat_template() {
-            Some(_) => Self::Messages(Vec::new()),
+            Some(_) => Self::Messages(Vec::new(), Vec::new()),
             None => Self::Text(String::new()),
         }
     }
 
-    /// Itself with the user's line, and its tokens.
-    fn with(&self, model: &CausalLm, line: &str) -> Result<(Self, Vec<u32>), CliError> {
+    /// Itself with the user's line and images, as a prompt.
+    fn with(
+        &self,
+        model: &LanguageModel,
+        line: &str,
+        shown: &[Visual],
+    ) -> Result<(Self, Prompt), CliError> {
         match self {
-            Self::Messages(messages) => {
-                let mut messages = messages.clone();
-                messages.push(message("user", line));
-                let tokens = encode_messages(model, &messages)?;
-                Ok((Self::Messages(messages), tokens))
+            Self::Messages(messages, visuals) => {
+                let (mut messages, mut visuals) = (messages.clone(), visuals.clone());
+                messages.push(Message::with_visuals("user", shown, line));
+                visuals.extend_from_slice(shown);
+                let prompt = encode_messages(model, &messages, &visuals)?;
+                Ok((Self::Messages(messages, visuals), prompt))
             }
             Self::Text(text) => {
                 let text = format!("{text}{line}");
-                let tokens = tokenizer(model)?.encode(&text, true)?;
-                Ok((Self::Text(text), tokens))
+                let prompt = encode(model, &text, shown)?;
+                Ok((Self::Text(text), prompt))
             }
         }
     }
 
     fn push_answer(&mut self, answer: &str) {
         match self {
-            Self::Messages(messages) => messages.push(message("assistant", answer)),
+            Self::Messages(messages, _) => messages.push(Message::text("assistant", answer)),
             Self::Text(text) => text.extend([answer, "\n"]),
         }
     }
@@ -124,12 +143,12 @@ impl Conversation {
 impl Chat<'_> {
     /// Continues the conversation; an error leaves it as it was.
     fn answer(&mut self, line: &str) -> Result<(), CliError> {
-        let (mut conversation, tokens) = self.conversation.with(self.model, line)?;
+        let (mut conversation, prompt) = self.conversation.with(self.model, line, &self.shown)?;
         let session = match self.session.take() {
             Some(session) => session,
             None => self.model.session(1)?,
         };
-        let mut generation = self.model.continue_tokens(session, vec![tokens], &self.options)?;
+        let mut generation = self.model.continue_tokens(session, vec![prompt], &self.options)?;
         let mut answer = String::new();
         let interrupts = Interrupts::during_answer();
         let mut failed = None;
@@ -153,12 +172,17 @@ impl Chat<'_> {
         self.session = Some(generation.into_session());
         conversation.push_answer(&answer);
         self.conversation = conversation;
+        self.shown.clear();
         Ok(())
     }
 
     fn command(&mut self, line: &str) {
         let (command, argument) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
         match (command, argument.trim()) {
+            ("/image", path) if !path.is_empty() => match self.show(path) {
+                Ok(()) => eprintln!("{path}: goes with your next message"),
+                Err(error) => say(&error),
+            },
             ("/experts", "") => eprintln!("experts: {}", self.backends()),
             ("/experts", name) => match self.switch(name) {
                 Ok(()) => eprintln!("experts: {}", self.backends()),
@@ -166,13 +190,24 @@ impl Chat<'_> {
             },
             ("/reset", "") => {
                 (self.conversation, self.session) = (Conversation::new(self.model), None);
+                self.shown.clear();
                 eprintln!("the conversation is forgotten");
             }
             ("/help", "") => eprint!("{HELP}"),
             _ => eprintln!(
-                "error: `{line}` is no command, expected one of /experts [NAME], /reset, /help, /quit"
+                "error: `{line}` is no command, expected one of /image FILE, /experts [NAME], /reset, \
+                 /help, /quit"
             ),
         }
+    }
+
+    fn show(&mut self, path: &str) -> Result<(), CliError> {
+        if matches!(self.conversation, Conversation::Text(_)) {
+            self.model.require_vision()?;
+            return Err(CliError::NoChatTemplate { origin: self.model.origin().to_owned() });
+        }
+        self.shown.push(read_image(self.model, path.as_ref())?);
+        Ok(())
     }
 
     fn switch(&self, name: &str) -> Result<(), Error> {

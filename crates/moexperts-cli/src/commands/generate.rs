@@ -5,8 +5,14 @@ use std::{
     time::Instant,
 };
 
-use super::{encode_messages, load_model, message, print, tokenizer};
-use crate::{args::GenerateArgs, error::CliError, summary::Summary};
+use moexperts::{Image, LanguageModel, Message, Prompt, Visual};
+
+use super::{check_tokenizer, encode, encode_messages, load_model, print, read_image};
+use crate::{
+    args::{GenerateArgs, PictureArgs},
+    error::CliError,
+    summary::Summary,
+};
 
 pub(super) fn run(args: &GenerateArgs) -> Result<(), CliError> {
     let prompt = read_prompt(args.prompt.as_deref())?;
@@ -14,17 +20,48 @@ pub(super) fn run(args: &GenerateArgs) -> Result<(), CliError> {
     let model = load_model(&args.model)?;
     let load = start.elapsed();
 
-    let tokens = match args.chat {
-        true => encode_messages(&model, &[message("user", &prompt)])?,
-        false => tokenizer(&model)?.encode(&prompt, true)?,
-    };
-    let mut generation = model.generate_tokens(vec![tokens], &args.generation.options())?;
+    check_tokenizer(&model)?;
+    let visuals = read_pictures(&model, &args.pictures)?;
+    let prompt = encode_prompt(&model, &prompt, &visuals, args.chat)?;
+    let mut generation = model.generate_tokens(vec![prompt], &args.generation.options())?;
     for event in generation.by_ref() {
         print(&event?.text)?;
     }
     print("\n")?;
     eprint!("{}", Summary { model: &model, load, stats: generation.stats() });
     Ok(())
+}
+
+/// The images, then the video.
+fn read_pictures(model: &LanguageModel, args: &PictureArgs) -> Result<Vec<Visual>, CliError> {
+    let images = args.image.iter().map(|path| read_image(model, path));
+    let mut visuals = images.collect::<Result<Vec<_>, _>>()?;
+    if !args.frame.is_empty() {
+        model.require_vision()?;
+        let frames = args.frame.iter().map(|path| Image::open(path));
+        let frames = frames.collect::<Result<Vec<_>, _>>()?;
+        let timestamps: Vec<f64> = (0..frames.len()).map(|frame| frame as f64 / args.fps).collect();
+        visuals.push(model.prepare_video(&frames, &timestamps)?);
+    }
+    Ok(visuals)
+}
+
+/// The prompt as it is where it has placeholders of its own, or no pictures go with it; else in the
+/// chat template, if there is one.
+fn encode_prompt(
+    model: &LanguageModel,
+    prompt: &str,
+    visuals: &[Visual],
+    chat: bool,
+) -> Result<Prompt, CliError> {
+    let placeholders = visuals.iter().map(|visual| model.placeholder(visual));
+    let placeholders = placeholders.collect::<Result<Vec<_>, _>>()?;
+    let has_own = placeholders.iter().any(|placeholder| prompt.contains(placeholder.as_str()));
+    let templated = chat || (!visuals.is_empty() && !has_own && model.chat_template().is_some());
+    if templated {
+        return encode_messages(model, &[Message::with_visuals("user", visuals, prompt)], visuals);
+    }
+    encode(model, prompt, visuals)
 }
 
 fn read_prompt(argument: Option<&str>) -> Result<String, CliError> {

@@ -4,12 +4,13 @@ mod backends;
 mod environment;
 
 use moexperts::{
-    CausalLm, DType,
+    DType, LanguageModel,
     cpu::{
         Cpu, Isa,
         limits::{ReadBandwidth, read_bandwidth},
         product::Kernel,
     },
+    model::VisionSpec,
 };
 
 use super::{load_model, print};
@@ -79,7 +80,7 @@ fn kernels(cpu: &Cpu) -> String {
     table(DType::ALL.map(row)) + "  * in use\n"
 }
 
-fn describe(model: &CausalLm, bandwidth: &ReadBandwidth) -> String {
+fn describe(model: &LanguageModel, bandwidth: &ReadBandwidth) -> String {
     let spec = model.spec();
     let attention = spec.attention;
     let mut rows = vec![
@@ -104,13 +105,35 @@ fn describe(model: &CausalLm, bandwidth: &ReadBandwidth) -> String {
         ("context", counted(spec.max_position_embeddings, "token")),
         ("experts backend", summary::backends(&model.experts_implementation())),
     ]);
+    if let Some(tower) = model.vision_tower() {
+        rows.extend(vision(tower.spec()));
+    }
     rows.extend(weights(model, bandwidth));
     table(rows)
 }
 
-fn weights(model: &CausalLm, bandwidth: &ReadBandwidth) -> Vec<(&'static str, String)> {
+fn vision(spec: &VisionSpec) -> [(&'static str, String); 3] {
+    let [heads, width, patch] = [spec.heads, spec.hidden_size, spec.patch_size];
+    let deepstack = match spec.deepstack_visual_indexes.as_slice() {
+        [] => "none".to_owned(),
+        indexes => format!("after blocks {}", listed(indexes)),
+    };
+    let merge = spec.spatial_merge_size;
+    let patches = format!(
+        "{patch} x {patch} pixels of {}, {merge} x {merge} to a token",
+        counted(spec.temporal_patch_size, "frame")
+    );
+    [
+        (spec.backbone, format!("{} blocks, {width} wide, {heads} heads, no experts", spec.depth)),
+        ("patches", patches),
+        ("deepstack", deepstack),
+    ]
+}
+
+fn weights(model: &LanguageModel, bandwidth: &ReadBandwidth) -> Vec<(&'static str, String)> {
     let (spec, report) = (model.spec(), model.load_report());
-    let [total, active] = [spec.total_weights(), spec.active_weights()].map(parameters);
+    let vision = model.vision_tower().map_or(0, |tower| tower.spec().total_weights());
+    let [total, active] = [spec.total_weights() + vision, spec.active_weights()].map(parameters);
     let [in_place, converted] =
         [report.in_place_bytes, report.converted_bytes].map(|count| bytes(count as u64));
     let mut rows = vec![

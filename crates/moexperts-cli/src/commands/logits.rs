@@ -1,23 +1,74 @@
 //! `moexperts logits`.
 
+use moexperts::{LanguageModel, Prompt, Visual};
 use safetensors::tensor::{Dtype, TensorView};
 
-use super::load_model;
+use super::{encode, load_model, read_image};
 use crate::{args::LogitsArgs, error::CliError, output_file};
 
 pub(super) fn run(args: &LogitsArgs) -> Result<(), CliError> {
     output_file::check(&args.output)?;
     let model = load_model(&args.model)?;
-    let logits = model.logits(&args.token_ids)?;
-    let shape = [args.token_ids.len(), model.spec().vocab_size];
-    output_file::replace(&args.output, &serialize(shape, &logits))?;
-    eprintln!("wrote {}: logits [{}, {}] f32", args.output.display(), shape[0], shape[1]);
+    let visuals = args.image.iter().map(|path| read_image(&model, path));
+    let visuals = visuals.collect::<Result<Vec<_>, _>>()?;
+    let prompt = match &args.prompt {
+        Some(text) => encode(&model, text, &visuals)?,
+        None => model.prompt_of_tokens(args.token_ids.clone(), visuals.clone())?,
+    };
+    let tensors = tensors(&model, &prompt, &visuals)?;
+    output_file::replace(&args.output, &serialize(&tensors))?;
+    let shapes: Vec<String> =
+        tensors.iter().map(|tensor| format!("{} {:?}", tensor.name, tensor.shape)).collect();
+    eprintln!("wrote {}: {}", args.output.display(), shapes.join(", "));
     Ok(())
 }
 
-fn serialize(shape: [usize; 2], logits: &[f32]) -> Vec<u8> {
-    let bytes: Vec<u8> = logits.iter().flat_map(|value| value.to_le_bytes()).collect();
-    let tensor = TensorView::new(Dtype::F32, shape.to_vec(), &bytes)
-        .expect("the model gives one row of logits a token");
-    safetensors::serialize([("logits", tensor)], None).expect("one tensor has a valid header")
+struct Tensor {
+    name: &'static str,
+    dtype: Dtype,
+    shape: Vec<usize>,
+    bytes: Vec<u8>,
+}
+
+impl Tensor {
+    fn f32(name: &'static str, shape: Vec<usize>, values: impl Iterator<Item = f32>) -> Self {
+        let bytes = values.flat_map(f32::to_le_bytes).collect();
+        Self { name, dtype: Dtype::F32, shape, bytes }
+    }
+
+    fn i64(name: &'static str, shape: Vec<usize>, values: impl Iterator<Item = i64>) -> Self {
+        let bytes = values.flat_map(i64::to_le_bytes).collect();
+        Self { name, dtype: Dtype::I64, shape, bytes }
+    }
+}
+
+fn tensors(
+    model: &LanguageModel,
+    prompt: &Prompt,
+    visuals: &[Visual],
+) -> Result<Vec<Tensor>, CliError> {
+    let logits = model.logits(prompt.clone())?;
+    let ids = prompt.tokens();
+    let mut tensors = vec![
+        Tensor::f32("logits", vec![ids.len(), model.spec().vocab_size], logits.into_iter()),
+        Tensor::i64("input_ids", vec![ids.len()], ids.iter().copied().map(i64::from)),
+    ];
+    if let Some(first) = visuals.first() {
+        let pixels = || visuals.iter().map(Visual::pixels);
+        let patches = pixels().map(|pixels| pixels.patches()).sum();
+        let shape = vec![patches, first.pixels().patch_len()];
+        let values = pixels().flat_map(|pixels| pixels.values().iter().copied());
+        tensors.push(Tensor::f32("pixel_values", shape, values));
+        let grids = pixels().flat_map(|pixels| pixels.grid_thw()).map(|size| size as i64);
+        tensors.push(Tensor::i64("image_grid_thw", vec![visuals.len(), 3], grids));
+    }
+    Ok(tensors)
+}
+
+fn serialize(tensors: &[Tensor]) -> Vec<u8> {
+    let views = tensors.iter().map(|Tensor { name, dtype, shape, bytes }| {
+        let view = TensorView::new(*dtype, shape.clone(), bytes);
+        (*name, view.expect("a tensor has as many values as its shape"))
+    });
+    safetensors::serialize(views, None).expect("a few tensors have a valid header")
 }

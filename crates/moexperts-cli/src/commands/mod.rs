@@ -6,9 +6,12 @@ mod generate;
 mod inspect;
 mod logits;
 
-use std::io::{Write as _, stdout};
+use std::{
+    io::{Write as _, stdout},
+    path::Path,
+};
 
-use moexperts::{AutoModelForCausalLm, CausalLm, LoadOptions, Message, Tokenizer};
+use moexperts::{AutoModel, Image, LanguageModel, LoadOptions, Message, Prompt, Visual};
 
 use crate::{
     args::{Command, ModelArgs},
@@ -28,7 +31,7 @@ pub(crate) fn run(command: Command) -> Result<(), CliError> {
     }
 }
 
-fn load_model(args: &ModelArgs) -> Result<CausalLm, CliError> {
+fn load_model(args: &ModelArgs) -> Result<LanguageModel, CliError> {
     let options = args.load.options();
     let options = match &args.experts_implementation {
         Some(choice) => options.experts_implementation(choice.clone()),
@@ -38,31 +41,46 @@ fn load_model(args: &ModelArgs) -> Result<CausalLm, CliError> {
 }
 
 /// The model of this name, or the one in the program.
-fn load(model: Option<&str>, options: LoadOptions) -> Result<CausalLm, CliError> {
+fn load(model: Option<&str>, options: LoadOptions) -> Result<LanguageModel, CliError> {
     let model = match model {
-        Some(model) => {
-            AutoModelForCausalLm::from_pretrained(model, options.progress(progress::downloads()))
-        }
-        None => AutoModelForCausalLm::from_files(embedded::files()?, options),
+        Some(model) => AutoModel::from_pretrained(model, options.progress(progress::downloads())),
+        None => AutoModel::from_files(embedded::files()?, options),
     };
     Ok(model?)
 }
 
-fn tokenizer(model: &CausalLm) -> Result<&Tokenizer, CliError> {
-    let missing = || CliError::NoTokenizer { origin: model.origin().to_owned() };
-    model.tokenizer().ok_or_else(missing)
+/// Whether text can be given to the model.
+fn check_tokenizer(model: &LanguageModel) -> Result<(), CliError> {
+    match model.tokenizer() {
+        Some(_) => Ok(()),
+        None => Err(CliError::NoTokenizer { origin: model.origin().to_owned() }),
+    }
 }
 
-/// The tokens of a conversation with the beginning of the model's turn. The template writes the
-/// special tokens itself.
-fn encode_messages(model: &CausalLm, messages: &[Message]) -> Result<Vec<u32>, CliError> {
+/// A text and the pictures its placeholders stand for.
+fn encode(model: &LanguageModel, text: &str, visuals: &[Visual]) -> Result<Prompt, CliError> {
+    check_tokenizer(model)?;
+    Ok(model.prompt(text, visuals.to_vec(), true)?)
+}
+
+/// A conversation with the beginning of the model's turn. The template writes the special tokens
+/// itself.
+fn encode_messages(
+    model: &LanguageModel,
+    messages: &[Message],
+    visuals: &[Visual],
+) -> Result<Prompt, CliError> {
     let missing = || CliError::NoChatTemplate { origin: model.origin().to_owned() };
     let template = model.chat_template().ok_or_else(missing)?;
-    Ok(tokenizer(model)?.encode(&template.render(messages, true)?, false)?)
+    check_tokenizer(model)?;
+    Ok(model.prompt(&template.render(messages, true)?, visuals.to_vec(), false)?)
 }
 
-fn message(role: &str, content: &str) -> Message {
-    Message { role: role.to_owned(), content: content.to_owned() }
+/// Reads an image and makes it ready for the model.
+fn read_image(model: &LanguageModel, path: &Path) -> Result<Visual, CliError> {
+    // A model that cannot see should say so before the file is read.
+    model.require_vision()?;
+    Ok(model.prepare_image(&Image::open(path)?)?)
 }
 
 /// Writes to standard output at once.

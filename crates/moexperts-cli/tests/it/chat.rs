@@ -1,22 +1,22 @@
 //! `moexperts chat`, over a pipe.
 
-use moexperts::{CausalLm, GenerateOptions, Message};
+use moexperts::{GenerateOptions, LanguageModel, Message};
 
 use crate::program::{Program, model};
 
 const FLAGS: [&str; 5] = ["chat", "--temperature", "0", "--max-new-tokens", "8"];
 
 /// What the library answers to each line, the whole conversation computed anew every time.
-fn answers(model: &CausalLm, lines: &[&str]) -> Vec<String> {
+fn answers(model: &LanguageModel, lines: &[&str]) -> Vec<String> {
     let options =
         GenerateOptions { temperature: Some(0.0), max_new_tokens: Some(8), ..Default::default() };
     let mut messages = Vec::new();
     let mut answers = Vec::new();
     for line in lines {
-        messages.push(Message { role: "user".into(), content: (*line).into() });
+        messages.push(Message::text("user", *line));
         let prompt = model.chat_template().unwrap().render(&messages, true).unwrap();
         let answer = model.generate(&prompt, &options).unwrap();
-        messages.push(Message { role: "assistant".into(), content: answer.clone() });
+        messages.push(Message::text("assistant", answer.clone()));
         answers.push(answer);
     }
     answers

@@ -65,7 +65,7 @@ fn reads_the_prompt_from_standard_input() {
 #[test]
 fn chat_puts_the_prompt_into_the_template() {
     let model = model();
-    let message = Message { role: "user".into(), content: "hi".into() };
+    let message = Message::text("user", "hi");
     let prompt = model.chat_template().unwrap().render(&[message], true).unwrap();
     let text = model.generate(&prompt, &greedy()).unwrap();
     let words = [&["hi", "--chat"][..], &GREEDY].concat();

@@ -6,7 +6,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use moexperts::{AutoModelForCausalLm, CausalLm, LoadOptions};
+use moexperts::{AutoModelForCausalLm, LanguageModel, LoadOptions};
 
 /// A random model with a tokenizer and a chat template.
 pub(crate) const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/qwen2_moe");
@@ -84,6 +84,6 @@ impl Program {
 }
 
 /// The tiny model in this process, to say what the program has to write.
-pub(crate) fn model() -> CausalLm {
+pub(crate) fn model() -> LanguageModel {
     AutoModelForCausalLm::from_pretrained(MODEL, LoadOptions::new()).unwrap()
 }

@@ -44,6 +44,9 @@ impl Default for RunningSoftmax {
     }
 }
 
+/// `x`, weight and bias, `eps`, `out`.
+type LayerNorm = unsafe fn(&[f32], [&[f32]; 2], f32, &mut [f32]);
+
 /// The elementwise kernels of one instruction set.
 #[derive(Debug, Clone, Copy)]
 pub struct Elementwise {
@@ -51,7 +54,7 @@ pub struct Elementwise {
     activate_gated: unsafe fn(Activation, &[f32], &mut [f32]),
     activate: unsafe fn(Activation, &mut [f32]),
     rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
-    layer_norm: unsafe fn(&[f32], &[f32], &[f32], f32, &mut [f32]),
+    layer_norm: LayerNorm,
     softmax: unsafe fn(&mut [f32], f32),
     softmax_lanes: unsafe fn(&mut [f32], f32, &mut RunningSoftmax),
     fold_lanes: unsafe fn(&mut [f32], &[f32], &[f32; PANEL]),
@@ -112,12 +115,12 @@ impl Elementwise {
     ///
     /// # Panics
     /// If the lengths differ.
-    pub fn layer_norm(&self, x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [f32]) {
+    pub fn layer_norm(&self, x: &[f32], [weight, bias]: [&[f32]; 2], eps: f32, out: &mut [f32]) {
         let len = x.len();
         let same = weight.len() == len && bias.len() == len && out.len() == len;
         assert!(same, "x, weight, bias and out");
         // SAFETY: `all` and `select` checked the instruction set.
-        unsafe { (self.layer_norm)(x, weight, bias, eps, out) }
+        unsafe { (self.layer_norm)(x, [weight, bias], eps, out) }
     }
 
     /// Turns the next block of scores [_, PANEL] into weights: `exp(scale · (score - max))`, for

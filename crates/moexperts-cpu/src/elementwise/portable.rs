@@ -61,7 +61,7 @@ pub(super) fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
 }
 
 #[inline(always)]
-pub(super) fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [f32]) {
+pub(super) fn layer_norm(x: &[f32], [weight, bias]: [&[f32]; 2], eps: f32, out: &mut [f32]) {
     let mean = lanes(x, 0.0, |sum, x| sum + x, |a, b| a + b) / x.len() as f32;
     let squares = |sum, x| sum + (x - mean) * (x - mean);
     let variance = lanes(x, 0.0, squares, |a, b| a + b) / x.len() as f32;
@@ -200,14 +200,14 @@ fn gelu(z: f32) -> f32 {
     let t = 1.0 / (1.0 + 0.5 * x);
     let mut p = 0.170_872_77;
     p = p * t - 0.822_152_23;
-    p = p * t + 1.488_515_87;
-    p = p * t - 1.135_203_98;
+    p = p * t + 1.488_515_9;
+    p = p * t - 1.135_204;
     p = p * t + 0.278_868_07;
     p = p * t - 0.186_288_06;
     p = p * t + 0.096_784_18;
     p = p * t + 0.374_091_96;
-    p = p * t + 1.000_023_68;
-    p = p * t - 1.265_512_23;
+    p = p * t + 1.000_023_7;
+    p = p * t - 1.265_512_2;
     let tail = 0.5 * t * exp(p - x * x);
     z * if z < 0.0 { tail } else { 1.0 - tail }
 }

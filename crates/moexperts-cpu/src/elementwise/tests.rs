@@ -82,9 +82,9 @@ fn check_reductions(set: &Elementwise, x: &[f32], y: &[f32]) {
     assert_eq!(out, bits, "{}", set.isa());
 
     let mut out = vec![0.0; x.len()];
-    set.layer_norm(x, y, x, 1e-5, &mut out);
+    set.layer_norm(x, [y, x], 1e-5, &mut out);
     let mut bits = vec![0.0; x.len()];
-    portable::KERNELS.layer_norm(x, y, x, 1e-5, &mut bits);
+    portable::KERNELS.layer_norm(x, [y, x], 1e-5, &mut bits);
     assert_eq!(out, bits, "{}", set.isa());
 
     let mut out = x.to_vec();

@@ -42,8 +42,8 @@ macro_rules! compiled_for {
             }
 
             #[target_feature(enable = $features)]
-            fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [f32]) {
-                portable::layer_norm(x, weight, bias, eps, out);
+            fn layer_norm(x: &[f32], [weight, bias]: [&[f32]; 2], eps: f32, out: &mut [f32]) {
+                portable::layer_norm(x, [weight, bias], eps, out);
             }
 
             #[target_feature(enable = $features)]

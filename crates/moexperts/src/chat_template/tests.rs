@@ -173,7 +173,7 @@ fn conversation(turns: &[[&str; 2]]) -> Vec<Message> {
 }
 
 fn message(role: &str, content: &str) -> Message {
-    Message { role: role.into(), content: content.into() }
+    Message::text(role, content)
 }
 
 const TURNS: [[&str; 2]; 3] =

@@ -169,6 +169,16 @@ impl Checkpoint {
         self.view(tensor, &shape, [n.saturating_mul(rows), cols])
     }
 
+    /// A tensor `[n, …]` as the matrix `[n, values of one]`, in place like [`Checkpoint::matrix`].
+    ///
+    /// # Errors
+    /// As [`Checkpoint::matrix`].
+    pub fn filters(&self, tensor: &str, shape: &[usize]) -> Result<Matrix> {
+        let (n, one) = shape.split_first().unwrap_or((&1, &[]));
+        let values = one.iter().fold(1, |values: usize, &size| values.saturating_mul(size));
+        self.view(tensor, shape, [*n, values])
+    }
+
     /// A tensor `[len]`, widened to f32.
     ///
     /// # Errors

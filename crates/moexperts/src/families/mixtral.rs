@@ -1,6 +1,6 @@
 //! Mixtral.
 
-use moexperts_core::RouterSpec;
+use moexperts_core::{Orientation, RouterSpec};
 
 use super::{Defaults, Family, activation, decoder, dimension, num_experts, num_layers};
 use crate::{
@@ -9,7 +9,7 @@ use crate::{
     model::{DecoderSpec, ExpertNames, LayerSpec, MlpSpec, MoeSpec, QkNorm},
 };
 
-pub(super) const FAMILY: Family = Family { model_type: "mixtral", describe };
+pub(super) const FAMILY: Family = Family::causal_lm("mixtral", describe);
 
 fn describe(config: &Config) -> Result<DecoderSpec> {
     let mut spec = decoder(config, &Defaults { rope_theta: 1e6, rms_norm_eps: 1e-5 })?;
@@ -26,6 +26,7 @@ fn describe(config: &Config) -> Result<DecoderSpec> {
             up_proj: "w3",
             down_proj: "w2",
         },
+        fused: Orientation::OutIn,
     };
     let window: Option<usize> = config.optional("sliding_window")?;
     let layer = LayerSpec {

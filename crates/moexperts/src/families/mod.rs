@@ -4,13 +4,14 @@ mod mixtral;
 mod olmoe;
 mod qwen2_moe;
 mod qwen3_moe;
+mod qwen3_vl_moe;
 
 use moexperts_core::Activation;
 
 use crate::{
     config::Config,
     error::{Error, Result},
-    model::{AttentionShape, DecoderSpec, Rope},
+    model::{AttentionShape, DecoderSpec, ModelSpec, Rope},
 };
 
 /// A family: the `model_type` of its configs and how to read them.
@@ -18,32 +19,91 @@ use crate::{
 pub struct Family {
     /// `model_type` in `config.json`.
     pub model_type: &'static str,
-    describe: fn(&Config) -> Result<DecoderSpec>,
+    describe: Describe,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Describe {
+    CausalLm(fn(&Config) -> Result<DecoderSpec>),
+    ImageTextToText(fn(&Config) -> Result<ModelSpec>),
+}
+
+/// What a model's input and output are; each has a loader of its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Task {
+    /// Text to text: `AutoModelForCausalLm`.
+    CausalLm,
+    /// Images and text to text: `AutoModelForImageTextToText`.
+    ImageTextToText,
+}
+
+impl Task {
+    /// What loads models of this task.
+    pub const fn loader(self) -> &'static str {
+        match self {
+            Self::CausalLm => "AutoModelForCausalLm",
+            Self::ImageTextToText => "AutoModelForImageTextToText",
+        }
+    }
 }
 
 /// Every family, in alphabetical order.
-pub const FAMILIES: [Family; 4] =
-    [mixtral::FAMILY, olmoe::FAMILY, qwen2_moe::FAMILY, qwen3_moe::FAMILY];
+pub const FAMILIES: [Family; 5] =
+    [mixtral::FAMILY, olmoe::FAMILY, qwen2_moe::FAMILY, qwen3_moe::FAMILY, qwen3_vl_moe::FAMILY];
+
+impl Family {
+    const fn causal_lm(
+        model_type: &'static str,
+        describe: fn(&Config) -> Result<DecoderSpec>,
+    ) -> Self {
+        Self { model_type, describe: Describe::CausalLm(describe) }
+    }
+
+    const fn image_text_to_text(
+        model_type: &'static str,
+        describe: fn(&Config) -> Result<ModelSpec>,
+    ) -> Self {
+        Self { model_type, describe: Describe::ImageTextToText(describe) }
+    }
+
+    /// The family a `config.json` is of.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for one that is not known.
+    pub fn of(config: &Config) -> Result<Self> {
+        let model_type: String = config.required("model_type")?;
+        let family = FAMILIES.into_iter().find(|family| family.model_type == model_type);
+        family.ok_or_else(|| {
+            let known: Vec<_> = FAMILIES.iter().map(|f| format!("`{}`", f.model_type)).collect();
+            Error::Config {
+                file: config.file().to_owned(),
+                problem: format!(
+                    "model_type `{model_type}` is not known, expected one of {}",
+                    known.join(", ")
+                ),
+            }
+        })
+    }
+
+    /// What its models do.
+    pub const fn task(&self) -> Task {
+        match self.describe {
+            Describe::CausalLm(_) => Task::CausalLm,
+            Describe::ImageTextToText(_) => Task::ImageTextToText,
+        }
+    }
+}
 
 /// Reads a `config.json` of any family.
 ///
 /// # Errors
 /// [`Error::Config`] for a family that is not known, a missing key or an impossible value.
-pub fn describe(config: &Config) -> Result<DecoderSpec> {
-    let model_type: String = config.required("model_type")?;
-    let family = FAMILIES.iter().find(|family| family.model_type == model_type);
-    let Some(family) = family else {
-        let known: Vec<_> = FAMILIES.iter().map(|f| format!("`{}`", f.model_type)).collect();
-        return Err(Error::Config {
-            file: config.file().to_owned(),
-            problem: format!(
-                "model_type `{model_type}` is not known, expected one of {}",
-                known.join(", ")
-            ),
-        });
+pub fn describe(config: &Config) -> Result<ModelSpec> {
+    let spec = match Family::of(config)?.describe {
+        Describe::CausalLm(describe) => ModelSpec { text: describe(config)?, vision: None },
+        Describe::ImageTextToText(describe) => describe(config)?,
     };
-    let spec = (family.describe)(config)?;
-    for moe in spec.moe_layers() {
+    for moe in spec.text.moe_layers() {
         if moe.router.top_k == 0 || moe.router.top_k > moe.num_experts {
             return Err(Error::Config {
                 file: config.file().to_owned(),
@@ -82,7 +142,11 @@ fn num_experts(config: &Config, default: usize) -> Result<usize> {
 
 /// Reads `num_hidden_layers`.
 fn num_layers(config: &Config) -> Result<usize> {
-    let key = "num_hidden_layers";
+    layers(config, "num_hidden_layers")
+}
+
+/// Reads a number of layers.
+fn layers(config: &Config, key: &str) -> Result<usize> {
     bounded(config, key, MAX_LAYERS, config.required(key)?)
 }
 
@@ -120,6 +184,8 @@ fn decoder(config: &Config, defaults: &Defaults) -> Result<DecoderSpec> {
     }
     Ok(DecoderSpec {
         model_type: config.required("model_type")?,
+        backbone: "",
+        module: "model",
         vocab_size: dimension(config, "vocab_size")?,
         hidden_size,
         rms_norm_eps: config.or("rms_norm_eps", defaults.rms_norm_eps)?,
@@ -133,7 +199,12 @@ fn decoder(config: &Config, defaults: &Defaults) -> Result<DecoderSpec> {
 
 /// Reads `hidden_act`.
 fn activation(config: &Config) -> Result<Activation> {
-    match config.or("hidden_act", "silu".to_owned())?.as_str() {
+    activation_or(config, "silu")
+}
+
+/// Reads `hidden_act` where it may be absent.
+fn activation_or(config: &Config, default: &str) -> Result<Activation> {
+    match config.or("hidden_act", default.to_owned())?.as_str() {
         "silu" | "swish" => Ok(Activation::Silu),
         "gelu" => Ok(Activation::Gelu),
         "gelu_pytorch_tanh" => Ok(Activation::GeluTanh),

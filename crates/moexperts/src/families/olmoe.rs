@@ -1,6 +1,6 @@
 //! OLMoE.
 
-use moexperts_core::RouterSpec;
+use moexperts_core::{Orientation, RouterSpec};
 
 use super::{Defaults, Family, activation, decoder, dimension, num_experts, num_layers};
 use crate::{
@@ -9,7 +9,7 @@ use crate::{
     model::{DecoderSpec, ExpertNames, LayerSpec, MlpSpec, MoeSpec, QkNorm},
 };
 
-pub(super) const FAMILY: Family = Family { model_type: "olmoe", describe };
+pub(super) const FAMILY: Family = Family::causal_lm("olmoe", describe);
 
 fn describe(config: &Config) -> Result<DecoderSpec> {
     let mut spec = decoder(config, &Defaults { rope_theta: 1e4, rms_norm_eps: 1e-5 })?;
@@ -23,6 +23,7 @@ fn describe(config: &Config) -> Result<DecoderSpec> {
         activation: activation(config)?,
         shared_expert: None,
         names: ExpertNames::MLP,
+        fused: Orientation::OutIn,
     };
     let attention_bias = config.or("attention_bias", false)?;
     let layer = LayerSpec {

@@ -1,6 +1,6 @@
 //! Qwen1.5-MoE and Qwen2-MoE.
 
-use moexperts_core::RouterSpec;
+use moexperts_core::{Orientation, RouterSpec};
 
 use super::{Defaults, Family, activation, decoder, dimension, is_sparse, num_experts, num_layers};
 use crate::{
@@ -9,7 +9,7 @@ use crate::{
     model::{DecoderSpec, ExpertNames, LayerSpec, MlpSpec, MoeSpec, QkNorm, SharedExpertSpec},
 };
 
-pub(super) const FAMILY: Family = Family { model_type: "qwen2_moe", describe };
+pub(super) const FAMILY: Family = Family::causal_lm("qwen2_moe", describe);
 
 fn describe(config: &Config) -> Result<DecoderSpec> {
     let mut spec = decoder(config, &Defaults { rope_theta: 1e4, rms_norm_eps: 1e-6 })?;
@@ -26,6 +26,7 @@ fn describe(config: &Config) -> Result<DecoderSpec> {
             intermediate_size: dimension(config, "shared_expert_intermediate_size")?,
         }),
         names: ExpertNames::MLP,
+        fused: Orientation::OutIn,
     };
     let intermediate_size = dimension(config, "intermediate_size")?;
     let qkv_bias = config.or("qkv_bias", true)?;

@@ -16,10 +16,10 @@ use sampler::Sampler;
 use text::TextStream;
 
 use crate::{
-    auto::CausalLm,
     error::{Error, Result},
     experts_implementation::Phase,
-    model::Session,
+    language_model::LanguageModel,
+    model::{Prompt, Session},
 };
 
 /// One new token of one sequence.
@@ -67,7 +67,7 @@ pub struct GenerationStats {
 /// Switching the model's experts backend takes effect at the next token.
 #[derive(Debug)]
 pub struct Generation<'a, D: Device> {
-    model: &'a CausalLm<D>,
+    model: &'a LanguageModel<D>,
     options: ResolvedOptions,
     session: Session<D>,
     sequences: Vec<Sequence<'a>>,
@@ -79,15 +79,15 @@ pub struct Generation<'a, D: Device> {
 
 #[derive(Debug)]
 struct Sequence<'a> {
-    /// Prompt and new tokens.
-    tokens: Vec<u32>,
+    /// The prompt, and the new tokens after it.
+    prompt: Prompt,
     new_tokens: usize,
     sampler: Sampler,
     text: Option<TextStream<'a>>,
     finished: bool,
 }
 
-impl<D: Device> CausalLm<D> {
+impl<D: Device> LanguageModel<D> {
     /// The text that continues `prompt`.
     ///
     /// # Errors
@@ -122,22 +122,16 @@ impl<D: Device> CausalLm<D> {
     /// # Errors
     /// If the model has no tokenizer or the text cannot be encoded.
     pub fn encode(&self, prompt: &str) -> Result<Vec<u32>> {
-        let Some(tokenizer) = self.tokenizer() else {
-            return Err(Error::Tokenizer {
-                file: self.origin().to_owned(),
-                problem: "missing tokenizer.json, which turns text into token ids".to_owned(),
-            });
-        };
-        tokenizer.encode(prompt, true)
+        self.require_tokenizer()?.encode(prompt, true)
     }
 
-    /// Starts a generation from token ids, one prompt a sequence; prompts may differ in length.
+    /// Starts a generation from prompts or token ids, one a sequence; they may differ in length.
     ///
     /// # Errors
     /// For an option out of range, an empty prompt, or one longer than the model's context.
     pub fn generate_tokens(
         &self,
-        prompts: Vec<Vec<u32>>,
+        prompts: Vec<impl Into<Prompt>>,
         options: &GenerateOptions,
     ) -> Result<Generation<'_, D>> {
         let session = self.session(prompts.len())?;
@@ -152,7 +146,7 @@ impl<D: Device> CausalLm<D> {
     pub fn continue_tokens(
         &self,
         mut session: Session<D>,
-        prompts: Vec<Vec<u32>>,
+        prompts: Vec<impl Into<Prompt>>,
         options: &GenerateOptions,
     ) -> Result<Generation<'_, D>> {
         let options = options.resolve(self.generation_config())?;
@@ -161,7 +155,9 @@ impl<D: Device> CausalLm<D> {
             return Err(Error::Option { option: "prompts", got, expected });
         }
         let mut sequences = Vec::with_capacity(prompts.len());
-        for (index, tokens) in prompts.into_iter().enumerate() {
+        for (index, prompt) in prompts.into_iter().enumerate() {
+            let prompt: Prompt = prompt.into();
+            let tokens = prompt.tokens();
             if tokens.is_empty() {
                 let (got, expected) = ("empty".to_owned(), "at least one token".to_owned());
                 return Err(Error::Option { option: "prompt", got, expected });
@@ -173,11 +169,10 @@ impl<D: Device> CausalLm<D> {
                 return Err(moexperts_core::Error::OutOfRange { what, index, limit }.into());
             }
             // At least one token has to pass to give logits.
-            let cached = &mut session.tokens[index];
-            let shared = cached.iter().zip(&tokens).take_while(|(a, b)| a == b).count();
-            cached.truncate(shared.min(tokens.len() - 1));
+            let read = &mut session.read[index];
+            read.truncate(read.shared(&prompt).min(tokens.len() - 1));
             sequences.push(Sequence {
-                tokens,
+                prompt,
                 new_tokens: 0,
                 sampler: Sampler::new(&options, index as u64),
                 text: self.tokenizer().map(|t| TextStream::new(t, &options.stop_strings)),
@@ -208,7 +203,7 @@ impl<D: Device> Generation<'_, D> {
     /// # Panics
     /// If there is no such sequence.
     pub fn tokens(&self, sequence: usize) -> &[u32] {
-        &self.sequences[sequence].tokens
+        self.sequences[sequence].prompt.tokens()
     }
 
     /// The session, to continue from.
@@ -218,14 +213,13 @@ impl<D: Device> Generation<'_, D> {
 
     /// One forward over every sequence that goes on, and the tokens it gives.
     fn step(&mut self) -> Result<()> {
-        let mut ids = Vec::new();
-        let mut spans = Vec::new();
+        let (mut prompts, mut spans) = (Vec::new(), Vec::new());
         for (index, sequence) in self.sequences.iter().enumerate() {
             if !sequence.finished {
-                let start = self.session.tokens[index].len();
-                let new = &sequence.tokens[start..];
-                spans.push(Span { sequence: index, start, tokens: new.len() });
-                ids.extend_from_slice(new);
+                let start = self.session.read[index].tokens().len();
+                let tokens = sequence.prompt.tokens().len() - start;
+                spans.push(Span { sequence: index, start, tokens });
+                prompts.push(&sequence.prompt);
             }
         }
         if spans.is_empty() {
@@ -234,23 +228,22 @@ impl<D: Device> Generation<'_, D> {
         let start = Instant::now();
         let phase = if self.options.decode_switch { self.phase } else { Phase::Prefill };
         let batch = Batch::new(spans);
-        let logits = self.model.step(&ids, &batch, &mut self.session, phase)?;
+        let logits = self.model.step(&prompts, &batch, &mut self.session, phase)?;
         let vocab = self.model.spec().vocab_size;
         for (span, logits) in batch.spans().iter().zip(logits.chunks_exact(vocab)) {
             let sequence = &mut self.sequences[span.sequence];
-            let cached = &mut self.session.tokens[span.sequence];
-            cached.extend_from_slice(&sequence.tokens[cached.len()..]);
+            self.session.read[span.sequence].extend_to(&sequence.prompt);
             let context = self.model.spec().max_position_embeddings;
             let event = sequence.advance(span.sequence, logits, &self.options, context)?;
             self.events.push_back(event);
         }
         match self.phase {
             Phase::Prefill => {
-                self.stats.prompt_tokens += ids.len();
+                self.stats.prompt_tokens += batch.tokens();
                 self.stats.prefill += start.elapsed();
             }
             Phase::Decode => {
-                self.stats.decoded_tokens += ids.len();
+                self.stats.decoded_tokens += batch.tokens();
                 self.stats.decode += start.elapsed();
             }
         }
@@ -283,8 +276,8 @@ impl Sequence<'_> {
         options: &ResolvedOptions,
         context: usize,
     ) -> Result<Event> {
-        let token = self.sampler.next_token(logits, &self.tokens)?;
-        self.tokens.push(token);
+        let token = self.sampler.next_token(logits, self.prompt.tokens())?;
+        self.prompt.push(token);
         self.new_tokens += 1;
         let mut event = Event { sequence: index, token, text: String::new(), finish: None };
         let ends = options.eos_token_id.contains(&token);
@@ -300,7 +293,7 @@ impl Sequence<'_> {
         if event.finish.is_none() {
             if self.new_tokens >= options.max_new_tokens {
                 event.finish = Some(FinishReason::MaxNewTokens);
-            } else if self.tokens.len() > context {
+            } else if self.prompt.tokens().len() > context {
                 event.finish = Some(FinishReason::Context);
             }
         }

@@ -29,16 +29,25 @@ pub use self::error::HubError;
 use self::settings::Settings;
 
 const CONFIG: &str = "config.json";
-const OPTIONAL: [&str; 4] =
-    ["generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"];
+/// Files a model may come without; the last three belong to multimodal ones.
+const OPTIONAL: [&str; 8] = [
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "preprocessor_config.json",
+    "video_preprocessor_config.json",
+    "processor_config.json",
+];
 const INDEX: &str = "model.safetensors.index.json";
 const WEIGHTS: &str = "model.safetensors";
 const BUFFER_BYTES: usize = 256 << 10;
 
 /// Downloads what a model needs, or finds it in the cache, and returns the snapshot folder.
 ///
-/// The files: `config.json`; if the repository has them `generation_config.json`,
-/// `tokenizer.json`, `tokenizer_config.json` and `chat_template.jinja`; all shards that
+/// The files: `config.json`; if the repository has them `generation_config.json`, those of the
+/// tokenizer, the chat template and the image processor; all shards that
 /// `model.safetensors.index.json` names, or else `model.safetensors`. All are of one commit, even
 /// if the branch moves meanwhile.
 ///

@@ -7,7 +7,7 @@ use moexperts_core::{
     KvCacheSpec, RouterSpec, Scratch,
 };
 
-use super::spec::DecoderSpec;
+use super::{Position, Prompt, VisualRows, spec::DecoderSpec};
 use crate::error::Result;
 
 /// A decoder and its weights on a device.
@@ -67,14 +67,14 @@ pub(super) struct SharedExpert<D: Device> {
 pub struct Session<D: Device> {
     cache: D::KvCache,
     scratch: Scratch,
-    /// Tokens whose keys and values are cached, by sequence.
-    pub(crate) tokens: Vec<Vec<u32>>,
+    /// What keys and values are cached of, by sequence.
+    pub(crate) read: Vec<Prompt>,
 }
 
 impl<D: Device> Session<D> {
     /// Sequences it holds.
     pub fn sequences(&self) -> usize {
-        self.tokens.len()
+        self.read.len()
     }
 }
 
@@ -96,7 +96,7 @@ pub enum Stage<'a, D: Device> {
     Routing(&'a D::Routing),
     /// [T, H]: the weighted sum of the routed experts.
     ExpertsOutput(&'a D::Tensor),
-    /// [T, H]: the residual stream after the block.
+    /// [T, H]: the residual stream after the block, before pictures add to it.
     BlockOutput(&'a D::Tensor),
 }
 
@@ -107,8 +107,12 @@ pub type Observer<'a, D> = &'a mut (dyn FnMut(usize, Stage<'_, D>) + Send);
 pub struct Forward<'a, D: Device> {
     /// Token ids `[T]`.
     pub ids: &'a [u32],
-    /// Which sequence and position each token has.
+    /// Which sequence each token is of, and which place it has there.
     pub batch: &'a Batch,
+    /// Where each token stands `[T]`.
+    pub positions: &'a [Position],
+    /// The rows that come from pictures.
+    pub visuals: &'a [VisualRows<D>],
     /// The caller's keys, values and buffers.
     pub session: &'a mut Session<D>,
     /// What executes the experts.
@@ -161,7 +165,7 @@ impl<D: Device> Decoder<D> {
             sequences,
         };
         let cache = self.device.new_kv_cache(spec)?;
-        Ok(Session { cache, scratch: Scratch::default(), tokens: vec![Vec::new(); sequences] })
+        Ok(Session { cache, scratch: Scratch::default(), read: vec![Prompt::default(); sequences] })
     }
 
     /// Logits `[rows, V]`, row-major, of some tokens of some sequences.
@@ -175,13 +179,24 @@ impl<D: Device> Decoder<D> {
 
     fn forward_inside(&self, call: &mut Forward<'_, D>) -> Result<Vec<f32>> {
         let (device, eps, batch) = (&self.device, self.spec.rms_norm_eps, call.batch);
-        let [cos, sin] = self.spec.rope.angles(batch);
+        if call.positions.len() != batch.tokens() {
+            return Err(moexperts_core::Error::Shape {
+                what: "positions".into(),
+                expected: format!("[{}]", batch.tokens()),
+                got: format!("[{}]", call.positions.len()),
+            }
+            .into());
+        }
+        let [cos, sin] = self.spec.rope.angles(batch, call.positions);
         let pairs = self.spec.rope.head_dim / 2;
         let angles = [
             device.load_tensor(batch.tokens(), pairs, cos)?,
             device.load_tensor(batch.tokens(), pairs, sin)?,
         ];
         let mut x = device.embed(&self.embed_tokens.weight, call.ids)?;
+        for visual in call.visuals {
+            device.put_rows(&mut x, &visual.rows, &visual.features.embeddings)?;
+        }
         for (index, layer) in self.layers.iter().enumerate() {
             let normed = device.rms_norm(&x, &layer.input_layernorm, eps)?;
             let attended = self.attention(index, &normed, &angles, call)?;
@@ -194,6 +209,11 @@ impl<D: Device> Decoder<D> {
             };
             device.add(&mut x, &mixed)?;
             (call.observer)(index, Stage::BlockOutput(&x));
+            for visual in call.visuals {
+                if let Some(features) = visual.features.deepstack.get(index) {
+                    device.add_rows(&mut x, &visual.rows, features)?;
+                }
+            }
         }
         if call.logits == LogitsRows::LastOfSpan {
             let last: Vec<usize> = batch

@@ -5,6 +5,7 @@ use std::f64::consts::PI;
 
 use moexperts_core::Batch;
 
+use super::Position;
 use crate::{
     config::Config,
     error::{Error, Result},
@@ -21,6 +22,9 @@ pub struct Rope {
     pub max_position_embeddings: usize,
     /// How wavelengths are stretched for longer contexts.
     pub scaling: RopeScaling,
+    /// Pairs of a head that turn by time, height and width, interleaved from the first on; where
+    /// it is absent, and beyond, all turn by time.
+    pub mrope_section: Option<[usize; 3]>,
 }
 
 /// How wavelengths are stretched for longer contexts.
@@ -101,7 +105,8 @@ impl Rope {
                 ),
             });
         }
-        Ok(Self { head_dim, rope_theta, max_position_embeddings, scaling })
+        let mrope_section = None;
+        Ok(Self { head_dim, rope_theta, max_position_embeddings, scaling, mrope_section })
     }
 
     /// Radians a position, for each pair of values, for a sequence of `tokens` tokens in all.
@@ -153,23 +158,32 @@ impl Rope {
         }
     }
 
-    /// Cosines and sines of every row of a batch: two [T, head_dim / 2], row-major.
-    pub(super) fn angles(&self, batch: &Batch) -> [Vec<f32>; 2] {
+    /// Cosines and sines of every row of a batch at its position: two [T, head_dim / 2], row-major.
+    pub(super) fn angles(&self, batch: &Batch, positions: &[Position]) -> [Vec<f32>; 2] {
         let cells = batch.tokens() * self.head_dim / 2;
         let (mut cos, mut sin) = (Vec::with_capacity(cells), Vec::with_capacity(cells));
         let scaling = self.attention_scaling();
-        for span in batch.spans() {
-            let end = span.start + span.tokens;
-            let inv_freq = self.inv_freq(end);
-            for position in span.start..end {
-                for freq in &inv_freq {
-                    let (s, c) = (position as f64 * freq).sin_cos();
+        let axes: Vec<usize> = (0..self.head_dim / 2).map(|pair| self.axis(pair)).collect();
+        for (span, rows) in batch.rows() {
+            let inv_freq = self.inv_freq(span.start + span.tokens);
+            for position in &positions[rows] {
+                for (freq, &axis) in inv_freq.iter().zip(&axes) {
+                    let (s, c) = (position[axis] as f64 * freq).sin_cos();
                     cos.push((c * scaling) as f32);
                     sin.push((s * scaling) as f32);
                 }
             }
         }
         [cos, sin]
+    }
+
+    /// Whether a pair turns by time (0), height (1) or width (2).
+    fn axis(&self, pair: usize) -> usize {
+        let axis = pair % 3;
+        match self.mrope_section {
+            Some(section) if axis > 0 && pair < 3 * section[axis] => axis,
+            _ => 0,
+        }
     }
 
     /// The pairs between which YaRN's stretch grows from none to all.

@@ -1,14 +1,27 @@
 //! What a family says about a model: everything but the weights.
 
-use moexperts_core::{Activation, DType, RouterSpec};
+use moexperts_core::{Activation, DType, Orientation, RouterSpec};
 
-use super::Rope;
+use super::{Rope, VisionSpec};
+
+/// A model: a decoder, and what gives it pictures to read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelSpec {
+    /// The text decoder.
+    pub text: DecoderSpec,
+    /// The vision tower of a multimodal model.
+    pub vision: Option<VisionSpec>,
+}
 
 /// A decoder of pre-norm blocks: attention, then a dense or a Mixture-of-Experts layer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DecoderSpec {
-    /// `model_type` of its family.
+    /// `model_type` of its config.
     pub model_type: String,
+    /// Its sub-config in `config.json`: `text_config`, or `""` where the config is all its own.
+    pub backbone: &'static str,
+    /// The module its tensors are in: `model`.
+    pub module: &'static str,
     /// V: rows of the embedding.
     pub vocab_size: usize,
     /// H: width of the residual stream.
@@ -95,6 +108,8 @@ pub struct MoeSpec {
     pub shared_expert: Option<SharedExpertSpec>,
     /// What the checkpoint calls the weights.
     pub names: ExpertNames,
+    /// Which axis of fused projections comes first in the family's checkpoints.
+    pub fused: Orientation,
 }
 
 /// The expert every token goes to, weighted by `sigmoid(shared_expert_gate(x))`.

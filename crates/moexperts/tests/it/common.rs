@@ -6,7 +6,7 @@ use std::{
 };
 
 use moexperts::{
-    AutoModelForCausalLm, CausalLm, Cpu, CpuOptions, DType, GenerateOptions, LoadOptions,
+    AutoModelForCausalLm, Cpu, CpuOptions, DType, GenerateOptions, LanguageModel, LoadOptions,
     files::ModelFiles,
 };
 use safetensors::{Dtype, SafeTensors};
@@ -22,14 +22,14 @@ pub(crate) fn data(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../testdata").join(name)
 }
 
-pub(crate) fn load(case: &str, options: LoadOptions) -> CausalLm {
+pub(crate) fn load(case: &str, options: LoadOptions) -> LanguageModel {
     AutoModelForCausalLm::from_pretrained(data(case).to_str().unwrap(), options).unwrap()
 }
 
 /// A model with an instruction set of its own choice.
-pub(crate) fn load_on(case: &str, cpu: CpuOptions, dtype: DType) -> CausalLm {
+pub(crate) fn load_on(case: &str, cpu: CpuOptions, dtype: DType) -> LanguageModel {
     let files = ModelFiles::open(&data(case)).unwrap();
-    CausalLm::load(Cpu::new(cpu).unwrap(), files, &LoadOptions::new().dtype(dtype)).unwrap()
+    LanguageModel::load(Cpu::new(cpu).unwrap(), files, &LoadOptions::new().dtype(dtype)).unwrap()
 }
 
 /// The tensors of a file, widened to f64.
@@ -50,6 +50,7 @@ impl Golden {
             let values = match tensor.dtype() {
                 Dtype::F32 => chunks(data).map(|b| f64::from(f32::from_le_bytes(b))).collect(),
                 Dtype::F64 => chunks(data).map(f64::from_le_bytes).collect(),
+                Dtype::U8 => data.iter().map(|&byte| f64::from(byte)).collect(),
                 Dtype::I64 => chunks(data).map(|b| i64::from_le_bytes(b) as f64).collect(),
                 other => panic!("{name} has dtype {other:?}"),
             };

@@ -1,7 +1,7 @@
 //! From prompts to tokens and text.
 
 use moexperts::{
-    CausalLm, CpuOptions, DType, Error, Event, FinishReason, GenerateOptions, LoadOptions,
+    CpuOptions, DType, Error, Event, FinishReason, GenerateOptions, LanguageModel, LoadOptions,
 };
 
 use crate::common::{CASES, Golden, greedy, load, load_on};
@@ -15,7 +15,7 @@ fn sampled(max_new_tokens: usize) -> GenerateOptions {
     }
 }
 
-fn run(model: &CausalLm, prompts: &[&[u32]], options: &GenerateOptions) -> Vec<Vec<u32>> {
+fn run(model: &LanguageModel, prompts: &[&[u32]], options: &GenerateOptions) -> Vec<Vec<u32>> {
     let mut tokens = vec![Vec::new(); prompts.len()];
     let prompts = prompts.iter().map(|prompt| prompt.to_vec()).collect();
     for event in model.generate_tokens(prompts, options).unwrap() {

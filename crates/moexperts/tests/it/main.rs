@@ -12,5 +12,6 @@ mod hub_server;
 mod malformed_checkpoint;
 mod malformed_model;
 mod memory;
+mod multimodal;
 mod perplexity;
 mod switching;

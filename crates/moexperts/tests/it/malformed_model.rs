@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::common::{Golden, data};
 
 /// Loads `testdata/qwen2_moe` with one key of its config changed (`null` removes it).
-fn with_key(key: &str, value: Value) -> Result<moexperts::CausalLm, moexperts::Error> {
+fn with_key(key: &str, value: Value) -> Result<moexperts::LanguageModel, moexperts::Error> {
     let folder = tempfile::tempdir().unwrap();
     let source = data("qwen2_moe");
     for file in ["model.safetensors", "tokenizer.json"] {
@@ -21,7 +21,7 @@ fn with_key(key: &str, value: Value) -> Result<moexperts::CausalLm, moexperts::E
     load(folder.path())
 }
 
-fn load(folder: &Path) -> Result<moexperts::CausalLm, moexperts::Error> {
+fn load(folder: &Path) -> Result<moexperts::LanguageModel, moexperts::Error> {
     AutoModelForCausalLm::from_pretrained(folder.to_str().unwrap(), LoadOptions::new())
 }
 

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::common::BACKENDS;
 
 /// Mean loss of a token over consecutive windows, each starting fresh.
-fn mean_loss(model: &moexperts::CausalLm, ids: &[u32], window: usize) -> (f64, usize) {
+fn mean_loss(model: &moexperts::LanguageModel, ids: &[u32], window: usize) -> (f64, usize) {
     let vocab = model.spec().vocab_size;
     let (mut total, mut count) = (0.0, 0);
     for window in ids.chunks_exact(window) {

@@ -16,7 +16,7 @@ use moexperts::{
 
 use crate::common::{BACKENDS, Golden, data, greedy, load};
 
-fn names(model: &moexperts::CausalLm) -> BTreeMap<String, String> {
+fn names(model: &moexperts::LanguageModel) -> BTreeMap<String, String> {
     model.experts_implementation()
 }
 

@@ -5,7 +5,7 @@ mod row;
 
 use std::time::Instant;
 
-use moexperts::{CausalLm, Cpu, GenerateOptions, Generation, GenerationStats};
+use moexperts::{Cpu, GenerateOptions, Generation, GenerationStats, LanguageModel};
 
 use self::{
     counting::decode_bytes,
@@ -74,7 +74,7 @@ pub(super) fn run(args: &BenchModelArgs) -> Result<(), CliError> {
     report.line(&limits.summary(model.origin()))
 }
 
-fn check_context(args: &BenchModelArgs, model: &CausalLm) -> Result<(), CliError> {
+fn check_context(args: &BenchModelArgs, model: &LanguageModel) -> Result<(), CliError> {
     let context = model.spec().max_position_embeddings;
     let prompts = args.prompt_tokens.iter().map(|tokens| tokens.get());
     match prompts.max() {
@@ -88,7 +88,7 @@ fn check_context(args: &BenchModelArgs, model: &CausalLm) -> Result<(), CliError
 /// One cell: a batch of prompts, by each backend in turn.
 struct Cell<'a> {
     args: &'a BenchModelArgs,
-    model: &'a CausalLm,
+    model: &'a LanguageModel,
     backends: &'a [Backend],
     batch: usize,
     prompt_tokens: usize,
@@ -144,7 +144,7 @@ impl Cell<'_> {
 impl Measured {
     fn generation(
         &mut self,
-        model: &CausalLm,
+        model: &LanguageModel,
         prompts: Vec<Vec<u32>>,
         options: &GenerateOptions,
     ) -> Result<(), CliError> {

@@ -7,8 +7,8 @@ use std::sync::{
 };
 
 use moexperts::{
-    CausalLm, Cpu, Error, ExpertsBackend, ExpertsCall, ExpertsInterface, ExpertsSpec,
-    GenerateOptions,
+    Cpu, Error, ExpertsBackend, ExpertsCall, ExpertsInterface, ExpertsSpec, GenerateOptions,
+    LanguageModel,
     core::{Result, Routing, Tensor},
 };
 
@@ -21,7 +21,7 @@ const NAME: &str = "bench-counting";
 /// Bytes of weights that all decode steps of a generation read: of experts those that were hit, of
 /// everything else all. Every backend chooses the same tokens.
 pub(super) fn decode_bytes(
-    model: &CausalLm,
+    model: &LanguageModel,
     backend: &Backend,
     prompts: &[Vec<u32>],
     options: &GenerateOptions,
@@ -44,7 +44,7 @@ pub(super) fn decode_bytes(
 }
 
 /// Bytes a step reads whatever the routing.
-fn bytes_beside_experts(model: &CausalLm) -> usize {
+fn bytes_beside_experts(model: &LanguageModel) -> usize {
     // Only a model without experts has no dtype here, and no experts are counted then.
     let (spec, Some(dtype)) = (model.spec(), model.dtype()) else { return 0 };
     let experts = spec.moe_layers().map(|moe| {

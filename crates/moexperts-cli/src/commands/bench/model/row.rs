@@ -1,6 +1,6 @@
 //! A row: what one backend did with one batch of prompts.
 
-use moexperts::{CausalLm, DType};
+use moexperts::{DType, LanguageModel};
 use serde::Serialize;
 
 use super::{
@@ -33,7 +33,7 @@ pub(super) struct Row {
 /// What a row is about, beside the measurement.
 #[derive(Clone, Copy)]
 pub(super) struct Subject<'a> {
-    pub(super) model: &'a CausalLm,
+    pub(super) model: &'a LanguageModel,
     pub(super) load_seconds: f64,
     pub(super) batch: usize,
     pub(super) prompt_tokens: usize,

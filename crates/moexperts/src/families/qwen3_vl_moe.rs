@@ -1,0 +1,112 @@
+//! Qwen3-VL-MoE: the decoder of Qwen3-MoE with positions in time, height and width, and a vision
+//! tower whose deepstack features enter its first layers.
+
+use moexperts_core::{Orientation, RouterSpec};
+
+use super::{
+    Defaults, Family, activation, activation_or, decoder, dimension, layers, num_experts, qwen3_moe,
+};
+use crate::{
+    config::Config,
+    error::{Error, Result},
+    model::{DecoderSpec, ExpertNames, ModelSpec, MoeSpec, VisionSpec, VisionTokens},
+};
+
+pub(super) const FAMILY: Family = Family::image_text_to_text("qwen3_vl_moe", describe);
+
+fn describe(config: &Config) -> Result<ModelSpec> {
+    let sub = |key: &str| -> Result<Config> {
+        config.sub(key)?.ok_or_else(|| config.refused(key, "an object"))
+    };
+    let mut text = text(&sub("text_config")?)?;
+    text.model_type = config.required("model_type")?;
+    // The key of `text_config` says something else and means nothing.
+    text.tie_word_embeddings = config.or("tie_word_embeddings", false)?;
+    let vision = vision(config, &sub("vision_config")?)?;
+    if vision.out_hidden_size != text.hidden_size {
+        return Err(Error::Config {
+            file: config.file().to_owned(),
+            problem: format!(
+                "key `vision_config.out_hidden_size` is {}, expected {}, the hidden_size of \
+                 text_config",
+                vision.out_hidden_size, text.hidden_size
+            ),
+        });
+    }
+    Ok(ModelSpec { text, vision: Some(vision) })
+}
+
+fn text(config: &Config) -> Result<DecoderSpec> {
+    let mut spec = decoder(config, &Defaults { rope_theta: 5e5, rms_norm_eps: 1e-6 })?;
+    spec.backbone = "text_config";
+    spec.module = "model.language_model";
+    spec.rope.mrope_section = Some(mrope_section(config)?);
+    let moe = MoeSpec {
+        num_experts: num_experts(config, 60)?,
+        moe_intermediate_size: dimension(config, "moe_intermediate_size")?,
+        // Whatever `norm_topk_prob` says, as in transformers.
+        router: RouterSpec { top_k: config.or("num_experts_per_tok", 4)?, norm_topk_prob: true },
+        activation: activation(config)?,
+        shared_expert: None,
+        names: ExpertNames::MLP,
+        fused: Orientation::InOut,
+    };
+    spec.layers = qwen3_moe::layers(config, &moe, None)?;
+    Ok(spec)
+}
+
+/// How many pairs of a head turn by time, height and width.
+fn mrope_section(config: &Config) -> Result<[usize; 3]> {
+    let parameters = match config.sub("rope_scaling")? {
+        Some(scaling) => Some(scaling),
+        None => config.sub("rope_parameters")?,
+    };
+    let section = parameters.map(|parameters| parameters.optional("mrope_section")).transpose()?;
+    Ok(section.flatten().unwrap_or([24, 20, 20]))
+}
+
+fn vision(config: &Config, vision: &Config) -> Result<VisionSpec> {
+    let spec = VisionSpec {
+        backbone: "vision_config",
+        module: "model.visual",
+        depth: layers(vision, "depth")?,
+        hidden_size: dimension(vision, "hidden_size")?,
+        intermediate_size: dimension(vision, "intermediate_size")?,
+        heads: dimension(vision, "num_heads")?,
+        in_channels: dimension(vision, "in_channels")?,
+        patch_size: dimension(vision, "patch_size")?,
+        temporal_patch_size: dimension(vision, "temporal_patch_size")?,
+        spatial_merge_size: dimension(vision, "spatial_merge_size")?,
+        out_hidden_size: dimension(vision, "out_hidden_size")?,
+        position_side: dimension(vision, "num_position_embeddings")?.isqrt(),
+        deepstack_visual_indexes: vision.or("deepstack_visual_indexes", vec![8, 16, 24])?,
+        activation: activation_or(vision, "gelu_pytorch_tanh")?,
+        layer_norm_eps: 1e-6,
+        rope_theta: rope_theta(vision)?,
+        tokens: VisionTokens {
+            image: config.or("image_token_id", 151_655)?,
+            video: config.or("video_token_id", 151_656)?,
+            vision_start: config.or("vision_start_token_id", 151_652)?,
+            vision_end: config.or("vision_end_token_id", 151_653)?,
+        },
+    };
+    let side = spec.position_side;
+    if dimension(vision, "num_position_embeddings")? != side * side {
+        return Err(vision.refused("num_position_embeddings", "a square"));
+    }
+    if !spec.hidden_size.is_multiple_of(4 * spec.heads) {
+        let expected = "a number of heads whose width is a multiple of 4";
+        return Err(vision.refused("num_heads", expected));
+    }
+    if spec.deepstack_visual_indexes.iter().any(|&index| index >= spec.depth) {
+        let expected = format!("layers below {}", spec.depth);
+        return Err(vision.refused("deepstack_visual_indexes", &expected));
+    }
+    Ok(spec)
+}
+
+fn rope_theta(vision: &Config) -> Result<f64> {
+    let parameters = vision.sub("rope_parameters")?;
+    let theta = parameters.map(|parameters| parameters.optional("rope_theta")).transpose()?;
+    Ok(theta.flatten().unwrap_or(1e4))
+}

@@ -1,0 +1,374 @@
+//! A loaded model: run, switched and asked what it is.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use moexperts_core::{Batch, DType, Device, Span};
+use moexperts_cpu::Cpu;
+
+use crate::{
+    auto::LoadOptions,
+    chat_template::ChatTemplate,
+    error::{Error, Result},
+    experts_implementation::{Backbone, Choices, ExpertsImplementation, Phase},
+    families,
+    files::ModelFiles,
+    generate::GenerationConfig,
+    image_processor::Image,
+    model::{
+        Decoder, DecoderSpec, Forward, LoadReport, LogitsRows, Observer, Prompt, Session,
+        VisionTower, Visual, VisualRows, Weights,
+    },
+    multimodal::Multimodal,
+    tokenizer::Tokenizer,
+};
+
+/// A language model: a decoder, its tokenizer, the backends that run its experts, and, if it is
+/// multimodal, what gives it pictures to read.
+///
+/// All methods take `&self`: threads may share one model, each with a [`Session`] of its own.
+#[derive(Debug)]
+pub struct LanguageModel<D: Device = Cpu> {
+    decoder: Decoder<D>,
+    multimodal: Option<Multimodal<D>>,
+    tokenizer: Option<Tokenizer>,
+    chat_template: Option<ChatTemplate>,
+    generation_config: GenerationConfig,
+    origin: String,
+    report: LoadReport,
+    choices: RwLock<Arc<Choices<D>>>,
+}
+
+impl<D: Device> LanguageModel<D> {
+    /// Loads a model on a device.
+    ///
+    /// # Errors
+    /// As [`AutoModelForCausalLm::from_pretrained`].
+    pub fn load(device: D, files: ModelFiles, options: &LoadOptions) -> Result<Self> {
+        let spec = families::describe(&files.config)?;
+        let tokenizer = files.tokenizer.as_deref();
+        let tokenizer =
+            tokenizer.map(|bytes| Tokenizer::from_bytes("tokenizer.json", bytes)).transpose()?;
+        let chat_template = match &files.chat_template {
+            Some(template) => Some(ChatTemplate::new(template, files.tokenizer_config.as_ref())?),
+            None => None,
+        };
+        let eos = match files.config.sub(spec.text.backbone)? {
+            Some(text) => text.optional("eos_token_id")?,
+            None => files.config.optional("eos_token_id")?,
+        };
+        let generation_config = GenerationConfig::read(files.generation_config.as_ref(), eos)?;
+        let mut weights = Weights::new(&device, &files.checkpoint, options.dtype);
+        let decoder = Decoder::load(spec.text, &mut weights)?;
+        let multimodal = match spec.vision {
+            Some(spec) => Some(Multimodal::load(spec, &files, tokenizer.as_ref(), &mut weights)?),
+            None => None,
+        };
+        let report = weights.report();
+        tracing::info!(
+            in_place_bytes = report.in_place_bytes,
+            converted_bytes = report.converted_bytes,
+            "loaded the weights"
+        );
+        let choices = Choices::none();
+        let choices = choices.with(
+            &options.experts_implementation,
+            &backbones(&decoder, multimodal.as_ref()),
+            &device,
+        )?;
+        Ok(Self {
+            decoder,
+            multimodal,
+            tokenizer,
+            chat_template,
+            generation_config,
+            origin: files.origin,
+            report,
+            choices: RwLock::new(Arc::new(choices)),
+        })
+    }
+
+    /// Switches the experts backend from the next forward on: nothing is reloaded or copied, and
+    /// a forward in progress on another thread finishes with the backend it started with.
+    ///
+    /// # Errors
+    /// For a name that is not registered, a key that is no sub-config of the model, or a backend
+    /// that cannot run the model's experts; nothing has changed then.
+    pub fn set_experts_implementation(
+        &self,
+        implementation: impl Into<ExpertsImplementation>,
+    ) -> Result<()> {
+        let implementation = implementation.into();
+        let mut choices = self.choices.write().unwrap_or_else(PoisonError::into_inner);
+        let backbones = backbones(&self.decoder, self.multimodal.as_ref());
+        let next = choices.with(&implementation, &backbones, self.device())?;
+        tracing::info!(experts_implementation = %implementation, "switched");
+        *choices = Arc::new(next);
+        Ok(())
+    }
+
+    /// The experts backend of each backbone, `""` being the model itself; feeding it back to
+    /// [`set_experts_implementation`](Self::set_experts_implementation) restores it.
+    pub fn experts_implementation(&self) -> BTreeMap<String, String> {
+        self.choices().names()
+    }
+
+    /// An image, resized and cut into patches as the model's `preprocessor_config.json` says.
+    ///
+    /// # Errors
+    /// [`Error::TextOnly`] if the model reads text alone, [`Error::Image`] if the image is too long
+    /// for its width or beyond the pixel limit.
+    pub fn prepare_image(&self, image: &Image) -> Result<Visual> {
+        self.multimodal()?.prepare_image(image)
+    }
+
+    /// A video of frames of one size, each at its `timestamps` in seconds.
+    ///
+    /// # Errors
+    /// As [`prepare_image`](Self::prepare_image), and for frames that do not fit together.
+    pub fn prepare_video(&self, frames: &[Image], timestamps: &[f64]) -> Result<Visual> {
+        self.multimodal()?.prepare_video(frames, timestamps)
+    }
+
+    /// A text and the pictures its placeholders stand for (`<|image_pad|>`, one an image; a video's
+    /// is its own), in the order of each kind.
+    ///
+    /// - `add_special_tokens`: whether to add those that begin or end a text; chat templates write
+    ///   them themselves
+    ///
+    /// # Errors
+    /// [`Error::Placeholders`] if there are more or fewer placeholders than pictures,
+    /// [`Error::TextOnly`] for pictures if the model reads text alone, [`Error::Tokenizer`] if it
+    /// has no tokenizer.
+    pub fn prompt(
+        &self,
+        text: &str,
+        visuals: Vec<Visual>,
+        add_special_tokens: bool,
+    ) -> Result<Prompt> {
+        let tokenizer = self.require_tokenizer()?;
+        let (text, visuals) = match &self.multimodal {
+            Some(multimodal) => multimodal.expand(text, visuals)?,
+            None => (text.to_owned(), visuals),
+        };
+        self.prompt_of_tokens(tokenizer.encode(&text, add_special_tokens)?, visuals)
+    }
+
+    /// Token ids and the pictures that some of them stand for: a placeholder for each row of each
+    /// picture, see [`Prompt::new`].
+    ///
+    /// # Errors
+    /// As [`prompt`](Self::prompt), but that no tokenizer is needed.
+    pub fn prompt_of_tokens(&self, tokens: Vec<u32>, visuals: Vec<Visual>) -> Result<Prompt> {
+        match &self.multimodal {
+            Some(multimodal) => Prompt::new(tokens, visuals, multimodal.tower().spec()),
+            None if visuals.is_empty() => Ok(tokens.into()),
+            None => Err(self.text_only()),
+        }
+    }
+
+    /// Whether the model can be given pictures.
+    ///
+    /// # Errors
+    /// [`Error::TextOnly`] if it reads text alone.
+    pub fn require_vision(&self) -> Result<()> {
+        self.multimodal().map(|_| ())
+    }
+
+    /// What stands for a picture in a text: `<|image_pad|>`, `<|video_pad|>`.
+    ///
+    /// # Errors
+    /// [`Error::TextOnly`] if the model reads text alone, [`Error::Tokenizer`] if it has no
+    /// tokenizer.
+    pub fn placeholder(&self, visual: &Visual) -> Result<String> {
+        self.require_tokenizer()?;
+        Ok(self.multimodal()?.placeholder(visual).unwrap_or_default())
+    }
+
+    /// Logits [T, V], row-major, for one prompt of T tokens.
+    ///
+    /// # Errors
+    /// For an id beyond the vocabulary or more tokens than the model has positions for.
+    pub fn logits(&self, prompt: impl Into<Prompt>) -> Result<Vec<f32>> {
+        self.logits_observed(prompt, &mut |_, _| {})
+    }
+
+    /// [`logits`](Self::logits), showing every stage of every layer on the way.
+    ///
+    /// # Errors
+    /// As [`logits`](Self::logits).
+    pub fn logits_observed(
+        &self,
+        prompt: impl Into<Prompt>,
+        observer: Observer<'_, D>,
+    ) -> Result<Vec<f32>> {
+        let prompt = prompt.into();
+        let tokens = prompt.tokens().len();
+        self.check_context(tokens)?;
+        let mut session = self.decoder.session(1)?;
+        let batch = Batch::new(vec![Span { sequence: 0, start: 0, tokens }]);
+        let positions: Vec<_> = (0..tokens).map(|index| prompt.position(index)).collect();
+        let choices = self.choices();
+        self.decoder.forward(Forward {
+            ids: prompt.tokens(),
+            batch: &batch,
+            positions: &positions,
+            visuals: &self.visual_rows(&prompt, 0, 0)?,
+            session: &mut session,
+            experts: choices.backend(self.spec().backbone, Phase::Prefill),
+            logits: LogitsRows::All,
+            observer,
+        })
+    }
+
+    /// One forward of a generation over the tokens of `prompts` that their sequences have not read:
+    /// logits [spans, V] after the last token of each span.
+    pub(crate) fn step(
+        &self,
+        prompts: &[&Prompt],
+        batch: &Batch,
+        session: &mut Session<D>,
+        phase: Phase,
+    ) -> Result<Vec<f32>> {
+        let (mut ids, mut positions, mut visuals) = (Vec::new(), Vec::new(), Vec::new());
+        for (prompt, (span, rows)) in prompts.iter().zip(batch.rows()) {
+            let tokens = span.start..span.start + span.tokens;
+            ids.extend_from_slice(&prompt.tokens()[tokens.clone()]);
+            positions.extend(tokens.map(|index| prompt.position(index)));
+            visuals.extend(self.visual_rows(prompt, span.start, rows.start)?);
+        }
+        let choices = self.choices();
+        self.decoder.forward(Forward {
+            ids: &ids,
+            batch,
+            positions: &positions,
+            visuals: &visuals,
+            session,
+            experts: choices.backend(self.spec().backbone, phase),
+            logits: LogitsRows::LastOfSpan,
+            observer: &mut |_, _| {},
+        })
+    }
+
+    /// The rows of the pictures among the tokens from `start` on, the first being row `first_row`.
+    fn visual_rows(
+        &self,
+        prompt: &Prompt,
+        start: usize,
+        first_row: usize,
+    ) -> Result<Vec<VisualRows<D>>> {
+        match &self.multimodal {
+            Some(multimodal) => multimodal.rows(prompt, start..prompt.tokens().len(), first_row),
+            None if prompt.visuals().next().is_some() => Err(self.text_only()),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    pub(crate) fn check_context(&self, tokens: usize) -> Result<()> {
+        let context = self.spec().max_position_embeddings;
+        if tokens > context { Err(Error::ContextExceeded { tokens, context }) } else { Ok(()) }
+    }
+
+    /// An empty session for a number of sequences that grow independently.
+    ///
+    /// # Errors
+    /// If the device has no room for it.
+    pub fn session(&self, sequences: usize) -> Result<Session<D>> {
+        self.decoder.session(sequences)
+    }
+
+    /// Where the model computes.
+    pub fn device(&self) -> &D {
+        self.decoder.device()
+    }
+
+    /// What the model is.
+    pub fn spec(&self) -> &DecoderSpec {
+        self.decoder.spec()
+    }
+
+    /// What turns pictures into rows of the decoder, if the model is multimodal.
+    pub fn vision_tower(&self) -> Option<&VisionTower<D>> {
+        self.multimodal.as_ref().map(Multimodal::tower)
+    }
+
+    /// Element type of the experts.
+    pub fn dtype(&self) -> Option<DType> {
+        self.decoder.experts().next().map(|experts| experts.spec().dtype)
+    }
+
+    /// The model's tokenizer, if it came with one.
+    pub fn tokenizer(&self) -> Option<&Tokenizer> {
+        self.tokenizer.as_ref()
+    }
+
+    /// The model's chat template, if it came with one.
+    pub fn chat_template(&self) -> Option<&ChatTemplate> {
+        self.chat_template.as_ref()
+    }
+
+    /// How the model's makers want it to generate.
+    pub fn generation_config(&self) -> &GenerationConfig {
+        &self.generation_config
+    }
+
+    /// The folder or file the model came from.
+    pub fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    /// What loading had to do beyond mapping files.
+    pub fn load_report(&self) -> LoadReport {
+        self.report
+    }
+
+    /// Bytes that backends keep beside the weights, in layouts of their own.
+    pub fn backend_cache_bytes(&self) -> usize {
+        self.decoder.experts().map(|experts| experts.cache().size_bytes()).sum()
+    }
+
+    /// Drops what backends keep beside the weights; the next use makes it anew.
+    pub fn clear_backend_caches(&self) {
+        for experts in self.decoder.experts() {
+            experts.cache().clear();
+        }
+    }
+
+    /// The model's tokenizer.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] if it came without one.
+    pub(crate) fn require_tokenizer(&self) -> Result<&Tokenizer> {
+        self.tokenizer().ok_or_else(|| Error::Tokenizer {
+            file: self.origin().to_owned(),
+            problem: "missing tokenizer.json, which turns text into token ids".to_owned(),
+        })
+    }
+
+    fn multimodal(&self) -> Result<&Multimodal<D>> {
+        self.multimodal.as_ref().ok_or_else(|| self.text_only())
+    }
+
+    fn text_only(&self) -> Error {
+        let model_type = self.spec().model_type.clone();
+        Error::TextOnly { origin: self.origin.clone(), model_type }
+    }
+
+    fn choices(&self) -> Arc<Choices<D>> {
+        Arc::clone(&self.choices.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// The parts of a model that have a backend each: a text model has one, itself.
+fn backbones<D: Device>(decoder: &Decoder<D>, multimodal: Option<&Multimodal<D>>) -> Vec<Backbone> {
+    let experts = decoder.experts().map(|experts| *experts.spec()).collect();
+    let text = Backbone { key: decoder.spec().backbone.to_owned(), experts };
+    // A tower without experts takes any name, so that one map serves many models.
+    let vision = multimodal.map(|multimodal| Backbone {
+        key: multimodal.tower().spec().backbone.to_owned(),
+        experts: Vec::new(),
+    });
+    [text].into_iter().chain(vision).collect()
+}

@@ -17,6 +17,10 @@ impl fmt::Display for Summary<'_> {
         let Self { model, load, stats } = self;
         let cpu = model.device();
         writeln!(f, "load     {:.3} s, {}", load.as_secs_f64(), model.origin())?;
+        if stats.patches > 0 {
+            let seconds = stats.vision.as_secs_f64();
+            writeln!(f, "vision   {} patches in {seconds:.3} s", stats.patches)?;
+        }
         writeln!(f, "prompt   {}", rate(stats.prompt_tokens, stats.prefill))?;
         writeln!(f, "decode   {}", rate(stats.decoded_tokens, stats.decode))?;
         if let Some(memory) = Memory::now() {

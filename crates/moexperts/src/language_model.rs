@@ -21,7 +21,7 @@ use crate::{
         Decoder, DecoderSpec, Forward, LoadReport, LogitsRows, Observer, Prompt, Session,
         VisionTower, Visual, VisualRows, Weights,
     },
-    multimodal::Multimodal,
+    multimodal::{Multimodal, Unread},
     tokenizer::Tokenizer,
 };
 
@@ -215,7 +215,7 @@ impl<D: Device> LanguageModel<D> {
             ids: prompt.tokens(),
             batch: &batch,
             positions: &positions,
-            visuals: &self.visual_rows(&prompt, 0, 0)?,
+            visuals: &self.visual_rows(&prompt, 0, 0)?.rows,
             session: &mut session,
             experts: choices.backend(self.spec().backbone, Phase::Prefill),
             logits: LogitsRows::All,
@@ -223,28 +223,29 @@ impl<D: Device> LanguageModel<D> {
         })
     }
 
-    /// One forward of a generation over the tokens of `prompts` that their sequences have not read:
-    /// logits [spans, V] after the last token of each span.
+    /// One forward of a generation over the tokens of `prompts` that their sequences have not read,
+    /// with the [`visual_rows`](Self::visual_rows) among them: logits [spans, V] after the last
+    /// token of each span.
     pub(crate) fn step(
         &self,
         prompts: &[&Prompt],
+        visuals: &[VisualRows<D>],
         batch: &Batch,
         session: &mut Session<D>,
         phase: Phase,
     ) -> Result<Vec<f32>> {
-        let (mut ids, mut positions, mut visuals) = (Vec::new(), Vec::new(), Vec::new());
-        for (prompt, (span, rows)) in prompts.iter().zip(batch.rows()) {
+        let (mut ids, mut positions) = (Vec::new(), Vec::new());
+        for (prompt, span) in prompts.iter().zip(batch.spans()) {
             let tokens = span.start..span.start + span.tokens;
             ids.extend_from_slice(&prompt.tokens()[tokens.clone()]);
             positions.extend(tokens.map(|index| prompt.position(index)));
-            visuals.extend(self.visual_rows(prompt, span.start, rows.start)?);
         }
         let choices = self.choices();
         self.decoder.forward(Forward {
             ids: &ids,
             batch,
             positions: &positions,
-            visuals: &visuals,
+            visuals,
             session,
             experts: choices.backend(self.spec().backbone, phase),
             logits: LogitsRows::LastOfSpan,
@@ -253,16 +254,16 @@ impl<D: Device> LanguageModel<D> {
     }
 
     /// The rows of the pictures among the tokens from `start` on, the first being row `first_row`.
-    fn visual_rows(
+    pub(crate) fn visual_rows(
         &self,
         prompt: &Prompt,
         start: usize,
         first_row: usize,
-    ) -> Result<Vec<VisualRows<D>>> {
+    ) -> Result<Unread<D>> {
         match &self.multimodal {
             Some(multimodal) => multimodal.rows(prompt, start..prompt.tokens().len(), first_row),
             None if prompt.visuals().next().is_some() => Err(self.text_only()),
-            None => Ok(Vec::new()),
+            None => Ok(Unread { rows: Vec::new(), patches: 0 }),
         }
     }
 

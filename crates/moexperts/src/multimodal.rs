@@ -25,6 +25,13 @@ pub(crate) struct Multimodal<D: Device> {
     placeholders: Option<Placeholders>,
 }
 
+/// Pictures that a forward is the first to read.
+pub(crate) struct Unread<D: Device> {
+    pub(crate) rows: Vec<VisualRows<D>>,
+    /// Patches the vision tower read for them.
+    pub(crate) patches: usize,
+}
+
 impl<D: Device> Multimodal<D> {
     pub(crate) fn load(
         spec: VisionSpec,
@@ -98,8 +105,8 @@ impl<D: Device> Multimodal<D> {
         prompt: &Prompt,
         tokens: Range<usize>,
         first_row: usize,
-    ) -> Result<Vec<VisualRows<D>>> {
-        let mut all = Vec::new();
+    ) -> Result<Unread<D>> {
+        let mut all = Unread { rows: Vec::new(), patches: 0 };
         for placed in prompt.placed() {
             let places: Vec<usize> = placed.frames.iter().cloned().flatten().collect();
             let wanted = |&(_, token): &(usize, &usize)| tokens.contains(token);
@@ -116,7 +123,8 @@ impl<D: Device> Multimodal<D> {
             if rows.len() < places.len() {
                 features = self.part(&features, &own)?;
             }
-            all.push(VisualRows { rows, features });
+            all.patches += placed.visual.pixels().patches();
+            all.rows.push(VisualRows { rows, features });
         }
         Ok(all)
     }

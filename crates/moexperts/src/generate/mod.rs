@@ -52,9 +52,13 @@ pub enum FinishReason {
 /// How long a generation took.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct GenerationStats {
+    /// Patches of pictures the vision tower read.
+    pub patches: usize,
+    /// Time for those.
+    pub vision: Duration,
     /// Prompt tokens that were computed (not those a session had).
     pub prompt_tokens: usize,
-    /// Time to the first tokens.
+    /// Time to the first tokens, less that of the vision tower.
     pub prefill: Duration,
     /// Tokens after the first of each sequence.
     pub decoded_tokens: usize,
@@ -226,9 +230,19 @@ impl<D: Device> Generation<'_, D> {
             return Ok(());
         }
         let start = Instant::now();
-        let phase = if self.options.decode_switch { self.phase } else { Phase::Prefill };
         let batch = Batch::new(spans);
-        let logits = self.model.step(&prompts, &batch, &mut self.session, phase)?;
+        let mut visuals = Vec::new();
+        for (prompt, (span, rows)) in prompts.iter().zip(batch.rows()) {
+            let unread = self.model.visual_rows(prompt, span.start, rows.start)?;
+            self.stats.patches += unread.patches;
+            visuals.extend(unread.rows);
+        }
+        if !visuals.is_empty() {
+            self.stats.vision += start.elapsed();
+        }
+        let start = Instant::now();
+        let phase = if self.options.decode_switch { self.phase } else { Phase::Prefill };
+        let logits = self.model.step(&prompts, &visuals, &batch, &mut self.session, phase)?;
         let vocab = self.model.spec().vocab_size;
         for (span, logits) in batch.spans().iter().zip(logits.chunks_exact(vocab)) {
             let sequence = &mut self.sequences[span.sequence];

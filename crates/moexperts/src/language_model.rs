@@ -10,7 +10,7 @@ use moexperts_cpu::Cpu;
 
 use crate::{
     auto::LoadOptions,
-    chat_template::ChatTemplate,
+    chat_template::{ChatTemplate, Message},
     error::{Error, Result},
     experts_implementation::{Backbone, Choices, ExpertsImplementation, Phase},
     families,
@@ -154,6 +154,21 @@ impl<D: Device> LanguageModel<D> {
             None => (text.to_owned(), visuals),
         };
         self.prompt_of_tokens(tokenizer.encode(&text, add_special_tokens)?, visuals)
+    }
+
+    /// A conversation with the beginning of the model's turn, and the pictures its parts stand for,
+    /// in the order of each kind.
+    ///
+    /// # Errors
+    /// As [`prompt`](Self::prompt); [`Error::Tokenizer`] if the model has no chat template, or the
+    /// template refuses the conversation.
+    pub fn chat_prompt(&self, messages: &[Message], visuals: Vec<Visual>) -> Result<Prompt> {
+        let template = self.chat_template().ok_or_else(|| Error::Tokenizer {
+            file: self.origin.clone(),
+            problem: "the model has no chat template".to_owned(),
+        })?;
+        // The template writes the special tokens itself.
+        self.prompt(&template.render(messages, true)?, visuals, false)
     }
 
     /// Token ids and the pictures that some of them stand for: a placeholder for each row of each

@@ -63,17 +63,16 @@ fn encode(model: &LanguageModel, text: &str, visuals: &[Visual]) -> Result<Promp
     Ok(model.prompt(text, visuals.to_vec(), true)?)
 }
 
-/// A conversation with the beginning of the model's turn. The template writes the special tokens
-/// itself.
+/// A conversation with the beginning of the model's turn.
 fn encode_messages(
     model: &LanguageModel,
     messages: &[Message],
     visuals: &[Visual],
 ) -> Result<Prompt, CliError> {
     let missing = || CliError::NoChatTemplate { origin: model.origin().to_owned() };
-    let template = model.chat_template().ok_or_else(missing)?;
+    model.chat_template().ok_or_else(missing)?;
     check_tokenizer(model)?;
-    Ok(model.prompt(&template.render(messages, true)?, visuals.to_vec(), false)?)
+    Ok(model.chat_prompt(messages, visuals.to_vec())?)
 }
 
 /// Reads an image and makes it ready for the model.

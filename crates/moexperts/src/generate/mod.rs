@@ -113,6 +113,24 @@ impl<D: Device> LanguageModel<D> {
     ) -> Result<Vec<String>> {
         let encode = |prompt: &&str| self.encode(prompt);
         let prompts = prompts.iter().map(encode).collect::<Result<Vec<_>>>()?;
+        self.texts(prompts, options)
+    }
+
+    /// The text that continues a prompt, which may hold pictures.
+    ///
+    /// # Errors
+    /// As [`generate`](Self::generate).
+    pub fn generate_prompt(&self, prompt: Prompt, options: &GenerateOptions) -> Result<String> {
+        self.require_tokenizer()?;
+        let mut texts = self.texts(vec![prompt], options)?;
+        Ok(texts.pop().unwrap_or_default())
+    }
+
+    fn texts(
+        &self,
+        prompts: Vec<impl Into<Prompt>>,
+        options: &GenerateOptions,
+    ) -> Result<Vec<String>> {
         let mut texts = vec![String::new(); prompts.len()];
         for event in self.generate_tokens(prompts, options)? {
             let event = event?;

@@ -1,4 +1,4 @@
-//! Bars for downloads and for rows of a table.
+//! Bars for downloads, for conversions and for rows of a table.
 
 use std::{
     collections::HashMap,
@@ -7,7 +7,7 @@ use std::{
 };
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
-use moexperts::hub::Progress;
+use moexperts::Progress;
 
 const TEMPLATE: &str = "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
 

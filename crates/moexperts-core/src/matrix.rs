@@ -361,45 +361,26 @@ impl Matrix {
     /// # Errors
     /// None for a matrix that could be made.
     pub fn transposed(&self) -> Result<Self> {
-        self.exchanged(1)
-    }
-
-    /// A copy of `count` matrices of equal height, one below the other, each with rows and columns
-    /// exchanged: [count · rows, cols] becomes [count · cols, rows].
-    ///
-    /// # Errors
-    /// [`Error::Shape`] if the rows are no multiple of `count`.
-    pub fn exchanged(&self, count: usize) -> Result<Self> {
         /// Rows and columns of a square that fits the first-level cache in both orders.
         const SQUARE: usize = 32;
-        fn exchange<T: Element>(values: &[T], m: &Matrix, count: usize) -> Result<Matrix> {
-            let (rows, cols, stride) = (m.rows() / count, m.cols(), m.row_stride());
-            let mut out = vec![T::from_f32(0.0); m.rows() * cols];
-            for (index, out) in out.chunks_exact_mut((rows * cols).max(1)).enumerate() {
-                for (top, left) in (0..rows)
-                    .step_by(SQUARE)
-                    .flat_map(|top| (0..cols).step_by(SQUARE).map(move |left| (top, left)))
-                {
+        fn exchange<T: Element>(values: &[T], m: &Matrix) -> Result<Matrix> {
+            let (rows, cols, stride) = (m.rows(), m.cols(), m.row_stride());
+            let mut out = vec![T::from_f32(0.0); rows * cols];
+            for top in (0..rows).step_by(SQUARE) {
+                for left in (0..cols).step_by(SQUARE) {
                     for col in left..cols.min(left + SQUARE) {
                         for row in top..rows.min(top + SQUARE) {
-                            out[col * rows + row] = values[(index * rows + row) * stride + col];
+                            out[col * rows + row] = values[row * stride + col];
                         }
                     }
                 }
             }
-            Matrix::from_vec(count * cols, rows, out)
-        }
-        if count == 0 || !self.rows().is_multiple_of(count) {
-            return Err(Error::Shape {
-                what: "rows to exchange".into(),
-                expected: format!("a multiple of {count}"),
-                got: self.rows().to_string(),
-            });
+            Matrix::from_vec(cols, rows, out)
         }
         match self.elements() {
-            Elements::F32(values) => exchange(values, self, count),
-            Elements::F16(values) => exchange(values, self, count),
-            Elements::Bf16(values) => exchange(values, self, count),
+            Elements::F32(values) => exchange(values, self),
+            Elements::F16(values) => exchange(values, self),
+            Elements::Bf16(values) => exchange(values, self),
         }
     }
 }
@@ -434,19 +415,14 @@ mod tests {
     }
 
     #[test]
-    fn each_matrix_of_a_stack_is_exchanged() {
-        let values: Vec<f32> = (0..3 * 40 * 35).map(|value| value as f32).collect();
-        let stack = Matrix::from_vec(3 * 40, 35, values).unwrap();
-        let exchanged = stack.exchanged(3).unwrap();
-        assert_eq!((exchanged.rows(), exchanged.cols()), (3 * 35, 40));
-        for index in 0..3 {
-            let one = stack.row_range(index * 40..(index + 1) * 40).transposed().unwrap();
-            let part = exchanged.row_range(index * 35..(index + 1) * 35);
-            assert_eq!(part.to_f32(), one.to_f32());
-            assert_eq!(part.row(34).get(39), stack.row(index * 40 + 39).get(34));
+    fn transposing_exchanges_places_beyond_one_square() {
+        let values: Vec<f32> = (0..40 * 70).map(|value| value as f32).collect();
+        let matrix = Matrix::from_vec(40, 70, values).unwrap().rows_stepped(0..40, 2);
+        let exchanged = matrix.transposed().unwrap();
+        assert_eq!((exchanged.rows(), exchanged.cols()), (70, 20));
+        for (row, col) in [(0, 0), (19, 69), (3, 40), (17, 31)] {
+            assert_eq!(exchanged.row(col).get(row), matrix.row(row).get(col));
         }
-        assert!(stack.exchanged(7).is_err());
-        assert!(stack.exchanged(0).is_err());
     }
 
     #[test]

@@ -15,8 +15,9 @@ use crate::{
     experts_implementation::ExpertsImplementation,
     families::{Family, Task},
     files::ModelFiles,
-    hub::{self, HubOptions, Progress},
+    hub::{self, HubOptions},
     language_model::LanguageModel,
+    progress::Progress,
 };
 
 /// Finds and loads models of any task.
@@ -130,7 +131,7 @@ pub struct LoadOptions {
     pub(crate) experts_implementation: ExpertsImplementation,
     threads: Option<NonZero<usize>>,
     hub: HubOptions,
-    progress: Arc<dyn Progress>,
+    pub(crate) progress: Arc<dyn Progress>,
 }
 
 impl LoadOptions {
@@ -174,7 +175,7 @@ impl LoadOptions {
         self
     }
 
-    /// Who is told how a download goes.
+    /// Who is told how downloads and conversions go.
     #[must_use]
     pub fn progress(mut self, progress: Arc<dyn Progress>) -> Self {
         self.progress = progress;

@@ -31,6 +31,7 @@ pub mod image_processor;
 mod language_model;
 pub mod model;
 mod multimodal;
+mod progress;
 mod tokenizer;
 
 pub use auto::{AutoModel, AutoModelForCausalLm, AutoModelForImageTextToText, LoadOptions};
@@ -43,6 +44,7 @@ pub use generate::{
 pub use image_processor::Image;
 pub use language_model::LanguageModel;
 pub use model::{Prompt, Visual};
+pub use progress::Progress;
 pub use tokenizer::Tokenizer;
 
 pub use moexperts_core::{

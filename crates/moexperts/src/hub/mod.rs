@@ -27,6 +27,7 @@ use self::cache::{RepositoryCache, cache_error, create_parent};
 use self::client::{Answer, Client, RemoteFile, transfer};
 pub use self::error::HubError;
 use self::settings::Settings;
+use crate::progress::Progress;
 
 const CONFIG: &str = "config.json";
 /// Files a model may come without; the last three belong to multimodal ones.
@@ -100,23 +101,6 @@ impl fmt::Debug for HubOptions {
             .field("offline", &self.offline)
             .finish()
     }
-}
-
-/// Hears of each file that is downloaded, on the thread that called [`fetch`]; not of files that
-/// are in the cache. `()` ignores it all.
-pub trait Progress: Send + Sync {
-    /// A download of `bytes` in all begins.
-    fn start(&self, file: &str, bytes: u64);
-    /// `bytes` more are there; for a continued download the first call is the part on disk.
-    fn advance(&self, file: &str, bytes: u64);
-    /// The file is whole and in the cache. Not called if the download fails.
-    fn finish(&self, file: &str);
-}
-
-impl Progress for () {
-    fn start(&self, _file: &str, _bytes: u64) {}
-    fn advance(&self, _file: &str, _bytes: u64) {}
-    fn finish(&self, _file: &str) {}
 }
 
 /// One call of [`fetch`], with its commit known.

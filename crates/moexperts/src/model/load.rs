@@ -12,6 +12,41 @@ use super::{
 };
 use crate::error::{Error, Result};
 
+/// What is told of experts that are converted.
+const CONVERSION: &str = "converting the experts";
+
+/// Whether a fused tensor is stored [E, in, out], as the family's checkpoints have it; one that is
+/// of the used `shape` [E, out, in] is taken as it is.
+fn is_exchanged<D: Device>(
+    weights: &Weights<'_, D>,
+    spec: &MoeSpec,
+    name: &str,
+    shape: [usize; 3],
+) -> bool {
+    let stored = weights.shape(name);
+    spec.fused == Orientation::InOut && stored.is_some_and(|stored| stored != shape)
+}
+
+/// Bytes of the fused experts that are stored [E, in, out].
+fn to_exchange<D: Device>(spec: &DecoderSpec, weights: &Weights<'_, D>) -> u64 {
+    let (mut bytes, hidden) = (0, spec.hidden_size);
+    for (index, layer) in spec.layers.iter().enumerate() {
+        let MlpSpec::Moe(moe) = &layer.mlp else { continue };
+        let (count, inner) = (moe.num_experts, moe.moe_intermediate_size);
+        for (part, shape) in
+            [("gate_up_proj", [count, 2 * inner, hidden]), ("down_proj", [count, hidden, inner])]
+        {
+            for module in moe.names.modules {
+                let name = format!("{}.layers.{index}.{module}.experts.{part}", spec.module);
+                if is_exchanged(weights, moe, &name, shape) {
+                    bytes += weights.used_bytes(&name) as u64;
+                }
+            }
+        }
+    }
+    bytes
+}
+
 /// Reads the tensors of one decoder.
 struct Loader<'w, 'a, D> {
     weights: &'w mut Weights<'a, D>,
@@ -33,10 +68,19 @@ impl<D: Device> Decoder<D> {
             false => Some(weights.linear("lm_head", table, false)?),
         };
         let norm = weights.vector(&module("norm.weight"), hidden_size)?;
+        let conversion = to_exchange(&spec, weights);
+        let progress = weights.progress();
+        if conversion > 0 {
+            tracing::info!(bytes = conversion, "converting experts stored [in, out]");
+            progress.start(CONVERSION, conversion);
+        }
         let mut loader = Loader { weights, hidden_size };
         let mut layers = Vec::with_capacity(spec.layers.len());
         for (index, layer) in spec.layers.iter().enumerate() {
             layers.push(loader.layer(&spec, layer, &module(&format!("layers.{index}")))?);
+        }
+        if conversion > 0 {
+            progress.finish(CONVERSION);
         }
         Ok(Self { device, spec, embed_tokens, layers, norm, lm_head })
     }
@@ -129,12 +173,11 @@ impl<D: Device> Loader<'_, '_, D> {
             let count = spec.num_experts;
             let gate_up = self.fused(spec, &gate_up_name, [count, 2 * inner, hidden])?;
             let down = self.fused(spec, &format!("{prefix}.down_proj"), [count, hidden, inner])?;
-            for expert in 0..count {
-                let gate = 2 * expert * inner;
+            for (gate_up, down) in gate_up.into_iter().zip(down) {
                 experts.push(Expert {
-                    gate_proj: Some(bare(gate_up.row_range(gate..gate + inner))),
-                    up_proj: bare(gate_up.row_range(gate + inner..gate + 2 * inner)),
-                    down_proj: bare(down.row_range(expert * hidden..(expert + 1) * hidden)),
+                    gate_proj: Some(bare(gate_up.row_range(0..inner))),
+                    up_proj: bare(gate_up.row_range(inner..2 * inner)),
+                    down_proj: bare(down),
                 });
             }
         } else {
@@ -163,14 +206,16 @@ impl<D: Device> Loader<'_, '_, D> {
         })
     }
 
-    /// A projection of all experts, [E, out, in] or, where the family's checkpoints have it so and
-    /// the tensor is not of the first shape, [E, in, out].
-    fn fused(&mut self, spec: &MoeSpec, name: &str, shape: [usize; 3]) -> Result<Matrix> {
-        let as_used = self.weights.shape(name).is_some_and(|stored| stored == shape);
-        match spec.fused {
-            Orientation::InOut if !as_used => self.weights.stack_exchanged(name, shape),
-            _ => self.weights.stack(name, shape),
+    /// A projection of each expert, stored [E, out, in] or, where the family's checkpoints have it
+    /// so, [E, in, out].
+    fn fused(&mut self, spec: &MoeSpec, name: &str, shape: [usize; 3]) -> Result<Vec<Matrix>> {
+        if !is_exchanged(self.weights, spec, name, shape) {
+            return self.weights.stack(name, shape);
         }
+        let exchanged = self.weights.stack_exchanged(name, shape)?;
+        let bytes: usize = exchanged.iter().map(Matrix::size_bytes).sum();
+        self.weights.progress().advance(CONVERSION, bytes as u64);
+        Ok(exchanged)
     }
 
     fn gated_mlp(&mut self, prefix: &str, inner: usize) -> Result<[DeviceLinear<D>; 3]> {

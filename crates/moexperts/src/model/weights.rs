@@ -1,10 +1,13 @@
 //! The tensors of a checkpoint, brought to a device.
 
+use std::{fmt, num::NonZero, panic::resume_unwind, thread};
+
 use moexperts_core::{DType, Device, DeviceLinear, Linear, Matrix};
 
 use crate::{
     checkpoint::Checkpoint,
-    error::{Error, Result},
+    error::Result,
+    progress::Progress,
 };
 
 /// What loading had to do beyond mapping files.
@@ -17,24 +20,44 @@ pub struct LoadReport {
 }
 
 /// Finds tensors in a checkpoint and brings them to a device.
-#[derive(Debug)]
 pub struct Weights<'a, D> {
     device: &'a D,
     checkpoint: &'a Checkpoint,
     dtype: Option<DType>,
+    progress: &'a dyn Progress,
     report: LoadReport,
+}
+
+impl<D: Device> fmt::Debug for Weights<'_, D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Weights")
+            .field("device", &self.device)
+            .field("dtype", &self.dtype)
+            .field("report", &self.report)
+            .finish_non_exhaustive()
+    }
 }
 
 impl<'a, D: Device> Weights<'a, D> {
     /// Weights of `checkpoint` for `device`; `dtype` converts matrices, `None` takes them as
     /// stored.
-    pub fn new(device: &'a D, checkpoint: &'a Checkpoint, dtype: Option<DType>) -> Self {
-        Self { device, checkpoint, dtype, report: LoadReport::default() }
+    pub fn new(
+        device: &'a D,
+        checkpoint: &'a Checkpoint,
+        dtype: Option<DType>,
+        progress: &'a dyn Progress,
+    ) -> Self {
+        Self { device, checkpoint, dtype, progress, report: LoadReport::default() }
     }
 
     /// Where they go.
     pub fn device(&self) -> &'a D {
         self.device
+    }
+
+    /// Who is told of conversions.
+    pub(super) fn progress(&self) -> &'a dyn Progress {
+        self.progress
     }
 
     /// What was read so far.
@@ -50,6 +73,14 @@ impl<'a, D: Device> Weights<'a, D> {
     /// The shape of a tensor, if there is one of this name.
     pub(super) fn shape(&self, name: &str) -> Option<&[usize]> {
         self.checkpoint.shape(name)
+    }
+
+    /// Bytes of a tensor's elements as they will be used, 0 if there is none of this name.
+    pub(super) fn used_bytes(&self, name: &str) -> usize {
+        let stored = self.checkpoint.tensors().find(|(tensor, ..)| *tensor == name);
+        stored.map_or(0, |(_, shape, dtype)| {
+            shape.iter().product::<usize>() * self.dtype.unwrap_or(dtype).size_bytes()
+        })
     }
 
     /// `{name}.weight` [out, in] and, if asked for, `{name}.bias` `[out]`.
@@ -88,24 +119,38 @@ impl<'a, D: Device> Weights<'a, D> {
         self.convert(stored)
     }
 
-    /// A tensor [n, rows, cols] as [n · rows, cols], still on the host.
-    pub(super) fn stack(&mut self, name: &str, shape: [usize; 3]) -> Result<Matrix> {
+    /// A tensor [n, rows, cols] as `n` matrices, still on the host.
+    pub(super) fn stack(&mut self, name: &str, shape: [usize; 3]) -> Result<Vec<Matrix>> {
         let stored = self.checkpoint.stack(name, shape)?;
-        self.convert(stored)
+        let matrix = self.convert(stored)?;
+        Ok(parts(&matrix, shape[0]))
     }
 
-    /// A tensor [n, cols, rows] as [n · rows, cols], each of the `n` with its axes exchanged.
+    /// A tensor [n, cols, rows] as `n` matrices [rows, cols]: copies with their axes exchanged,
+    /// made by all threads of the machine.
     pub(super) fn stack_exchanged(
         &mut self,
         name: &str,
         [n, rows, cols]: [usize; 3],
-    ) -> Result<Matrix> {
-        let stored = self.checkpoint.stack(name, [n, cols, rows])?;
-        let refused = |source| Error::from(source);
-        let matrix = stored.exchanged(n).map_err(refused)?;
-        let matrix = matrix.to_dtype(self.dtype.unwrap_or(matrix.dtype())).map_err(refused)?;
-        self.report.converted_bytes += matrix.size_bytes();
-        Ok(matrix)
+    ) -> Result<Vec<Matrix>> {
+        let stored = parts(&self.checkpoint.stack(name, [n, cols, rows])?, n);
+        let exchange = |stored: &Matrix| {
+            let matrix = stored.transposed()?;
+            matrix.to_dtype(self.dtype.unwrap_or(matrix.dtype()))
+        };
+        let threads = thread::available_parallelism().map_or(1, NonZero::get);
+        let share = n.div_ceil(threads).max(1);
+        let exchanged = thread::scope(|scope| {
+            let shares: Vec<_> = stored
+                .chunks(share)
+                .map(|share| scope.spawn(move || share.iter().map(exchange).collect::<Vec<_>>()))
+                .collect();
+            shares.into_iter().flat_map(|share| share.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
+        });
+        let exchanged: Result<Vec<Matrix>, moexperts_core::Error> = exchanged;
+        let exchanged = exchanged?;
+        self.report.converted_bytes += exchanged.iter().map(Matrix::size_bytes).sum::<usize>();
+        Ok(exchanged)
     }
 
     /// A tensor of filters [out, …] as [out, values of a filter], still on the host.
@@ -124,4 +169,10 @@ impl<'a, D: Device> Weights<'a, D> {
         }
         Ok(matrix)
     }
+}
+
+/// A matrix cut into `n` of equal height, in place.
+fn parts(matrix: &Matrix, n: usize) -> Vec<Matrix> {
+    let rows = matrix.rows().checked_div(n).unwrap_or(0);
+    (0..n).map(|index| matrix.row_range(index * rows..(index + 1) * rows)).collect()
 }

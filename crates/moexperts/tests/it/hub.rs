@@ -6,7 +6,10 @@ use std::error::Error as _;
 use std::fs;
 use std::sync::{Arc, Mutex};
 
-use moexperts::hub::{HubError, HubOptions, Progress, fetch};
+use moexperts::{
+    Progress,
+    hub::{HubError, HubOptions, fetch},
+};
 use tempfile::TempDir;
 
 use crate::hub_server::{Behaviour, COMMIT, HubServer, REPO, Request, etag};

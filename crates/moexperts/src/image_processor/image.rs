@@ -196,3 +196,6 @@ fn in_words(error: &ImageError) -> String {
 fn truncated() -> String {
     "is truncated, expected a whole image; save or fetch it again".to_owned()
 }
+
+#[cfg(test)]
+mod tests;

@@ -29,7 +29,7 @@ const DEFAULTS: Defaults = Defaults {
     size: [56 * 56, 28 * 28 * 1280],
     older_size_keys: Some(["min_pixels", "max_pixels"]),
     image_mean: [0.481_454_66, 0.457_827_5, 0.408_210_73],
-    image_std: [0.268_629_54, 0.261_302_58, 0.275_777_11],
+    image_std: [0.268_629_54, 0.261_302_6, 0.275_777_1],
     patch_size: 14,
 };
 
@@ -66,7 +66,7 @@ impl ImageProcessor {
         } else {
             settings.whole_blocks(image)?
         };
-        let resized = resize::resize(image, size, settings.resample)?;
+        let resized = resize::resize(image, size, settings.resample);
         let mut patches = Patches::new(settings, 1, size);
         patches.put(&resized, 0, 0..settings.temporal_patch_size);
         Ok(patches.finish())

@@ -1,63 +1,133 @@
-//! Resizing, byte for byte as torchvision does it on a CPU.
+//! Resizing, byte for byte as torch does it on a CPU, where it follows Pillow-SIMD.
 //!
-//! Torch and `fast_image_resize` share an ancestor, Pillow-SIMD: weights of 16 bits with as many
-//! fraction bits as the largest of them allows, and a result of 8 bits after each direction. The
-//! order of the two directions is not shared, so here they are two calls, rows first.
+//! Rows first, then columns, each to 8 bits. Weights have 16 bits, with as many fraction bits as
+//! the largest of an axis allows. They are made in f64 and in torch's order of operations: where
+//! one falls between two integers, the last bit decides.
 
 use std::borrow::Cow;
 
-use fast_image_resize::{
-    FilterType, ResizeAlg, ResizeOptions, Resizer,
-    images::{TypedImage, TypedImageRef},
-    pixels::U8x3,
-};
-
 use super::{Image, settings::Resample};
-use crate::error::{Error, Result};
+
+/// The most fraction bits: sums of products with bytes stay within an i32.
+const MOST_PRECISION: u32 = 22;
 
 /// The image at [height, width]: RGB, 8 bits a channel, row-major.
-pub(super) fn resize<'a>(
-    image: &'a Image,
+pub(super) fn resize(
+    image: &Image,
     [height, width]: [usize; 2],
     resample: Resample,
-) -> Result<Cow<'a, [u8]>> {
+) -> Cow<'_, [u8]> {
     let mut pixels = Cow::Borrowed(image.rgb8());
     if width != image.width() {
-        let from = [image.height(), image.width()];
-        pixels = Cow::Owned(once(image, &pixels, from, [image.height(), width], resample)?);
+        let axis = Axis::new(image.width(), width, resample);
+        pixels = Cow::Owned(resize_rows(&pixels, image.width(), &axis));
     }
     if height != image.height() {
-        let from = [image.height(), width];
-        pixels = Cow::Owned(once(image, &pixels, from, [height, width], resample)?);
+        let axis = Axis::new(image.height(), height, resample);
+        pixels = Cow::Owned(resize_columns(&pixels, width * 3, &axis));
     }
-    Ok(pixels)
+    pixels
 }
 
-fn once(
-    image: &Image,
-    pixels: &[u8],
-    from: [usize; 2],
-    to: [usize; 2],
-    resample: Resample,
-) -> Result<Vec<u8>> {
-    let failed = |problem: String| Error::Image { name: image.name().to_owned(), problem };
-    let edges = |[height, width]: [usize; 2]| match (u32::try_from(width), u32::try_from(height)) {
-        (Ok(width), Ok(height)) => Ok((width, height)),
-        _ => Err(failed(format!("has an edge that is too long: {width}x{height} pixels"))),
-    };
-    let ((from_width, from_height), (to_width, to_height)) = (edges(from)?, edges(to)?);
-    let filter = match resample {
-        Resample::Bilinear => FilterType::Bilinear,
-        Resample::Bicubic => FilterType::CatmullRom,
-    };
-    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter)).use_alpha(false);
-    let mut resized = vec![0; to[0] * to[1] * 3];
-    let source = TypedImageRef::<U8x3>::from_buffer(from_width, from_height, pixels)
-        .map_err(|error| failed(format!("cannot be resized: {error}")))?;
-    let mut target = TypedImage::<U8x3>::from_buffer(to_width, to_height, &mut resized)
-        .map_err(|error| failed(format!("cannot be resized: {error}")))?;
-    Resizer::new()
-        .resize_typed(&source, &mut target, &options)
-        .map_err(|error| failed(format!("cannot be resized: {error}")))?;
-    Ok(resized)
+/// What each place along one edge is made of.
+struct Axis {
+    /// Fraction bits of the weights.
+    precision: u32,
+    /// The first place it comes from, and the weights from there on.
+    taps: Vec<(usize, Vec<i16>)>,
+}
+
+impl Axis {
+    fn new(from: usize, to: usize, resample: Resample) -> Self {
+        let (filter, radius): (fn(f64) -> f64, f64) = match resample {
+            Resample::Bilinear => (triangle, 1.0),
+            Resample::Bicubic => (cubic, 2.0),
+        };
+        let scale = from as f64 / to as f64;
+        let (support, shrink) =
+            if scale >= 1.0 { (radius * scale, 1.0 / scale) } else { (radius, 1.0) };
+        let exact: Vec<(usize, Vec<f64>)> = (0..to)
+            .map(|place| {
+                let center = scale * (place as f64 + 0.5);
+                let start = (center - support + 0.5) as usize;
+                let end = ((center + support + 0.5) as usize).min(from);
+                let weight = |at: usize| filter((at as f64 - center + 0.5) * shrink);
+                let mut weights: Vec<f64> = (start..end).map(weight).collect();
+                let total: f64 = weights.iter().sum();
+                if total != 0.0 {
+                    weights.iter_mut().for_each(|weight| *weight /= total);
+                }
+                (start, weights)
+            })
+            .collect();
+        let largest = exact.iter().flat_map(|(_, weights)| weights).copied().fold(0.0, f64::max);
+        let fits = |bits: &u32| largest * f64::from(1_u32 << bits) + 0.5 < f64::from(1 << 15);
+        let precision = (1..=MOST_PRECISION).take_while(fits).last().unwrap_or(1);
+        let unit = f64::from(1_u32 << precision);
+        let fixed = |weight: f64| (weight * unit + 0.5_f64.copysign(weight)) as i16;
+        let taps = exact
+            .into_iter()
+            .map(|(start, weights)| (start, weights.into_iter().map(fixed).collect()))
+            .collect();
+        Self { precision, taps }
+    }
+
+    /// What a sum of products starts from, so that it is rounded.
+    fn half(&self) -> i32 {
+        1 << (self.precision - 1)
+    }
+
+    fn byte(&self, sum: i32) -> u8 {
+        (sum >> self.precision).clamp(0, 255) as u8
+    }
+}
+
+fn resize_rows(pixels: &[u8], width: usize, axis: &Axis) -> Vec<u8> {
+    let rows = pixels.len() / (width * 3);
+    let mut resized = Vec::with_capacity(rows * axis.taps.len() * 3);
+    for row in pixels.chunks_exact(width * 3) {
+        let (row, _) = row.as_chunks::<3>();
+        for (start, weights) in &axis.taps {
+            let mut sums = [axis.half(); 3];
+            for (pixel, &weight) in row[*start..].iter().zip(weights) {
+                for (sum, &byte) in sums.iter_mut().zip(pixel) {
+                    *sum += i32::from(byte) * i32::from(weight);
+                }
+            }
+            resized.extend(sums.map(|sum| axis.byte(sum)));
+        }
+    }
+    resized
+}
+
+fn resize_columns(pixels: &[u8], row_len: usize, axis: &Axis) -> Vec<u8> {
+    let mut resized = Vec::with_capacity(axis.taps.len() * row_len);
+    let mut sums = vec![0; row_len];
+    for (start, weights) in &axis.taps {
+        sums.fill(axis.half());
+        for (row, &weight) in pixels[start * row_len..].chunks_exact(row_len).zip(weights) {
+            for (sum, &byte) in sums.iter_mut().zip(row) {
+                *sum += i32::from(byte) * i32::from(weight);
+            }
+        }
+        resized.extend(sums.iter().map(|&sum| axis.byte(sum)));
+    }
+    resized
+}
+
+fn triangle(x: f64) -> f64 {
+    (1.0 - x.abs()).max(0.0)
+}
+
+/// Keys' cubic with a = -1/2.
+fn cubic(x: f64) -> f64 {
+    const A: f64 = -0.5;
+    let x = x.abs();
+    if x < 1.0 {
+        ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0
+    } else if x < 2.0 {
+        ((A * x - 5.0 * A) * x + 8.0 * A) * x - 4.0 * A
+    } else {
+        0.0
+    }
 }

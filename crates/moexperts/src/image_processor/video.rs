@@ -87,7 +87,7 @@ impl VideoProcessor {
         for (index, frame) in frames.iter().enumerate() {
             let slot = index % temporal;
             let slots = if index + 1 == frames.len() { slot..temporal } else { slot..slot + 1 };
-            patches.put(&resize::resize(frame, size, settings.resample)?, index / temporal, slots);
+            patches.put(&resize::resize(frame, size, settings.resample), index / temporal, slots);
         }
         Ok(patches.finish())
     }

@@ -60,7 +60,8 @@ impl<D: Device> LanguageModel<D> {
             None => files.config.optional("eos_token_id")?,
         };
         let generation_config = GenerationConfig::read(files.generation_config.as_ref(), eos)?;
-        let mut weights = Weights::new(&device, &files.checkpoint, options.dtype, &*options.progress);
+        let mut weights =
+            Weights::new(&device, &files.checkpoint, options.dtype, &*options.progress);
         let decoder = Decoder::load(spec.text, &mut weights)?;
         let multimodal = match spec.vision {
             Some(spec) => Some(Multimodal::load(spec, &files, tokenizer.as_ref(), &mut weights)?),

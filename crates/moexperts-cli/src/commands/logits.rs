@@ -1,6 +1,6 @@
 //! `moexperts logits`.
 
-use moexperts::{LanguageModel, Prompt, Visual};
+use moexperts::{LanguageModel, Prompt, Visual, image_processor::PixelValues};
 use safetensors::tensor::{Dtype, TensorView};
 
 use super::{encode, load_model, read_image};
@@ -55,11 +55,11 @@ fn tensors(
     ];
     if let Some(first) = visuals.first() {
         let pixels = || visuals.iter().map(Visual::pixels);
-        let patches = pixels().map(|pixels| pixels.patches()).sum();
+        let patches = pixels().map(PixelValues::patches).sum();
         let shape = vec![patches, first.pixels().patch_len()];
         let values = pixels().flat_map(|pixels| pixels.values().iter().copied());
         tensors.push(Tensor::f32("pixel_values", shape, values));
-        let grids = pixels().flat_map(|pixels| pixels.grid_thw()).map(|size| size as i64);
+        let grids = pixels().flat_map(PixelValues::grid_thw).map(|size| size as i64);
         tensors.push(Tensor::i64("image_grid_thw", vec![visuals.len(), 3], grids));
     }
     Ok(tensors)

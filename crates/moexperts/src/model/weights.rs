@@ -4,11 +4,7 @@ use std::{fmt, num::NonZero, panic::resume_unwind, thread};
 
 use moexperts_core::{DType, Device, DeviceLinear, Linear, Matrix};
 
-use crate::{
-    checkpoint::Checkpoint,
-    error::Result,
-    progress::Progress,
-};
+use crate::{checkpoint::Checkpoint, error::Result, progress::Progress};
 
 /// What loading had to do beyond mapping files.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -145,7 +141,10 @@ impl<'a, D: Device> Weights<'a, D> {
                 .chunks(share)
                 .map(|share| scope.spawn(move || share.iter().map(exchange).collect::<Vec<_>>()))
                 .collect();
-            shares.into_iter().flat_map(|share| share.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
+            shares
+                .into_iter()
+                .flat_map(|share| share.join().unwrap_or_else(|panic| resume_unwind(panic)))
+                .collect()
         });
         let exchanged: Result<Vec<Matrix>, moexperts_core::Error> = exchanged;
         let exchanged = exchanged?;

@@ -72,7 +72,7 @@ fn a_registered_backend_passes_the_suite_and_runs_a_model() {
     let options = LoadOptions::new().dtype(DType::F32).experts_implementation("plain_loops");
     let model = load("olmoe", options);
     let before = CALLS.load(Ordering::Relaxed);
-    let logits = model.logits(&golden.ids("input_ids")).unwrap();
+    let logits = model.logits(golden.ids("input_ids")).unwrap();
     assert_close("logits", &logits, golden.values("logits"), 1e-4);
     assert!(CALLS.load(Ordering::Relaxed) >= before + model.spec().layers.len());
 }

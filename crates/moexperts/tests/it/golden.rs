@@ -17,7 +17,7 @@ fn every_stage_in_f32_is_transformers() {
             model.set_experts_implementation(backend).unwrap();
             let mut stages = 0;
             let device = model.device();
-            let logits = model.logits_observed(&golden.ids("input_ids"), &mut |layer, stage| {
+            let logits = model.logits_observed(golden.ids("input_ids"), &mut |layer, stage| {
                 let name = |stage: &str| format!("layers.{layer}.{stage}");
                 let check = |stage: &str, tensor| {
                     let got = device.read_tensor(tensor).unwrap();
@@ -72,7 +72,7 @@ fn half_precision_is_no_further_from_f64_than_transformers() {
                 let model = load_on(case, CpuOptions { isa: Some(isa), threads: None }, dtype);
                 for backend in BACKENDS {
                     model.set_experts_implementation(backend).unwrap();
-                    let logits = model.logits(&golden.ids("input_ids")).unwrap();
+                    let logits = model.logits(golden.ids("input_ids")).unwrap();
                     let ours = rms(logits.iter().map(|&logit| f64::from(logit)), exact);
                     assert!(
                         ours <= theirs,

@@ -568,9 +568,9 @@ fn a_model_is_loaded_from_the_hub_by_its_id() {
         moexperts::AutoModelForCausalLm::from_pretrained(REPO, options).unwrap()
     };
     let golden = crate::common::Golden::open("qwen3_moe");
-    let logits = load(false).logits(&golden.ids("input_ids")).unwrap();
+    let logits = load(false).logits(golden.ids("input_ids")).unwrap();
     crate::common::assert_close("logits", &logits, golden.values("logits"), 1e-4);
     server.take_requests();
-    assert_eq!(load(true).logits(&golden.ids("input_ids")).unwrap(), logits);
+    assert_eq!(load(true).logits(golden.ids("input_ids")).unwrap(), logits);
     assert!(server.take_requests().is_empty(), "offline asks nobody");
 }

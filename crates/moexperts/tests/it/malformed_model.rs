@@ -118,6 +118,6 @@ fn router_weights_that_are_no_numbers() {
     bytes[start..start + 4].copy_from_slice(&f32::NAN.to_le_bytes());
     fs::write(folder.path().join("model.safetensors"), bytes).unwrap();
     let model = load(folder.path()).unwrap();
-    let error = model.logits(&Golden::open("qwen2_moe").ids("input_ids")).unwrap_err();
+    let error = model.logits(Golden::open("qwen2_moe").ids("input_ids")).unwrap_err();
     assert_eq!(error.to_string(), "router logits is not finite at token 0");
 }

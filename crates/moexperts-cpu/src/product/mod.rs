@@ -402,10 +402,15 @@ pub(crate) fn pack<X: Input>(inputs: &[X], rows: &[u32], cols: usize, panel: &mu
     if rows.len() < PANEL || !cols.is_multiple_of(X::PAIR) {
         panel.fill(X::ZERO);
     }
-    for (lane, &row) in rows.iter().enumerate() {
-        let row = &inputs[row as usize * cols..][..cols];
-        for (columns, out) in row.chunks(X::PAIR).zip(panel.chunks_exact_mut(step)) {
-            out[lane * X::PAIR..][..columns.len()].copy_from_slice(columns);
+    // A few cache lines of every row at a time, so that the panel is written in order.
+    for (block, panel) in panel.chunks_mut(PANEL / X::PAIR * step).enumerate() {
+        let first = block * PANEL;
+        let width = PANEL.min(cols - first);
+        for (lane, &row) in rows.iter().enumerate() {
+            let values = &inputs[row as usize * cols + first..][..width];
+            for (col, &value) in values.iter().enumerate() {
+                panel[col / X::PAIR * step + lane * X::PAIR + col % X::PAIR] = value;
+            }
         }
     }
 }

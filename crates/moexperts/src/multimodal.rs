@@ -45,14 +45,20 @@ impl<D: Device> Multimodal<D> {
                 problem: format!("missing in {}; it says how images are resized", files.origin),
             });
         };
-        let image_processor = ImageProcessor::read(config)?;
-        check_patches(config, &image_processor, &spec)?;
-        let video_processor =
-            files.video_preprocessor_config.as_ref().map(VideoProcessor::read).transpose()?;
+        let images = ImageProcessor::read(config)?;
+        check_patches(config, images.patch_shape(), &spec)?;
+        let video_processor = match &files.video_preprocessor_config {
+            Some(config) => {
+                let videos = VideoProcessor::read(config)?;
+                check_patches(config, videos.patch_shape(), &spec)?;
+                Some(videos)
+            }
+            None => None,
+        };
         let placeholders =
             tokenizer.map(|tokenizer| Placeholders::new(spec.tokens, tokenizer)).transpose()?;
         let tower = VisionTower::load(spec, weights)?;
-        Ok(Self { tower, image_processor, video_processor, placeholders })
+        Ok(Self { tower, image_processor: images, video_processor, placeholders })
     }
 
     pub(crate) fn tower(&self) -> &VisionTower<D> {
@@ -139,12 +145,16 @@ impl<D: Device> Multimodal<D> {
     }
 }
 
-/// Whether the processor cuts images as the tower takes them.
-fn check_patches(file: &Config, processor: &ImageProcessor, spec: &VisionSpec) -> Result<()> {
+/// Whether a processor cuts pictures as the tower takes them.
+fn check_patches(
+    file: &Config,
+    [patch, frames, merge]: [usize; 3],
+    spec: &VisionSpec,
+) -> Result<()> {
     let pairs = [
-        ("patch_size", processor.patch_size(), spec.patch_size),
-        ("temporal_patch_size", processor.temporal_patch_size(), spec.temporal_patch_size),
-        ("merge_size", processor.merge_size(), spec.spatial_merge_size),
+        ("patch_size", patch, spec.patch_size),
+        ("temporal_patch_size", frames, spec.temporal_patch_size),
+        ("merge_size", merge, spec.spatial_merge_size),
     ];
     match pairs.into_iter().find(|(_, got, expected)| got != expected) {
         Some((key, _, expected)) => {

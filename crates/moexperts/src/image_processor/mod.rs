@@ -72,18 +72,10 @@ impl ImageProcessor {
         Ok(patches.finish())
     }
 
-    /// Pixels along a side of a patch.
-    pub fn patch_size(&self) -> usize {
-        self.settings.patch_size
-    }
-
-    /// Frames in a patch.
-    pub fn temporal_patch_size(&self) -> usize {
-        self.settings.temporal_patch_size
-    }
-
-    /// Patches along a side of a block, which is one token of the prompt.
-    pub fn merge_size(&self) -> usize {
-        self.settings.merge_size
+    /// Pixels along a side of a patch, frames in a patch, and patches along a side of a block, which
+    /// is one token of the prompt.
+    pub fn patch_shape(&self) -> [usize; 3] {
+        let settings = &self.settings;
+        [settings.patch_size, settings.temporal_patch_size, settings.merge_size]
     }
 }

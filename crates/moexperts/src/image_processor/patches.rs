@@ -57,11 +57,6 @@ impl PixelValues {
     pub fn values(&self) -> &[f32] {
         &self.values
     }
-
-    /// Tokens these patches take in a prompt: one for each `merge_size`² of them.
-    pub fn placeholders(&self, merge_size: usize) -> usize {
-        self.patches() / (merge_size * merge_size).max(1)
-    }
 }
 
 impl fmt::Debug for PixelValues {

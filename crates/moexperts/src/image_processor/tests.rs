@@ -141,7 +141,7 @@ fn patches_stand_in_blocks() {
     let image = Image::from_rgb8(4, 2, pixels).unwrap();
     let pixels = processor(json).unwrap().preprocess(&image).unwrap();
     assert_eq!(pixels.grid_thw(), [1, 2, 4]);
-    assert_eq!((pixels.patches(), pixels.patch_len(), pixels.placeholders(2)), (8, 6, 2));
+    assert_eq!((pixels.patches(), pixels.patch_len()), (8, 6));
     let first: Vec<f32> = pixels.values().chunks(6).map(|patch| patch[0]).collect();
     assert_eq!(first, [0.0, 1.0, 4.0, 5.0, 2.0, 3.0, 6.0, 7.0]);
     assert_eq!(pixels.values()[..6], [0.0, 0.0, 100.0, 100.0, 200.0, 200.0]);
@@ -181,7 +181,7 @@ fn both_dialects_of_the_budget_are_read() {
     let both = r#"{"max_pixels": 7840, "size": {"shortest_edge": 784, "longest_edge": 9}}"#;
     assert_eq!(older, processor(both).unwrap());
     assert_eq!(processor("{}").unwrap().settings.size, [3136, 1_003_520]);
-    assert_eq!(older.patch_size(), 14);
+    assert_eq!(older.patch_shape(), [14, 2, 2]);
 }
 
 #[test]

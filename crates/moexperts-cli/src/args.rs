@@ -98,8 +98,8 @@ pub(crate) struct PictureArgs {
     pub(crate) frame: Vec<PathBuf>,
 
     /// Frames a second that --frame gives; 2 by default.
-    #[arg(long, value_name = "FPS", default_value_t = 2.0, value_parser = frames_per_second)]
-    pub(crate) fps: f64,
+    #[arg(long, value_name = "FPS", requires = "frame", value_parser = frames_per_second)]
+    pub(crate) fps: Option<f64>,
 }
 
 fn frames_per_second(text: &str) -> Result<f64, String> {
@@ -150,7 +150,12 @@ pub(crate) struct LogitsArgs {
     pub(crate) token_ids: Vec<u32>,
 
     /// The text, as it is, outside any chat template; with images, a placeholder for each.
-    #[arg(long, value_name = "TEXT", group = "input")]
+    #[arg(
+        long,
+        value_name = "TEXT",
+        group = "input",
+        value_parser = clap::builder::NonEmptyStringValueParser::new()
+    )]
     pub(crate) prompt: Option<String>,
 
     /// An image (PNG, JPEG or WebP) for the next placeholder; may be given several times.

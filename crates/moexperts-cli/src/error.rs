@@ -7,6 +7,9 @@ use std::{error::Error, io, path::PathBuf};
 pub(crate) enum CliError {
     #[error(transparent)]
     Model(#[from] moexperts::Error),
+    /// A file with an image that cannot be read or decoded.
+    #[error(transparent)]
+    Picture(moexperts::Error),
     #[error("no prompt")]
     NoPrompt,
     #[error("cannot read standard input")]
@@ -55,7 +58,7 @@ impl CliError {
                         .to_owned(),
                 )
             }
-            Self::Model(error) => error.hint(),
+            Self::Model(error) | Self::Picture(error) => error.hint(),
             Self::NoPrompt => Some(
                 "give it as an argument, moexperts generate \"The borrow checker\", or on \
                  standard input"

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::families::{FAMILIES, Task};
+
 /// Shorthand for results of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -89,7 +91,10 @@ pub enum Error {
         model_type: String,
     },
     /// A prompt with more or fewer placeholders than its pictures need.
-    #[error("the prompt has {got} placeholders {what}, expected {expected}, one for each {each}")]
+    #[error(
+        "the prompt has {got} placeholder{} {what}, expected {expected}, one for each {each}",
+        if *got == 1 { "" } else { "s" }
+    )]
     Placeholders {
         /// The placeholder.
         what: String,
@@ -121,6 +126,23 @@ impl Error {
             Self::ContextExceeded { context, .. } => {
                 Some(format!("shorten the prompt to fewer than {context} tokens"))
             }
+            Self::TextOnly { .. } => {
+                let seeing =
+                    FAMILIES.iter().filter(|family| family.task() == Task::ImageTextToText);
+                let names: Vec<_> =
+                    seeing.map(|family| format!("`{}`", family.model_type)).collect();
+                Some(format!("images need a multimodal model, of model_type {}", names.join(", ")))
+            }
+            Self::Placeholders { each, .. } if each.starts_with("row") => Some(
+                "repeat the placeholder for each row, or give the prompt as a text, where one for \
+                 each picture is enough"
+                    .to_owned(),
+            ),
+            Self::Placeholders { what, got, expected, each } => Some(match got > expected {
+                true => format!("take {what} out of the prompt, or give an {each} for each")
+                    .replace("an video", "a video"),
+                false => format!("write {what} into the prompt where each {each} belongs"),
+            }),
             _ => None,
         }
     }

@@ -3,7 +3,9 @@
 //! The model's words go to standard output, everything else to standard error.
 
 use std::{
+    env,
     io::{IsTerminal as _, Lines, StdinLock, stdin},
+    path::PathBuf,
     process,
     sync::atomic::{AtomicU8, Ordering},
 };
@@ -14,7 +16,9 @@ use moexperts::{
 };
 use rustyline::error::ReadlineError;
 
-use super::{check_tokenizer, encode, encode_messages, load_model, print, read_image};
+use super::{
+    check_tokenizer, encode, encode_messages, load_model, open_images, prepare_images, print,
+};
 use crate::{
     args::ChatArgs,
     error::{CliError, report},
@@ -29,7 +33,7 @@ const HELP: &str = "\
 /image FILE    shows the model an image with your next message; several are shown in order
 /experts       shows the experts backend
 /experts NAME  switches it, from the next token on; NAME or KEY=NAME,KEY=NAME
-/reset         forgets the conversation
+/reset         forgets the conversation and its images
 /help          shows this
 /quit          ends, as Ctrl-D does; Ctrl-C stops an answer
 ";
@@ -78,6 +82,9 @@ fn chat_hint(error: &CliError) -> Option<String> {
         CliError::Model(Error::ContextExceeded { .. }) => {
             Some("/reset forgets the conversation and makes room".to_owned())
         }
+        CliError::NoChatTemplate { .. } => Some(
+            "moexperts generate --image takes a prompt with placeholders of its own".to_owned(),
+        ),
         error => error.hint(),
     }
 }
@@ -179,8 +186,9 @@ impl Chat<'_> {
     fn command(&mut self, line: &str) {
         let (command, argument) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
         match (command, argument.trim()) {
-            ("/image", path) if !path.is_empty() => match self.show(path) {
-                Ok(()) => eprintln!("{path}: goes with your next message"),
+            ("/image", "") => eprintln!("error: /image names no file, expected /image FILE"),
+            ("/image", typed) => match self.show(file(typed)) {
+                Ok(path) => eprintln!("{}: goes with your next message", path.display()),
                 Err(error) => say(&error),
             },
             ("/experts", "") => eprintln!("experts: {}", self.backends()),
@@ -201,13 +209,13 @@ impl Chat<'_> {
         }
     }
 
-    fn show(&mut self, path: &str) -> Result<(), CliError> {
+    fn show(&mut self, path: PathBuf) -> Result<PathBuf, CliError> {
+        self.model.require_vision()?;
         if matches!(self.conversation, Conversation::Text(_)) {
-            self.model.require_vision()?;
             return Err(CliError::NoChatTemplate { origin: self.model.origin().to_owned() });
         }
-        self.shown.push(read_image(self.model, path.as_ref())?);
-        Ok(())
+        self.shown.extend(prepare_images(self.model, &open_images(&[&path])?)?);
+        Ok(path)
     }
 
     fn switch(&self, name: &str) -> Result<(), Error> {
@@ -217,6 +225,32 @@ impl Chat<'_> {
     fn backends(&self) -> String {
         backends(&self.model.experts_implementation())
     }
+}
+
+/// The file a user means: what was typed, or else what a shell makes of it, since terminals type
+/// a file that is dropped on them with quotes or backslashes.
+fn file(typed: &str) -> PathBuf {
+    let path = PathBuf::from(typed);
+    if path.exists() {
+        return path;
+    }
+    let quoted = ['"', '\''].iter().find_map(|&q| typed.strip_prefix(q)?.strip_suffix(q));
+    let plain = quoted.map_or_else(|| without_escapes(typed), str::to_owned);
+    match (plain.strip_prefix("~/"), env::home_dir()) {
+        (Some(rest), Some(home)) => home.join(rest),
+        _ => plain.into(),
+    }
+}
+
+/// Leaves out backslashes before what needs one in a shell, which no letter or digit does.
+fn without_escapes(typed: &str) -> String {
+    let mut plain = String::new();
+    let mut characters = typed.chars().peekable();
+    while let Some(character) = characters.next() {
+        let escapes = character == '\\' && characters.peek().is_some_and(|c| !c.is_alphanumeric());
+        plain.extend(if escapes { characters.next() } else { Some(character) });
+    }
+    plain
 }
 
 /// Where the lines come from.

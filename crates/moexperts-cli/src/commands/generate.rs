@@ -5,23 +5,32 @@ use std::{
     time::Instant,
 };
 
-use moexperts::{Image, LanguageModel, Message, Prompt, Visual};
+use moexperts::{LanguageModel, Message, Prompt, Visual};
 
-use super::{check_tokenizer, encode, encode_messages, load_model, print, read_image};
-use crate::{
-    args::{GenerateArgs, PictureArgs},
-    error::CliError,
-    summary::Summary,
+use super::{
+    check_tokenizer, encode, encode_messages, load_model, open_images, prepare_images, print,
 };
+use crate::{args::GenerateArgs, error::CliError, summary::Summary};
+
+/// Of a video whose frames come without.
+const FRAMES_PER_SECOND: f64 = 2.0;
 
 pub(super) fn run(args: &GenerateArgs) -> Result<(), CliError> {
     let prompt = read_prompt(args.prompt.as_deref())?;
+    // A wrong name should not cost the loading of a model.
+    let images = open_images(&args.pictures.image)?;
+    let frames = open_images(&args.pictures.frame)?;
     let start = Instant::now();
     let model = load_model(&args.model)?;
     let load = start.elapsed();
 
     check_tokenizer(&model)?;
-    let visuals = read_pictures(&model, &args.pictures)?;
+    let mut visuals = prepare_images(&model, &images)?;
+    if !frames.is_empty() {
+        let fps = args.pictures.fps.unwrap_or(FRAMES_PER_SECOND);
+        let timestamps: Vec<f64> = (0..frames.len()).map(|frame| frame as f64 / fps).collect();
+        visuals.push(model.prepare_video(&frames, &timestamps)?);
+    }
     let prompt = encode_prompt(&model, &prompt, &visuals, args.chat)?;
     let mut generation = model.generate_tokens(vec![prompt], &args.generation.options())?;
     for event in generation.by_ref() {
@@ -30,20 +39,6 @@ pub(super) fn run(args: &GenerateArgs) -> Result<(), CliError> {
     print("\n")?;
     eprint!("{}", Summary { model: &model, load, stats: generation.stats() });
     Ok(())
-}
-
-/// The images, then the video.
-fn read_pictures(model: &LanguageModel, args: &PictureArgs) -> Result<Vec<Visual>, CliError> {
-    let images = args.image.iter().map(|path| read_image(model, path));
-    let mut visuals = images.collect::<Result<Vec<_>, _>>()?;
-    if !args.frame.is_empty() {
-        model.require_vision()?;
-        let frames = args.frame.iter().map(|path| Image::open(path));
-        let frames = frames.collect::<Result<Vec<_>, _>>()?;
-        let timestamps: Vec<f64> = (0..frames.len()).map(|frame| frame as f64 / args.fps).collect();
-        visuals.push(model.prepare_video(&frames, &timestamps)?);
-    }
-    Ok(visuals)
 }
 
 /// The prompt as it is where it has placeholders of its own, or no pictures go with it; else in the

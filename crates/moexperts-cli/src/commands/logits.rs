@@ -3,14 +3,14 @@
 use moexperts::{LanguageModel, Prompt, Visual, image_processor::PixelValues};
 use safetensors::tensor::{Dtype, TensorView};
 
-use super::{encode, load_model, read_image};
+use super::{encode, load_model, open_images, prepare_images};
 use crate::{args::LogitsArgs, error::CliError, output_file};
 
 pub(super) fn run(args: &LogitsArgs) -> Result<(), CliError> {
     output_file::check(&args.output)?;
+    let images = open_images(&args.image)?;
     let model = load_model(&args.model)?;
-    let visuals = args.image.iter().map(|path| read_image(&model, path));
-    let visuals = visuals.collect::<Result<Vec<_>, _>>()?;
+    let visuals = prepare_images(&model, &images)?;
     let prompt = match &args.prompt {
         Some(text) => encode(&model, text, &visuals)?,
         None => model.prompt_of_tokens(args.token_ids.clone(), visuals.clone())?,

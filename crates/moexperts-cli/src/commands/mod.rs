@@ -75,11 +75,15 @@ fn encode_messages(
     Ok(model.chat_prompt(messages, visuals.to_vec())?)
 }
 
-/// Reads an image and makes it ready for the model.
-fn read_image(model: &LanguageModel, path: &Path) -> Result<Visual, CliError> {
-    // A model that cannot see should say so before the file is read.
-    model.require_vision()?;
-    Ok(model.prepare_image(&Image::open(path)?)?)
+/// Reads the files of images.
+fn open_images<P: AsRef<Path>>(paths: &[P]) -> Result<Vec<Image>, CliError> {
+    let images = paths.iter().map(|path| Image::open(path.as_ref()).map_err(CliError::Picture));
+    images.collect()
+}
+
+/// Makes images ready for the model.
+fn prepare_images(model: &LanguageModel, images: &[Image]) -> Result<Vec<Visual>, CliError> {
+    Ok(images.iter().map(|image| model.prepare_image(image)).collect::<Result<_, _>>()?)
 }
 
 /// Writes to standard output at once.

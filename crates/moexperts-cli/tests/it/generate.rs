@@ -2,7 +2,7 @@
 
 use moexperts::{GenerateOptions, Message, cpu::Isa};
 
-use crate::program::{BACKENDS, Program, model};
+use crate::program::{BACKENDS, Program, golden, i64s, model, picture, vision_model};
 
 const PROMPT: &str = "the other thing";
 
@@ -95,4 +95,99 @@ fn verbose_logs_and_the_environment_decides_what() {
     assert!(!log(generate(&[PROMPT])).contains("DEBUG"));
     assert!(log(generate(&[PROMPT, "-vv"])).contains("DEBUG moexperts_cpu"));
     assert!(!log(generate(&[PROMPT, "-vv"]).env("RUST_LOG", "error")).contains("DEBUG"));
+}
+
+/// The flags that make the greedy tokens of a golden file.
+const GOLDEN: [&str; 5] = ["--temperature", "0", "--max-new-tokens", "20", "--ignore-eos"];
+
+fn see(words: &[&str]) -> Program {
+    Program::with_vision(&[&["generate"], &GOLDEN[..], words].concat())
+}
+
+/// What transformers generates, as text and a line break.
+fn golden_text(prompt: &str) -> String {
+    let (_, ids) = i64s(&golden(prompt), "greedy_ids");
+    let ids: Vec<u32> = ids.iter().map(|&id| id as u32).collect();
+    format!("{}\n", vision_model().tokenizer().unwrap().decode(&ids, true).unwrap())
+}
+
+#[track_caller]
+fn sees_golden(prompt: &str, program: Program) {
+    let run = program.run();
+    assert_eq!(run.code, Some(0), "{}", run.stderr);
+    assert_eq!(run.stdout, golden_text(prompt));
+    let (_, ids) = i64s(&golden(prompt), "input_ids");
+    let tokens = format!("\nprompt   {} tokens in ", ids.len());
+    assert!(run.stderr.contains(&tokens), "{}", run.stderr);
+}
+
+#[test]
+fn images_go_through_the_chat_template_before_the_prompt() {
+    let [gray, tall, alpha] = ["gray.png", "tall.webp", "alpha.png"].map(picture);
+    sees_golden("one", see(&["--image", &gray, "the winter ?"]));
+    sees_golden("one", see(&["--image", &gray, "--chat", "the winter ?"]));
+    sees_golden("one", see(&["--image", &gray]).input("the winter ?\n"));
+    sees_golden("two", see(&["--image", &tall, "--image", &alpha, "in sun was"]));
+    let swapped = see(&["--image", &alpha, "--image", &tall, "in sun was"]).stdout();
+    assert_ne!(swapped, golden_text("two"));
+}
+
+#[test]
+fn a_prompt_with_placeholders_of_its_own_is_taken_as_it_is() {
+    let prompt = "Look: <|vision_start|><|image_pad|><|vision_end|> the end here";
+    let image = picture("frame1.png");
+    sees_golden("middle", see(&["--image", &image, prompt]));
+    sees_golden("middle", see(&["--image", &image, "-"]).input(prompt));
+    sees_golden("text", see(&["The inn is a inn sings"]));
+}
+
+#[test]
+fn each_sub_config_has_a_backend_of_its_own() {
+    let gray = picture("gray.png");
+    for (choice, shown) in [
+        (
+            "text_config=batched_mm,vision_config=eager",
+            "text_config=batched_mm, vision_config=eager",
+        ),
+        ("text_config=eager", "text_config=eager, vision_config=grouped_mm"),
+        ("eager", "text_config=eager, vision_config=eager"),
+    ] {
+        let words = ["--image", &gray, "the winter ?", "--experts-implementation", choice];
+        sees_golden("one", see(&words));
+        let summary = see(&words).run().stderr;
+        assert!(summary.contains(&format!("\nexperts  {shown}, ")), "{summary}");
+    }
+}
+
+#[test]
+fn frames_are_a_video() {
+    let frames = ["frame0.png", "frame1.png", "frame2.png"].map(picture);
+    let [a, b, c] = frames.each_ref().map(String::as_str);
+    let frames = ["--frame", a, "--frame", b, "--frame", c];
+    let text = "the red sings";
+    let model = vision_model();
+    let images = [a, b, c].map(|path| moexperts::Image::open(path.as_ref()).unwrap());
+    let expected = |seconds: [f64; 3], prompt: &str| {
+        let video = model.prepare_video(&images, &seconds).unwrap();
+        let prompt = model.prompt(prompt, vec![video], true).unwrap();
+        let options = GenerateOptions {
+            temperature: Some(0.0),
+            max_new_tokens: Some(20),
+            ignore_eos: true,
+            ..Default::default()
+        };
+        let events = model.generate_tokens(vec![prompt], &options).unwrap();
+        events.map(|event| event.unwrap().text).chain(["\n".to_owned()]).collect::<String>()
+    };
+    let pad = "<|vision_start|><|video_pad|><|vision_end|>";
+    let templated = format!("<|im_start|>user\n{pad}{text}<|im_end|>\n<|im_start|>assistant\n");
+    let stdout = |words: &[&str]| see(&[&frames[..], words].concat()).stdout();
+    let at_two = expected([0.0, 0.5, 1.0], &templated);
+    assert_eq!(stdout(&[text]), at_two);
+    assert_eq!(stdout(&[text, "--fps", "2"]), at_two);
+    let at_half = expected([0.0, 2.0, 4.0], &templated);
+    assert_ne!(at_half, at_two, "the times of frames are read");
+    assert_eq!(stdout(&[text, "--fps", "0.5"]), at_half);
+    let raw = format!("{pad}{text}");
+    assert_eq!(stdout(&[&raw]), expected([0.0, 0.5, 1.0], &raw));
 }

@@ -56,3 +56,23 @@ fn describes_the_model() {
     assert!(model.contains(" of bf16\n"), "{model}");
     assert!(model.contains(" tok/s for one sequence, all weights read from memory"), "{model}");
 }
+
+#[test]
+fn describes_a_vision_tower() {
+    let choice = ["--experts-implementation", "text_config=batched_mm,vision_config=eager"];
+    let text = Program::with_vision(&[&["inspect"], &choice[..]].concat()).stdout();
+    let model = section(&text, "Model");
+    for (name, value) in [
+        ("family", "qwen3_vl_moe"),
+        ("layers", "3, 2 with experts"),
+        ("vocabulary (V)", "298"),
+        ("experts backend", "text_config=batched_mm, vision_config=eager"),
+        ("vision_config", "4 blocks, 24 wide, 2 heads, no experts"),
+        ("patches", "4 x 4 pixels of 2 frames, 2 x 2 to a token"),
+        ("deepstack", "after blocks 0, 2"),
+        ("parameters", "117.3 k, 37.3 k active for a token"),
+        ("weights", "396 kB used in place, 73.7 kB converted"),
+    ] {
+        assert!(model.contains(&format!("\n  {name:19}  {value}\n")), "{name}: {model}");
+    }
+}

@@ -6,10 +6,32 @@ use std::{
     process::{Command, Stdio},
 };
 
-use moexperts::{AutoModelForCausalLm, LanguageModel, LoadOptions};
+use moexperts::{AutoModelForCausalLm, AutoModelForImageTextToText, LanguageModel, LoadOptions};
 
 /// A random model with a tokenizer and a chat template.
 pub(crate) const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/qwen2_moe");
+
+/// A random model that reads images, and images.
+pub(crate) const VISION: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/qwen3_vl_moe");
+
+/// An image of the folder [`VISION`].
+pub(crate) fn picture(file: &str) -> String {
+    format!("{VISION}/{file}")
+}
+
+/// A golden file of [`VISION`].
+pub(crate) fn golden(prompt: &str) -> Vec<u8> {
+    std::fs::read(picture(&format!("golden_{prompt}.safetensors"))).unwrap()
+}
+
+/// The integers of a tensor.
+pub(crate) fn i64s(file: &[u8], name: &str) -> (Vec<usize>, Vec<i64>) {
+    let file = safetensors::SafeTensors::deserialize(file).unwrap();
+    let tensor = file.tensor(name).unwrap();
+    assert_eq!(tensor.dtype(), safetensors::Dtype::I64);
+    let values = tensor.data().chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap()));
+    (tensor.shape().to_vec(), values.collect())
+}
 
 /// The backends that come with the program.
 pub(crate) const BACKENDS: [&str; 3] = ["eager", "batched_mm", "grouped_mm"];
@@ -43,6 +65,13 @@ impl Program {
     pub(crate) fn with_model(words: &[&str]) -> Self {
         let mut program = Self::new(words);
         program.command.args(["--model", MODEL]);
+        program
+    }
+
+    /// With the tiny model that reads images.
+    pub(crate) fn with_vision(words: &[&str]) -> Self {
+        let mut program = Self::new(words);
+        program.command.args(["--model", VISION]);
         program
     }
 
@@ -86,4 +115,9 @@ impl Program {
 /// The tiny model in this process, to say what the program has to write.
 pub(crate) fn model() -> LanguageModel {
     AutoModelForCausalLm::from_pretrained(MODEL, LoadOptions::new()).unwrap()
+}
+
+/// The tiny model that reads images in this process.
+pub(crate) fn vision_model() -> LanguageModel {
+    AutoModelForImageTextToText::from_pretrained(VISION, LoadOptions::new()).unwrap()
 }

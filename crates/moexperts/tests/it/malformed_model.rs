@@ -39,16 +39,16 @@ fn an_unknown_model_type() {
     assert_eq!(
         problem("model_type", json!("llama")),
         "config.json: model_type `llama` is not known, \
-         expected one of `mixtral`, `olmoe`, `qwen2_moe`, `qwen3_moe`"
+         expected one of `mixtral`, `olmoe`, `qwen2_moe`, `qwen3_moe`, `qwen3_vl_moe`"
     );
 }
 
 #[test]
 fn an_unknown_activation() {
     assert_eq!(
-        problem("hidden_act", json!("gelu")),
-        "config.json: hidden_act `gelu` is not known, \
-         expected one of `silu`, `gelu_pytorch_tanh`, `relu2`"
+        problem("hidden_act", json!("tanh")),
+        "config.json: hidden_act `tanh` is not known, \
+         expected one of `silu`, `gelu`, `gelu_pytorch_tanh`, `relu2`"
     );
 }
 

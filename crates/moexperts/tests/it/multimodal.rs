@@ -403,7 +403,7 @@ fn more_and_fewer_placeholders_than_pictures_are_errors() {
     );
     assert_eq!(
         error("<|video_pad|><|image_pad|>", 1),
-        "the prompt has 1 placeholders `<|video_pad|>`, expected 0, one for each video"
+        "the prompt has 1 placeholder `<|video_pad|>`, expected 0, one for each video"
     );
     let rows = |count| MODEL.prompt_of_tokens(vec![292; count], vec![image.clone()]);
     assert_eq!(

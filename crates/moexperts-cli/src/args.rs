@@ -121,7 +121,8 @@ fn frames_per_second(text: &str) -> Result<f64, String> {
 Examples:
   moexperts chat
   moexperts chat --model ./Qwen1.5-MoE-A2.7B-Chat --threads 8
-  printf 'Hello\\n/experts eager\\nAnd now?\\n' | moexperts chat")]
+  printf 'Hello\\n/experts eager\\nAnd now?\\n' | moexperts chat
+  printf '/image cat.png\\nWhat is this?\\n' | moexperts chat --model Qwen/Qwen3-VL-30B-A3B-Instruct")]
 pub(crate) struct ChatArgs {
     #[command(flatten)]
     pub(crate) model: ModelArgs,

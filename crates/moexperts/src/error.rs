@@ -139,8 +139,7 @@ impl Error {
                     .to_owned(),
             ),
             Self::Placeholders { what, got, expected, each } => Some(match got > expected {
-                true => format!("take {what} out of the prompt, or give an {each} for each")
-                    .replace("an video", "a video"),
+                true => format!("take {what} out of the prompt, or give as many {each}s"),
                 false => format!("write {what} into the prompt where each {each} belongs"),
             }),
             _ => None,

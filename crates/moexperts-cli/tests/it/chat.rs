@@ -167,7 +167,7 @@ fn a_bad_image_or_placeholder_is_said_and_the_conversation_goes_on() {
              error: {config}: is not an image, expected PNG, JPEG or WebP\n\
              {gray}: goes with your next message\n\
              error: the prompt has 2 placeholders `<|image_pad|>`, expected 1, one for each image\n\
-             hint: take `<|image_pad|>` out of the prompt, or give an image for each"
+             hint: take `<|image_pad|>` out of the prompt, or give as many images"
         )
     );
 }

@@ -233,8 +233,8 @@ fn placeholders_and_images_have_to_be_as_many() {
         format!("error: the prompt has {count} {what}, expected {expected}, {hint}\n")
     };
     let pad = "`<|image_pad|>`";
-    let out = "one for each image\nhint: take `<|image_pad|>` out of the prompt, or give an image \
-               for each";
+    let out = "one for each image\nhint: take `<|image_pad|>` out of the prompt, or give as many \
+               images";
     let into = "one for each image\nhint: write `<|image_pad|>` into the prompt where each image \
                 belongs";
     let two = "<|image_pad|> and <|image_pad|>";

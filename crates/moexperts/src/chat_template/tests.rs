@@ -349,6 +349,57 @@ fn a_broken_template_is_refused_with_its_line() {
 }
 
 #[test]
+fn contents_are_text_or_parts_in_json() {
+    let both_ways = |json: serde_json::Value, message: Message| {
+        assert_eq!(Message::deserialize(&json).unwrap(), message);
+        assert_eq!(serde_json::to_value(&message).unwrap(), json);
+    };
+    both_ways(
+        serde_json::json!({"role": "user", "content": "hi"}),
+        Message { role: "user".to_owned(), content: Content::Text("hi".to_owned()) },
+    );
+    let text = Part::Text { text: "what?".to_owned() };
+    both_ways(
+        serde_json::json!({"role": "user", "content": [
+            {"type": "image"}, {"type": "video"}, {"type": "text", "text": "what?"},
+        ]}),
+        Message {
+            role: "user".to_owned(),
+            content: Content::Parts(vec![Part::Image, Part::Video, text]),
+        },
+    );
+    both_ways(
+        serde_json::json!({"role": "user", "content": []}),
+        Message { role: "user".to_owned(), content: Content::Parts(Vec::new()) },
+    );
+    for content in [
+        serde_json::json!(5),
+        serde_json::json!(null),
+        serde_json::json!([{"type": "sound"}]),
+        serde_json::json!([{"type": "text"}]),
+    ] {
+        assert!(Content::deserialize(&content).is_err(), "{content}");
+    }
+}
+
+/// Templates ask a part for its type, or for the key of a picture.
+#[test]
+fn templates_see_the_parts_of_a_content() {
+    let written = "{% for part in messages[0].content %}{{ part.type }}:{{ part.text }}:\
+                   {{ 'image' in part }};{% endfor %}{{ messages[1].content is string }}";
+    let text = Part::Text { text: "a<b".to_owned() };
+    let messages = [
+        Message {
+            role: "user".to_owned(),
+            content: Content::Parts(vec![Part::Image, text, Part::Video]),
+        },
+        Message::text("user", "plain"),
+    ];
+    let rendered = template(written).render(&messages, false).unwrap();
+    assert_eq!(rendered, "image::False;text:a<b:False;video::False;True");
+}
+
+#[test]
 fn special_tokens_are_text_or_objects() {
     let written = "{{ bos_token }}{{ eos_token }}{{ pad_token is defined }}";
     check(written, &[], false, "<s></s>False");

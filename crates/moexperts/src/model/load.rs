@@ -15,15 +15,27 @@ use crate::error::{Error, Result};
 /// What is told of experts that are converted.
 const CONVERSION: &str = "converting the experts";
 
-/// Whether a fused tensor is stored [E, in, out], as the family's checkpoints have it; one that is
-/// of the used `shape` [E, out, in] is taken as it is.
+/// Names and shapes [E, out, in] of the fused projections of a layer's experts.
+fn fused_tensors(spec: &MoeSpec, hidden: usize, experts: &str) -> [(String, [usize; 3]); 2] {
+    let (count, inner) = (spec.num_experts, spec.moe_intermediate_size);
+    [
+        (format!("{experts}.gate_up_proj"), [count, 2 * inner, hidden]),
+        (format!("{experts}.down_proj"), [count, hidden, inner]),
+    ]
+}
+
+/// Whether a layer's fused experts are stored [E, in, out], as the family's checkpoints have them
+/// but those that transformers 5 saves do not.
 fn is_exchanged<D: Device>(
     weights: &Weights<'_, D>,
     spec: &MoeSpec,
-    name: &str,
-    shape: [usize; 3],
+    hidden: usize,
+    experts: &str,
 ) -> bool {
-    let stored = weights.shape(name);
+    let [gate_up, down] = fused_tensors(spec, hidden, experts);
+    // A square says nothing, and only one of the two can be one.
+    let (name, shape) = if 2 * spec.moe_intermediate_size == hidden { down } else { gate_up };
+    let stored = weights.shape(&name);
     spec.fused == Orientation::InOut && stored.is_some_and(|stored| stored != shape)
 }
 
@@ -32,13 +44,10 @@ fn to_exchange<D: Device>(spec: &DecoderSpec, weights: &Weights<'_, D>) -> u64 {
     let (mut bytes, hidden) = (0, spec.hidden_size);
     for (index, layer) in spec.layers.iter().enumerate() {
         let MlpSpec::Moe(moe) = &layer.mlp else { continue };
-        let (count, inner) = (moe.num_experts, moe.moe_intermediate_size);
-        for (part, shape) in
-            [("gate_up_proj", [count, 2 * inner, hidden]), ("down_proj", [count, hidden, inner])]
-        {
-            for module in moe.names.modules {
-                let name = format!("{}.layers.{index}.{module}.experts.{part}", spec.module);
-                if is_exchanged(weights, moe, &name, shape) {
+        for module in moe.names.modules {
+            let experts = format!("{}.layers.{index}.{module}.experts", spec.module);
+            if is_exchanged(weights, moe, hidden, &experts) {
+                for (name, _) in fused_tensors(moe, hidden, &experts) {
                     bytes += weights.used_bytes(&name) as u64;
                 }
             }
@@ -167,12 +176,12 @@ impl<D: Device> Loader<'_, '_, D> {
         let (inner, hidden) = (spec.moe_intermediate_size, self.hidden_size);
         let bare = |weight| Linear { weight, bias: None };
         let mut experts = Vec::with_capacity(spec.num_experts);
-        let gate_up_name = format!("{prefix}.gate_up_proj");
-        let fused = self.weights.contains(&gate_up_name);
+        let [gate_up, down] = fused_tensors(spec, hidden, prefix);
+        let fused = self.weights.contains(&gate_up.0);
         if fused {
-            let count = spec.num_experts;
-            let gate_up = self.fused(spec, &gate_up_name, [count, 2 * inner, hidden])?;
-            let down = self.fused(spec, &format!("{prefix}.down_proj"), [count, hidden, inner])?;
+            let exchanged = is_exchanged(self.weights, spec, hidden, prefix);
+            let gate_up = self.fused(&gate_up, exchanged)?;
+            let down = self.fused(&down, exchanged)?;
             for (gate_up, down) in gate_up.into_iter().zip(down) {
                 experts.push(Expert {
                     gate_proj: Some(bare(gate_up.row_range(0..inner))),
@@ -206,13 +215,16 @@ impl<D: Device> Loader<'_, '_, D> {
         })
     }
 
-    /// A projection of each expert, stored [E, out, in] or, where the family's checkpoints have it
-    /// so, [E, in, out].
-    fn fused(&mut self, spec: &MoeSpec, name: &str, shape: [usize; 3]) -> Result<Vec<Matrix>> {
-        if !is_exchanged(self.weights, spec, name, shape) {
-            return self.weights.stack(name, shape);
+    /// A projection of each expert, stored [E, out, in], or [E, in, out] if `exchanged`.
+    fn fused(
+        &mut self,
+        (name, shape): &(String, [usize; 3]),
+        exchanged: bool,
+    ) -> Result<Vec<Matrix>> {
+        if !exchanged {
+            return self.weights.stack(name, *shape);
         }
-        let exchanged = self.weights.stack_exchanged(name, shape)?;
+        let exchanged = self.weights.stack_exchanged(name, *shape)?;
         let bytes: usize = exchanged.iter().map(Matrix::size_bytes).sum();
         self.weights.progress().advance(CONVERSION, bytes as u64);
         Ok(exchanged)

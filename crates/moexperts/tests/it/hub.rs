@@ -92,6 +92,23 @@ fn fetches_a_single_file_model_into_the_layout_of_the_python_cache() {
 }
 
 #[test]
+fn fetches_the_files_of_a_multimodal_model() {
+    let files = [
+        "chat_template.json",
+        "preprocessor_config.json",
+        "video_preprocessor_config.json",
+        "processor_config.json",
+    ];
+    let own = files.map(|file| (file, file.as_bytes()));
+    let server = HubServer::start(&[&own[..], &[("config.json", b"{}"), (WEIGHTS, b"w")]].concat());
+    let cache = cache();
+    let folder = fetch(REPO, &options(&server, &cache), silent()).unwrap();
+    for file in files {
+        assert_eq!(fs::read_to_string(folder.join(file)).unwrap(), file);
+    }
+}
+
+#[test]
 fn fetches_every_shard_the_index_names() {
     let (server, cache) = (sharded_hub(INDEX), cache());
     let folder = fetch(REPO, &options(&server, &cache), silent()).unwrap();

@@ -13,5 +13,6 @@ mod malformed_checkpoint;
 mod malformed_model;
 mod memory;
 mod multimodal;
+mod multimodal_files;
 mod perplexity;
 mod switching;

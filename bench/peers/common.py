@@ -110,6 +110,27 @@ def model_parser(description: str | None) -> argparse.ArgumentParser:
     return result
 
 
+def image_size(text: str) -> tuple[int, int]:
+    """Width and height of `WxH`."""
+    try:
+        width, height = (int(part) for part in text.split("x"))
+    except ValueError:
+        message = f"expected WIDTHxHEIGHT, got `{text}`"
+        raise argparse.ArgumentTypeError(message) from None
+    return width, height
+
+
+def image_sizes(text: str) -> list[tuple[int, int]]:
+    return [image_size(part) for part in text.split(",")]
+
+
+def vision_parser(description: str | None) -> argparse.ArgumentParser:
+    result = parser(description)
+    result.add_argument("--image-size", type=image_sizes, default="1024x1024", help="WxH,WxH")
+    result.add_argument("--dtype", choices=ELEMENT_BYTES, default="bf16")
+    return result
+
+
 def compile_argument(to: argparse.ArgumentParser) -> None:
     to.add_argument("--compile", metavar="MODE", default=NOT_COMPILED, help="of torch.compile")
 
@@ -264,6 +285,48 @@ class Model:
             "implementation": implementation,
             "compile": self.mode,
             "load_s": self.load_s,
+        }
+
+
+@dataclass(frozen=True)
+class Vision:
+    """One image through a vision tower: everything of a row but the implementation and its runs."""
+
+    name: str
+    dtype: str
+    threads: int
+    image: str
+    patches: int
+    mode: str
+    flop: int
+
+    def row(self, implementation: str, seconds: Sequence[float]) -> Row:
+        median = quantile(seconds, 0.5)
+        row = self._head(implementation) | {
+            "median_ms": median * 1e3,
+            "p10_ms": quantile(seconds, 0.1) * 1e3,
+            "p90_ms": quantile(seconds, 0.9) * 1e3,
+            "gflop_per_s": self.flop / median / 1e9,
+        }
+        note(f"{implementation:26} {self.image:11} {row['median_ms']:10.1f} ms")
+        return row
+
+    def skipped(self, implementation: str, reason: str) -> Row:
+        """A row without figures, which says why."""
+        note(f"{implementation:26} {self.image:11} skipped: {reason}")
+        figures = ["median_ms", "p10_ms", "p90_ms", "gflop_per_s"]
+        return self._head(implementation) | dict.fromkeys(figures) | {"skipped": reason}
+
+    def _head(self, implementation: str) -> Row:
+        return {
+            "model": self.name,
+            "dtype": self.dtype,
+            "device": "cpu",
+            "threads": self.threads,
+            "image": self.image,
+            "patches": self.patches,
+            "implementation": implementation,
+            "compile": self.mode,
         }
 
 

@@ -5,9 +5,9 @@ mod record;
 mod samples;
 mod table;
 
-use std::{num::NonZero, path::PathBuf, thread};
+use std::{ffi::OsString, num::NonZero, path::PathBuf, thread};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use clap::ValueEnum;
 
 use self::{
@@ -26,7 +26,8 @@ use crate::announce;
 Examples:
   cargo xtask bench-peers layers
   cargo xtask bench-peers layers --shapes olmoe,64x32x8x2 --dtypes bf16 --tokens 1,4 --rounds 1
-  cargo xtask bench-peers models --model qwen2_moe-4l --gguf qwen2_moe-4l-bf16.gguf")]
+  cargo xtask bench-peers models --model qwen2_moe-4l --gguf qwen2_moe-4l-bf16.gguf
+  cargo xtask bench-peers vision --model qwen3_vl_moe-4l")]
 pub(crate) struct Args {
     /// What is measured
     #[arg(value_enum, default_value = "layers")]
@@ -36,7 +37,7 @@ pub(crate) struct Args {
     #[arg(long, value_delimiter = ',', default_value = "qwen1.5-moe,olmoe,qwen3-30b")]
     shapes: Vec<String>,
 
-    /// Layers: element types
+    /// Layers and vision: element types
     #[arg(long, value_delimiter = ',', default_value = "bf16,f32")]
     dtypes: Vec<String>,
 
@@ -44,8 +45,8 @@ pub(crate) struct Args {
     #[arg(long, default_value = "1,4,16,64,256,1024")]
     tokens: String,
 
-    /// Models: the folder with the checkpoint
-    #[arg(long, required_if_eq("subject", "models"))]
+    /// Models and vision: the folder with the checkpoint
+    #[arg(long, required_if_eq_any([("subject", "models"), ("subject", "vision")]))]
     model: Option<PathBuf>,
 
     /// Models: the same weights for llama.cpp, made by make_gguf.py
@@ -59,6 +60,10 @@ pub(crate) struct Args {
     /// Models: tokens decoded after a prompt
     #[arg(long, default_value = "32")]
     new_tokens: String,
+
+    /// Vision: sizes of the image, WxH
+    #[arg(long, value_delimiter = ',', default_value = "1024x1024")]
+    image_sizes: Vec<String>,
 
     /// How often each program runs; a figure is the median over the rounds
     #[arg(long, default_value = "3")]
@@ -103,6 +108,8 @@ enum Subject {
     Layers,
     /// A checkpoint: prefill and decoding
     Models,
+    /// The vision tower of a checkpoint: one image
+    Vision,
 }
 
 /// What all programs are asked at once: a process of each gets these arguments.
@@ -152,6 +159,7 @@ fn present(args: &Args, record: &mut Record) -> Result<Vec<Program>> {
     let peers = match args.subject {
         Subject::Layers => Peer::LAYERS.as_slice(),
         Subject::Models => Peer::MODELS.as_slice(),
+        Subject::Vision => Peer::VISION.as_slice(),
     };
     for peer in peers {
         let program = peer.program(args).and_then(|program| {
@@ -173,15 +181,18 @@ fn present(args: &Args, record: &mut Record) -> Result<Vec<Program>> {
 
 impl Args {
     fn cells(&self) -> Result<Vec<Cell>> {
-        let arguments = |words: &[&str]| words.iter().map(ToString::to_string).collect();
-        if self.subject == Subject::Models {
-            let Some(model) = self.model.as_ref().and_then(|path| path.file_name()) else {
-                bail!("--model needs the folder of a checkpoint");
-            };
-            let words = ["--prompt-tokens", &self.prompt_tokens, "--new-tokens", &self.new_tokens];
-            let title = model.to_string_lossy().into_owned();
-            return Ok(vec![Cell { title, arguments: arguments(&words) }]);
-        }
+        Ok(match self.subject {
+            Subject::Layers => self.layer_cells(),
+            Subject::Models => {
+                let words =
+                    ["--prompt-tokens", &self.prompt_tokens, "--new-tokens", &self.new_tokens];
+                vec![Cell::new(self.model_name()?, &words)]
+            }
+            Subject::Vision => self.vision_cells(&self.model_name()?),
+        })
+    }
+
+    fn layer_cells(&self) -> Vec<Cell> {
         let mut cells = Vec::new();
         for shape in &self.shapes {
             // The programs take H,I,E,K; a comma separates the shapes here.
@@ -190,11 +201,43 @@ impl Args {
             let value = if is_name { shape } else { &numbers };
             for dtype in &self.dtypes {
                 let words = ["--shape", value, "--dtype", dtype, "--tokens", &self.tokens];
-                let title = format!("{shape} {dtype}");
-                cells.push(Cell { title, arguments: arguments(&words) });
+                cells.push(Cell::new(format!("{shape} {dtype}"), &words));
             }
         }
-        Ok(cells)
+        cells
+    }
+
+    fn vision_cells(&self, model: &str) -> Vec<Cell> {
+        let mut cells = Vec::new();
+        for size in &self.image_sizes {
+            for dtype in &self.dtypes {
+                let words = ["--image-size", size, "--dtype", dtype];
+                cells.push(Cell::new(format!("{model} {dtype}, {size}"), &words));
+            }
+        }
+        cells
+    }
+
+    /// What says which checkpoint; a layer is of none.
+    fn model_arguments(&self) -> Vec<OsString> {
+        match (self.subject, &self.model) {
+            (Subject::Models | Subject::Vision, Some(model)) => {
+                vec!["--model".into(), model.into()]
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn model_name(&self) -> Result<String> {
+        let name = self.model.as_ref().and_then(|path| path.file_name());
+        let name = name.context("--model needs the folder of a checkpoint")?;
+        Ok(name.to_string_lossy().into_owned())
+    }
+}
+
+impl Cell {
+    fn new(title: String, arguments: &[&str]) -> Self {
+        Self { title, arguments: arguments.iter().map(ToString::to_string).collect() }
     }
 }
 
@@ -234,8 +277,24 @@ mod tests {
     }
 
     #[test]
-    fn models_need_a_model() {
-        let error = Task::try_parse_from(["task", "models"]).unwrap_err();
-        assert!(error.to_string().contains("--model"), "{error}");
+    fn a_vision_cell_is_an_image_in_a_dtype() {
+        let cells = cells("vision --model some/folder/qwen3-vl --image-sizes 512x256,64x64");
+        let titles: Vec<_> = cells.iter().map(|(title, _)| title.as_str()).collect();
+        let expected = [
+            "qwen3-vl bf16, 512x256",
+            "qwen3-vl f32, 512x256",
+            "qwen3-vl bf16, 64x64",
+            "qwen3-vl f32, 64x64",
+        ];
+        assert_eq!(titles, expected);
+        assert_eq!(cells[1].1, ["--image-size", "512x256", "--dtype", "f32"]);
+    }
+
+    #[test]
+    fn models_and_vision_need_a_model() {
+        for subject in ["models", "vision"] {
+            let error = Task::try_parse_from(["task", subject]).unwrap_err();
+            assert!(error.to_string().contains("--model"), "{error}");
+        }
     }
 }

@@ -9,7 +9,9 @@ use clap::{Parser, Subcommand, ValueEnum};
 use moexperts::{DType, ExpertsImplementation, GenerateOptions, LoadOptions, hub::HubOptions};
 
 pub(crate) use self::{
-    bench::{BenchCommand, BenchLayerArgs, BenchModelArgs, RoutingKind},
+    bench::{
+        BenchCommand, BenchLayerArgs, BenchModelArgs, BenchVisionArgs, ImageSize, RoutingKind,
+    },
     shape::Shape,
 };
 

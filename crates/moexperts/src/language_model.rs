@@ -185,12 +185,12 @@ impl<D: Device> LanguageModel<D> {
         }
     }
 
-    /// Whether the model can be given pictures.
+    /// The vision tower of a model that can be given pictures.
     ///
     /// # Errors
     /// [`Error::TextOnly`] if it reads text alone.
-    pub fn require_vision(&self) -> Result<()> {
-        self.multimodal().map(|_| ())
+    pub fn require_vision(&self) -> Result<&VisionTower<D>> {
+        self.multimodal().map(Multimodal::tower)
     }
 
     /// What stands for a picture in a text: `<|image_pad|>`, `<|video_pad|>`.

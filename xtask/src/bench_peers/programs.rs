@@ -46,6 +46,7 @@ impl Peer {
     pub(super) const LAYERS: [Self; 3] = [Self::Transformers, Self::Compile, Self::Zentorch];
     pub(super) const MODELS: [Self; 4] =
         [Self::Transformers, Self::Compile, Self::LlamaCpp, Self::IkLlamaCpp];
+    pub(super) const VISION: [Self; 2] = [Self::Transformers, Self::Compile];
 
     pub(super) fn name(self) -> &'static str {
         match self {
@@ -71,6 +72,9 @@ impl Peer {
             (Self::Transformers | Self::Compile, Subject::Models) => {
                 (&args.python, "transformers_model.py", TORCH)
             }
+            (Self::Transformers | Self::Compile, Subject::Vision) => {
+                (&args.python, "transformers_vision.py", TORCH)
+            }
             (Self::Zentorch, _) => {
                 (&args.zentorch_python, "zentorch_layer.py", ["torch", "zentorch"].as_slice())
             }
@@ -84,9 +88,7 @@ impl Peer {
             vec![python.into(), Path::new("bench/peers").join(script).into()];
         match self {
             Self::Transformers | Self::Compile => {
-                if let (Subject::Models, Some(model)) = (args.subject, &args.model) {
-                    command.extend(["--model".into(), model.into()]);
-                }
+                command.extend(args.model_arguments());
                 if self == Self::Compile {
                     command.extend(["--compile".into(), (&args.compile_mode).into()]);
                 }
@@ -108,17 +110,16 @@ impl Peer {
 impl Program {
     /// This project's program, built for release.
     pub(super) fn ours(args: &Args) -> Result<Self> {
-        let mut command = vec![build()?.into(), "bench".into()];
-        match (args.subject, &args.model) {
-            (Subject::Models, Some(model)) => {
-                command.extend(["model", "--batch", "1"].map(OsString::from));
-                command.extend(["--experts-implementation", "grouped_mm"].map(OsString::from));
-                command.extend(["--model".into(), model.into()]);
+        let words = match args.subject {
+            Subject::Layers => {
+                ["layer", "--experts-implementation", "grouped_mm,batched_mm"].as_slice()
             }
-            _ => command.extend(
-                ["layer", "--experts-implementation", "grouped_mm,batched_mm"].map(OsString::from),
-            ),
-        }
+            Subject::Models => &["model", "--batch", "1", "--experts-implementation", "grouped_mm"],
+            Subject::Vision => &["vision"],
+        };
+        let mut command = vec![build()?.into(), "bench".into()];
+        command.extend(words.iter().map(OsString::from));
+        command.extend(args.model_arguments());
         Ok(Self { name: OURS, command, needs: None })
     }
 

@@ -139,10 +139,10 @@ impl Record {
             text += &format!("| {name} | {value} |\n");
         }
         text += &format!("| versions | {} |\n", self.versions.join("<br>"));
-        text += "\nFigures are medians over the rounds; T is the tokens of a call or of a prompt. In \
-                 brackets: how many times better the first column, `moexperts/grouped_mm`, is. A \
-                 percentage: the part reached of what this machine can do, measured in the same \
-                 run.\n";
+        text += "\nFigures are medians over the rounds; T is the tokens of a call or of a prompt, or \
+                 the patches of an image. In brackets: how many times better the first column, of \
+                 `moexperts`, is. A percentage: the part reached of what this machine can do, \
+                 measured in the same run.\n";
         text += &table::tables(&self.samples);
         if !self.absences.is_empty() {
             text += &format!("\n## Not measured\n\n{}", table::absences(&self.absences));

@@ -12,7 +12,7 @@ const NOT_COMPILED: &str = "none";
 /// What a figure says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Quantity {
-    Layer,
+    Time,
     Prefill,
     Decode,
     Load,
@@ -22,7 +22,7 @@ pub(super) enum Quantity {
 impl Quantity {
     pub(super) fn title(self) -> &'static str {
         match self {
-            Self::Layer => "ms",
+            Self::Time => "ms",
             Self::Prefill => "prefill, tok/s",
             Self::Decode => "decode, tok/s",
             Self::Load => "load, s",
@@ -34,7 +34,7 @@ impl Quantity {
     pub(super) fn ratio(self, ours: f64, peer: f64) -> f64 {
         match self {
             Self::Prefill | Self::Decode => ours / peer,
-            Self::Layer | Self::Load | Self::PeakMemory => peer / ours,
+            Self::Time | Self::Load | Self::PeakMemory => peer / ours,
         }
     }
 }
@@ -44,7 +44,7 @@ impl Quantity {
 pub(super) struct Sample {
     pub(super) table: String,
     pub(super) quantity: Quantity,
-    /// T, the tokens of a layer's call or of a prompt.
+    /// T, the tokens of a layer's call or of a prompt, or the patches of an image.
     pub(super) tokens: u64,
     pub(super) column: String,
     pub(super) value: f64,
@@ -63,7 +63,7 @@ pub(super) struct Absence {
     pub(super) reason: String,
 }
 
-/// What is read of a row; a layer and a model fill different fields.
+/// What is read of a row; a layer, a model and a vision tower fill different fields.
 #[derive(Debug, Deserialize)]
 struct Row {
     implementation: String,
@@ -71,6 +71,7 @@ struct Row {
     dtype: Option<String>,
     tokens: Option<u64>,
     prompt_tokens: Option<u64>,
+    patches: Option<u64>,
     median_ms: Option<f64>,
     prefill_tok_per_s: Option<f64>,
     decode_tok_per_s: Option<f64>,
@@ -90,7 +91,7 @@ pub(super) fn read(
 ) -> Result<Result<Vec<Sample>, Absence>> {
     let row = Row::deserialize(row).with_context(|| format!("a row of {program}: {row}"))?;
     let column = column(program, &row);
-    let tokens = row.tokens.or(row.prompt_tokens);
+    let tokens = row.tokens.or(row.prompt_tokens).or(row.patches);
     let tokens = tokens.with_context(|| format!("a row of {program} has no number of tokens"))?;
     if let Some(reason) = row.skipped {
         let table = Some(table.to_owned());
@@ -98,7 +99,7 @@ pub(super) fn read(
     }
     let decode_of_limit = row.decode_gb_per_s.zip(row.limit_gb_per_s).map(|(did, can)| did / can);
     let figures = [
-        (Quantity::Layer, row.median_ms, row.fraction_of_limit),
+        (Quantity::Time, row.median_ms, row.fraction_of_limit),
         (Quantity::Prefill, row.prefill_tok_per_s, None),
         (Quantity::Decode, row.decode_tok_per_s, decode_of_limit),
         (Quantity::Load, row.load_s, None),
@@ -147,7 +148,7 @@ mod tests {
         let samples = read(OURS, "olmoe bf16", &row).unwrap().unwrap();
         let expected = Sample {
             table: "olmoe bf16".to_owned(),
-            quantity: Quantity::Layer,
+            quantity: Quantity::Time,
             tokens: 4,
             column: "moexperts/grouped_mm".to_owned(),
             value: 2.5,
@@ -173,6 +174,18 @@ mod tests {
         ];
         assert_eq!(figures, expected);
         assert!(samples.iter().all(|s| s.column == "transformers/eager, compile default, bf16"));
+    }
+
+    #[test]
+    fn a_vision_row_is_one_figure() {
+        let row = json!({
+            "implementation": "moexperts", "compile": "none", "dtype": "bf16", "patches": 4096,
+            "prepare_ms": 20.0, "median_ms": 9000.0, "fraction_of_limit": 0.5,
+        });
+        let samples = read(OURS, "a model bf16, 1024x1024", &row).unwrap().unwrap();
+        let figures: Vec<_> = samples.iter().map(|s| (s.quantity, s.value, s.of_limit)).collect();
+        assert_eq!(figures, [(Quantity::Time, 9000.0, Some(0.5))]);
+        assert_eq!((samples[0].tokens, samples[0].column.as_str()), (4096, "moexperts"));
     }
 
     #[test]

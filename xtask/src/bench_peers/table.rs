@@ -130,13 +130,13 @@ mod tests {
     #[test]
     fn peers_are_compared_with_the_median_of_our_first_column() {
         let mut samples = vec![
-            sample(Quantity::Layer, 4, "zentorch/fused_moe", 3.0),
-            sample(Quantity::Layer, 4, "moexperts/grouped_mm", 2.0),
-            sample(Quantity::Layer, 4, "moexperts/grouped_mm", 9.0),
-            sample(Quantity::Layer, 4, "moexperts/grouped_mm", 1.0),
-            sample(Quantity::Layer, 4, "moexperts/batched_mm", 2.5),
-            sample(Quantity::Layer, 4, "transformers/eager", 8.0),
-            sample(Quantity::Layer, 1, "transformers/eager", 120.0),
+            sample(Quantity::Time, 4, "zentorch/fused_moe", 3.0),
+            sample(Quantity::Time, 4, "moexperts/grouped_mm", 2.0),
+            sample(Quantity::Time, 4, "moexperts/grouped_mm", 9.0),
+            sample(Quantity::Time, 4, "moexperts/grouped_mm", 1.0),
+            sample(Quantity::Time, 4, "moexperts/batched_mm", 2.5),
+            sample(Quantity::Time, 4, "transformers/eager", 8.0),
+            sample(Quantity::Time, 1, "transformers/eager", 120.0),
         ];
         samples[1].of_limit = Some(0.914);
         let expected = "
@@ -164,7 +164,7 @@ mod tests {
 
     #[test]
     fn without_our_figures_there_is_no_ratio() {
-        let text = tables(&[sample(Quantity::Layer, 1, "transformers/eager", 0.0625)]);
+        let text = tables(&[sample(Quantity::Time, 1, "transformers/eager", 0.0625)]);
         assert!(text.ends_with("| 1 | 0.062 | – |\n"), "{text}");
     }
 

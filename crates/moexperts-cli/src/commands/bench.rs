@@ -1,5 +1,5 @@
-//! `moexperts bench`: how fast the experts backends are, on a layer or in a model, set against what
-//! the machine can do at most.
+//! `moexperts bench`: how fast the experts backends are, on a layer or in a model, and how fast a
+//! vision tower is, set against what the machine can do at most.
 
 mod backends;
 mod layer;
@@ -7,7 +7,9 @@ mod limits;
 mod model;
 mod random;
 mod report;
+mod runs;
 mod statistics;
+mod vision;
 
 use moexperts::Cpu;
 
@@ -22,6 +24,7 @@ pub(super) fn run(command: &BenchCommand) -> Result<(), CliError> {
     match command {
         BenchCommand::Layer(args) => layer::run(args),
         BenchCommand::Model(args) => model::run(args),
+        BenchCommand::Vision(args) => vision::run(args),
     }
 }
 

@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use serde_json::Value;
 
-use crate::program::{BACKENDS, Program};
+use crate::program::{BACKENDS, Program, VISION};
 
 /// Rows of a file, each with exactly these keys in this order.
 fn rows(path: &Path, keys: &[&str]) -> Vec<Value> {
@@ -211,4 +211,85 @@ fn a_model_measures_only_what_fits_its_context() {
     let run = Program::new(&["bench", "model", "--new-tokens", "1"]).run();
     assert_eq!(run.code, Some(2));
     assert!(run.stderr.contains("expected a number, at least 2"), "{}", run.stderr);
+}
+
+const VISION_KEYS: [&str; 15] = [
+    "model",
+    "dtype",
+    "device",
+    "threads",
+    "image",
+    "patches",
+    "implementation",
+    "compile",
+    "prepare_ms",
+    "median_ms",
+    "p10_ms",
+    "p90_ms",
+    "gflop_per_s",
+    "limit_gflop_per_s",
+    "fraction_of_limit",
+];
+
+fn vision(words: &[&str]) -> Program {
+    let small = ["bench", "vision", "--time", "0.001", "--threads", "1"];
+    Program::new(&[&small[..], words].concat())
+}
+
+#[test]
+fn a_vision_tower_has_a_row_for_each_image() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("vision.json");
+    let words = ["--image-size", "32x24,48x48", "--model", VISION];
+    let run = vision(&[&words[..], &["--json", file.to_str().unwrap()]].concat()).run();
+    assert_eq!((run.code, run.stderr.as_str()), (Some(0), ""));
+    assert!(run.stdout.contains("\ntower     4 layers of 24, 2 deepstack mergers, f32\n"));
+
+    let rows = rows(&file, &VISION_KEYS);
+    let expected = [("32x24", 8 * 6), ("48x48", 12 * 12)];
+    assert_eq!(rows.len(), expected.len());
+    for ((image, patches), row) in expected.into_iter().zip(&rows) {
+        assert_eq!((&row["image"], &row["patches"]), (&image.into(), &patches.into()));
+        assert_eq!((&row["model"], &row["dtype"]), (&VISION.into(), &"f32".into()));
+        assert_eq!((&row["device"], &row["threads"]), (&"cpu".into(), &1.into()));
+        assert_eq!(
+            (&row["implementation"], &row["compile"]),
+            (&"moexperts".into(), &"none".into())
+        );
+        let number = |key: &str| row[key].as_f64().unwrap();
+        assert!(number("prepare_ms") > 0.0);
+        assert!(number("p10_ms") <= number("median_ms"));
+        assert!(number("median_ms") <= number("p90_ms"));
+        let (n, block, merger) = (f64::from(patches), 4 * 24 * 24 + 2 * 24 * 40, 96 * (96 + 32));
+        let per_patch = f64::from(24 * 96 + 4 * block);
+        let of_weights = n * per_patch + n / 4.0 * f64::from(3 * merger);
+        let flops = 2.0 * of_weights + 4.0 * 4.0 * n * n * 24.0;
+        let close = |got: f64, expected: f64| (got / expected - 1.0).abs() < 1e-4;
+        assert!(close(number("gflop_per_s"), flops / number("median_ms") / 1e6));
+        let fraction = number("gflop_per_s") / number("limit_gflop_per_s");
+        assert!(close(number("fraction_of_limit"), fraction));
+        let lines = table(&run.stdout, image);
+        assert_eq!(lines.len(), 1);
+        assert_eq!(lines[0][1], patches.to_string());
+    }
+}
+
+#[test]
+fn a_tower_converts_as_it_is_asked_to() {
+    let words = ["--image-size", "16x16", "--model", VISION, "--dtype", "bf16"];
+    let text = vision(&words).stdout();
+    assert!(text.contains(" deepstack mergers, bf16\n"), "{text}");
+}
+
+#[test]
+fn only_a_model_that_sees_has_a_vision_tower() {
+    let run = vision(&[]).run();
+    assert_eq!((run.code, run.stdout.as_str()), (Some(1), ""));
+    assert!(run.stderr.starts_with("error: model `rust-book-moe"), "{}", run.stderr);
+    for size in ["1024", "0x32", "32x", "32x32x32", "8193x1"] {
+        let run = vision(&["--image-size", size, "--model", VISION]).run();
+        assert_eq!(run.code, Some(2));
+        let expected = "expected WIDTHxHEIGHT, each from 1 to 8192";
+        assert!(run.stderr.contains(expected), "{}", run.stderr);
+    }
 }

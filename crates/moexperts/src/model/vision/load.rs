@@ -22,6 +22,7 @@ impl<D: Device> VisionTower<D> {
         // A convolution whose filters do not overlap is a product of patches.
         let filters = [c, spec.in_channels, frames, side, side];
         let filters = weights.filters(&module("patch_embed.proj.weight"), &filters)?;
+        let dtype = filters.dtype();
         let bias = weights.vector(&module("patch_embed.proj.bias"), c)?;
         let patch_embed = weights.bring(filters, Some(bias))?;
         let places = spec.position_side * spec.position_side;
@@ -43,7 +44,7 @@ impl<D: Device> VisionTower<D> {
                 merger_of(weights, &module(&format!("deepstack_merger_list.{index}")), merged)
             })
             .collect::<Result<Vec<_>>>()?;
-        Ok(Self { device, spec, patch_embed, pos_embed, blocks, merger, deepstack_mergers })
+        Ok(Self { device, spec, dtype, patch_embed, pos_embed, blocks, merger, deepstack_mergers })
     }
 }
 

@@ -1,6 +1,6 @@
 //! The forward of a vision tower, over any device.
 
-use moexperts_core::{Activation, AttentionSpec, Device, DeviceLinear};
+use moexperts_core::{Activation, AttentionSpec, DType, Device, DeviceLinear};
 
 use super::{VisionSpec, VisualFeatures, grid};
 use crate::{
@@ -13,6 +13,7 @@ use crate::{
 pub struct VisionTower<D: Device> {
     pub(super) device: D,
     pub(super) spec: VisionSpec,
+    pub(super) dtype: DType,
     pub(super) patch_embed: DeviceLinear<D>,
     pub(super) pos_embed: D::Matrix,
     pub(super) blocks: Vec<Block<D>>,
@@ -49,6 +50,11 @@ impl<D: Device> VisionTower<D> {
     /// What it is.
     pub fn spec(&self) -> &VisionSpec {
         &self.spec
+    }
+
+    /// Element type of the weights that patches are multiplied with.
+    pub fn dtype(&self) -> DType {
+        self.dtype
     }
 
     /// Where it computes.

@@ -8,22 +8,13 @@ use moexperts::{
 };
 
 use super::{
-    super::{backends::Backend, random::Random, statistics::mean},
+    super::{backends::Backend, random::Random, runs::enough, statistics::mean},
     routing::{Choices, Size},
 };
 use crate::{args::RoutingKind, error::CliError};
 
 /// Different routings of a cell: few tokens hit other experts each time.
 const ROUTINGS: usize = 16;
-
-/// Runs that are enough.
-const RUNS: usize = 5;
-
-/// Runs that are enough if each takes long.
-const SLOW_RUNS: usize = 3;
-
-/// What all runs together take, in times of what they should, for each to take long.
-const SLOW: u32 = 5;
 
 /// What is to be measured.
 #[derive(Debug)]
@@ -133,30 +124,5 @@ impl Contestant<'_> {
             Ok(start.elapsed().as_secs_f64())
         });
         Ok(seconds.map_err(|error: moexperts::core::Error| Error::from(error))?)
-    }
-}
-
-/// Whether the runs of a backend took the time they are given, and are enough.
-fn enough(seconds: &[f64], time: Duration) -> bool {
-    let spent: f64 = seconds.iter().sum();
-    let slow = spent >= (SLOW * time).as_secs_f64() && !time.is_zero();
-    seconds.len() >= if slow { SLOW_RUNS } else { RUNS } && spent >= time.as_secs_f64()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn five_runs_and_the_time_are_enough_or_three_long_ones() {
-        let time = Duration::from_millis(500);
-        assert!(!enough(&[0.01; 49], time));
-        assert!(enough(&[0.01; 51], time));
-        assert!(!enough(&[0.2; 4], time));
-        assert!(enough(&[0.2; 5], time));
-        assert!(!enough(&[9.0; 2], time));
-        assert!(enough(&[9.0; 3], time));
-        assert!(!enough(&[9.0; 4], Duration::ZERO));
-        assert!(enough(&[9.0; 5], Duration::ZERO));
     }
 }

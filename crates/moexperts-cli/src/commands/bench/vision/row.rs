@@ -1,0 +1,97 @@
+//! A row: one image through the tower.
+
+use moexperts::{Cpu, LanguageModel, model::VisionTower};
+use serde::Serialize;
+
+use super::super::{digits, percent, report::Column, rounded, statistics::Statistics};
+use crate::args::ImageSize;
+
+/// As the JSON file has it.
+#[derive(Debug, Serialize)]
+pub(super) struct Row {
+    model: String,
+    dtype: &'static str,
+    device: &'static str,
+    threads: usize,
+    image: String,
+    patches: usize,
+    implementation: &'static str,
+    /// Nothing is compiled here; results of other systems in the same form say `default` and so on.
+    compile: &'static str,
+    prepare_ms: f64,
+    median_ms: f64,
+    p10_ms: f64,
+    p90_ms: f64,
+    gflop_per_s: f64,
+    limit_gflop_per_s: f64,
+    fraction_of_limit: f64,
+}
+
+/// What one image took.
+#[derive(Debug)]
+pub(super) struct Measured {
+    /// Patches in time, height and width.
+    pub(super) grid: [usize; 3],
+    /// From the image to patches.
+    pub(super) prepare_seconds: Vec<f64>,
+    /// From patches to rows of the decoder.
+    pub(super) seconds: Vec<f64>,
+}
+
+impl Row {
+    /// - `peak`: multiplications and additions the machine does a second
+    pub(super) fn new(
+        model: &LanguageModel,
+        tower: &VisionTower<Cpu>,
+        size: ImageSize,
+        measured: &Measured,
+        peak: f64,
+    ) -> Self {
+        let time = Statistics::of(&measured.seconds);
+        let flops_per_second = tower.spec().flops(measured.grid) as f64 / time.median;
+        let ms = time.scaled(1e3);
+        Self {
+            model: model.origin().to_owned(),
+            dtype: tower.dtype().name(),
+            device: "cpu",
+            threads: model.device().thread_count(),
+            image: size.to_string(),
+            patches: measured.grid.iter().product(),
+            implementation: "moexperts",
+            compile: "none",
+            prepare_ms: rounded(1e3 * Statistics::of(&measured.prepare_seconds).median),
+            median_ms: rounded(ms.median),
+            p10_ms: rounded(ms.p10),
+            p90_ms: rounded(ms.p90),
+            gflop_per_s: rounded(flops_per_second / 1e9),
+            limit_gflop_per_s: rounded(peak / 1e9),
+            fraction_of_limit: rounded(flops_per_second / peak),
+        }
+    }
+
+    /// The columns of the table, for images of these sizes.
+    pub(super) fn columns(sizes: &[ImageSize]) -> Vec<Column> {
+        vec![
+            Column::words("image", sizes.iter().map(ToString::to_string)),
+            Column::number("patches", 0),
+            Column::number("prepare ms", 0),
+            Column::number("ms", 6),
+            Column::number("p10-p90", 13),
+            Column::number("GFLOP/s", 0),
+            Column::number("of limit", 0),
+        ]
+    }
+
+    /// The texts of those columns.
+    pub(super) fn cells(&self) -> Vec<String> {
+        vec![
+            self.image.clone(),
+            self.patches.to_string(),
+            digits(self.prepare_ms),
+            digits(self.median_ms),
+            format!("{}-{}", digits(self.p10_ms), digits(self.p90_ms)),
+            digits(self.gflop_per_s),
+            percent(self.fraction_of_limit),
+        ]
+    }
+}

@@ -24,6 +24,10 @@ WARM_UP_RUNS = 5
 MIN_RUNS = 5
 MIN_SECONDS = 0.5
 
+# So many runs are enough where they take so long together.
+SLOW_RUNS = 3
+SLOW_SECONDS = 2.5
+
 # The most that weights may take of the available memory.
 MAX_MEMORY_FRACTION = 0.75
 
@@ -181,6 +185,19 @@ def time_in_turns(calls: Mapping[str, Callable[[int], object]]) -> dict[str, lis
 
 def enough(runs: list[Run]) -> bool:
     return len(runs) >= MIN_RUNS and sum(seconds for _, seconds in runs) >= MIN_SECONDS
+
+
+def time_alone(call: Callable[[], object]) -> list[float]:
+    """Seconds of the runs of one call, after one that does not count."""
+    call()
+    seconds: list[float] = []
+    while (spent := sum(seconds)) < MIN_SECONDS or len(seconds) < (
+        SLOW_RUNS if spent >= SLOW_SECONDS else MIN_RUNS
+    ):
+        start = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - start)
+    return seconds
 
 
 def quantile(values: Sequence[float], fraction: float) -> float:

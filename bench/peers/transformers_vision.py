@@ -2,7 +2,6 @@
 """Measures transformers on the vision tower of a model: one image, without the image processor."""
 
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,12 +9,12 @@ import torch
 from transformers import AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel
 
 from common import (
-    MIN_RUNS,
     NOT_COMPILED,
     Row,
     Vision,
     compile_argument,
     first_line,
+    time_alone,
     vision_parser,
     write_rows,
 )
@@ -62,15 +61,9 @@ def measure(of: Vision, tower: PreTrainedModel, grid: list[int]) -> Row:
     if of.mode != NOT_COMPILED:
         forward = torch.compile(tower, mode=of.mode)
     try:
-        forward(pixel_values, grid_thw=grid_thw)
+        return of.row(name, time_alone(lambda: forward(pixel_values, grid_thw=grid_thw)))
     except (RuntimeError, NotImplementedError, ValueError) as error:
         return of.skipped(name, first_line(error))
-    seconds = []
-    for _ in range(MIN_RUNS):
-        start = time.perf_counter()
-        forward(pixel_values, grid_thw=grid_thw)
-        seconds.append(time.perf_counter() - start)
-    return of.row(name, seconds)
 
 
 def grid_of(config: PreTrainedConfig, width: int, height: int) -> list[int]:

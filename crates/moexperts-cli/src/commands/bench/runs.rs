@@ -52,7 +52,7 @@ mod tests {
     #[test]
     fn the_first_run_does_not_count() {
         let runs = Cell::new(0);
-        let run = || Ok::<_, ()>(runs.set(runs.get() + 1));
+        let run = || Ok::<_, &str>(runs.replace(runs.get() + 1));
         assert_eq!(timed(run, Duration::ZERO).unwrap().len(), 5);
         assert_eq!(runs.get(), 6);
         assert_eq!(timed(|| Err::<(), _>("broken"), Duration::ZERO), Err("broken"));

@@ -115,6 +115,9 @@ fn decode(bytes: &[u8]) -> Result<RgbImage, String> {
     if !whole {
         return Err(truncated());
     }
+    if let (ImageFormat::Png, Some([width, height])) = (format, png_size(bytes)) {
+        check_size(width.into(), height.into())?;
+    }
     let mut limits = Limits::no_limits();
     limits.max_alloc = Some(MAX_DECODED_PIXELS * 8); // four channels of 16 bits
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
@@ -133,6 +136,12 @@ fn decode(bytes: &[u8]) -> Result<RgbImage, String> {
         DynamicImage::ImageRgba16(picture) => upper_bytes(&picture),
         picture => picture.into_rgb8(),
     })
+}
+
+/// Width and height as the first chunk has them: the decoder refuses a zero without naming it.
+fn png_size(bytes: &[u8]) -> Option<[u32; 2]> {
+    let number = |at: usize| Some(u32::from_be_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
+    Some([number(16)?, number(20)?])
 }
 
 /// Sizes that can be decoded and resized.

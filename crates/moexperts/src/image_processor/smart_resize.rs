@@ -55,8 +55,8 @@ pub(super) fn video_size(
 ) -> Result<[f64; 2], String> {
     if frames < temporal_factor {
         return Err(format!(
-            "is one of {frames} frames, expected at least {temporal_factor} \
-             (`temporal_patch_size`); give a frame twice, or process it as an image"
+            "is of a video of {frames} frames, expected at least {temporal_factor} \
+             (`temporal_patch_size`); give a frame twice, or take it as an image"
         ));
     }
     let [mut height, mut width] = from.map(|edge| edge as f64);
@@ -110,9 +110,9 @@ fn within(image: &Image, size: [f64; 2], frames: u64, max_pixels: u64) -> Result
     if frames as f64 * height * width <= limit as f64 {
         return Ok(size.map(|edge| edge as usize));
     }
-    let each = if frames == 1 { String::new() } else { format!(", {frames} times,") };
+    let each = if frames == 1 { String::new() } else { format!(", {frames} times") };
     let problem = format!(
-        "is {}x{} pixels and would be resized to {width}x{height}{each} which is beyond the pixel \
+        "is {}x{} pixels and would be resized to {width}x{height}{each}, which is beyond the pixel \
          limit of {limit}; crop it to be less long, or raise `size.longest_edge`",
         image.width(),
         image.height()

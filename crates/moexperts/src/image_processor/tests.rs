@@ -226,7 +226,7 @@ fn images_no_size_fits_are_errors() {
     );
     assert_eq!(
         text(processor.preprocess(&blank(150, 1))),
-        "image: is 150x1 pixels and would be resized to 700x28 which is beyond the pixel limit of \
+        "image: is 150x1 pixels and would be resized to 700x28, which is beyond the pixel limit of \
          4000; crop it to be less long, or raise `size.longest_edge`"
     );
     let huge = self::processor(r#"{"min_pixels": 1000000000000, "max_pixels": 2000000000000}"#);
@@ -245,7 +245,7 @@ fn frames_that_are_no_video_are_errors() {
     );
     assert_eq!(
         text(processor.preprocess(&[blank(64, 64)])),
-        "image: is one of 1 frames, expected at least 2 (`temporal_patch_size`); \
-         give a frame twice, or process it as an image"
+        "image: is of a video of 1 frames, expected at least 2 (`temporal_patch_size`); \
+         give a frame twice, or take it as an image"
     );
 }

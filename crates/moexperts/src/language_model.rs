@@ -45,7 +45,7 @@ impl<D: Device> LanguageModel<D> {
     /// Loads a model on a device.
     ///
     /// # Errors
-    /// As [`AutoModelForCausalLm::from_pretrained`].
+    /// As [`AutoModel::from_pretrained`](crate::AutoModel::from_pretrained).
     pub fn load(device: D, files: ModelFiles, options: &LoadOptions) -> Result<Self> {
         let spec = families::describe(&files.config)?;
         let tokenizer = files.tokenizer.as_deref();

@@ -60,6 +60,36 @@ fn a_linear_layer_is_the_sum_of_products_and_its_bias() {
     }
 }
 
+/// With one thread the rows are divided, with three the outputs: 601 rows are five blocks of panels
+/// and some rows beside them.
+#[test]
+fn a_linear_layer_of_many_rows_is_the_same_however_it_is_divided() {
+    let (tokens, inputs, outputs) = (601, 70, 101);
+    let x = tensor(tokens, inputs, 1);
+    for devices in devices_by_threads() {
+        for dtype in DType::ALL {
+            let stored = values(outputs * inputs, 2);
+            let weight = Matrix::from_f32(outputs, inputs, &stored, dtype).unwrap();
+            let linear = Linear { weight, bias: Some(values(outputs, 3)) };
+            let results = devices.each_ref().map(|cpu| cpu.linear(&x, &linear).unwrap());
+            assert_eq!(bits(results[0].data()), bits(results[1].data()), "{dtype}");
+            assert_eq!(bits(results[0].data()), bits(results[2].data()), "{dtype}");
+            for token in (0..tokens).step_by(13) {
+                let row = wide(x.row(token));
+                let exact: Vec<Bounded> = row.iter().map(|&x| Bounded::exact(x)).collect();
+                let expected = reference::linear(&linear, &row);
+                let allowed = Tolerance::new(dtype).linear(&linear, &exact);
+                for column in 0..outputs {
+                    let got = results[0].row(token)[column];
+                    assert_near(got, expected[column], allowed[column].error, || {
+                        format!("{} {dtype} out[{token}, {column}]", devices[0].isa())
+                    });
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn a_linear_layer_of_a_wrong_shape_is_an_error() {
     let cpu = device(Isa::Portable, 1);

@@ -59,6 +59,13 @@ pub(crate) struct Placed {
     pub(crate) frames: Vec<Range<usize>>,
 }
 
+impl Placed {
+    /// The first of its tokens.
+    fn first(&self) -> usize {
+        self.frames.first().map_or(0, |frame| frame.start)
+    }
+}
+
 /// Token ids `[T]`, and the images and videos that some of them stand for.
 #[derive(Debug, Clone, Default)]
 pub struct Prompt {
@@ -150,24 +157,20 @@ impl Prompt {
     /// Keeps the first `len` tokens; a picture that is cut stays for those of its rows.
     pub(crate) fn truncate(&mut self, len: usize) {
         self.tokens.truncate(len);
-        self.placed.retain(|placed| placed.frames.first().is_some_and(|first| first.start < len));
+        self.placed.retain(|placed| placed.first() < len);
     }
 
     /// Tokens from the beginning that mean the same in both, pictures included.
     pub(crate) fn shared(&self, other: &Self) -> usize {
         let pairs = self.tokens.iter().zip(&other.tokens);
         let shared = pairs.take_while(|(a, b)| a == b).count();
-        let mut own = self.placed.iter();
-        for placed in &other.placed {
-            let first = placed.frames.first().map_or(0, |frame| frame.start);
-            let same = own
-                .next()
-                .is_some_and(|own| own.frames == placed.frames && own.visual.same(&placed.visual));
-            if !same {
-                return shared.min(first);
-            }
-        }
-        shared
+        let same = |(own, other): &(&Placed, &Placed)| {
+            own.frames == other.frames && own.visual.same(&other.visual)
+        };
+        let common = self.placed.iter().zip(&other.placed).take_while(same).count();
+        // A picture that only one of the two has there.
+        let first = |prompt: &Self| prompt.placed.get(common).map_or(usize::MAX, Placed::first);
+        shared.min(first(self)).min(first(other))
     }
 }
 

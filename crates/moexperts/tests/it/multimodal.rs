@@ -326,6 +326,12 @@ fn a_session_goes_on_where_prompts_differ() {
     assert_ne!(answer(&other), Vec::<u32>::new());
     assert_eq!(after(&other, &whole), (answer(&whole), tokens - first_image));
 
+    // The same placeholders without a picture, after one with it and before.
+    let bare = Prompt::from(golden.ids("input_ids"));
+    assert_ne!(answer(&bare), answer(&whole));
+    assert_eq!(after(&whole, &bare), (answer(&bare), tokens - first_image));
+    assert_eq!(after(&bare, &whole), (answer(&whole), tokens - first_image));
+
     // A text that shares the beginning of the first image's placeholders with nothing behind them.
     let text = Prompt::from(golden.ids("input_ids")[..first_image].to_vec());
     assert_eq!(after(&text, &whole), (answer(&whole), tokens - first_image));

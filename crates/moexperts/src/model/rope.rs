@@ -303,6 +303,19 @@ mod tests {
     }
 
     #[test]
+    fn pairs_turn_by_time_height_and_width_in_turn_as_far_as_the_sections_reach() {
+        let text = r#"{"max_position_embeddings": 8}"#;
+        let config = Config::parse("config.json", text).unwrap();
+        let mut rope = Rope::read(&config, 16, 1e4).unwrap();
+        let axes = |rope: &Rope| (0..8).map(|pair| rope.axis(pair)).collect::<Vec<_>>();
+        assert_eq!(axes(&rope), [0; 8]);
+        rope.mrope_section = Some([4, 2, 2]);
+        assert_eq!(axes(&rope), [0, 1, 2, 0, 1, 2, 0, 0]);
+        rope.mrope_section = Some([5, 2, 1]);
+        assert_eq!(axes(&rope), [0, 1, 2, 0, 1, 0, 0, 0]);
+    }
+
+    #[test]
     fn an_unknown_kind_is_an_error_that_lists_the_known() {
         let text = r#"{"max_position_embeddings": 8, "rope_scaling": {"type": "su"}}"#;
         let config = Config::parse("config.json", text).unwrap();

@@ -3,8 +3,8 @@
 use std::sync::LazyLock;
 
 use moexperts::{
-    AutoModel, AutoModelForCausalLm, AutoModelForImageTextToText, CpuOptions, DType, Image,
-    LanguageModel, LoadOptions, Message, Prompt, Visual,
+    AutoModel, AutoModelForCausalLm, AutoModelForImageTextToText, Cpu, CpuOptions, DType,
+    Generation, Image, LanguageModel, LoadOptions, Message, Prompt, Visual,
     core::{Device, Tensor},
     cpu::Isa,
     image_processor::PixelValues,
@@ -335,6 +335,22 @@ fn a_session_goes_on_where_prompts_differ() {
     // A text that shares the beginning of the first image's placeholders with nothing behind them.
     let text = Prompt::from(golden.ids("input_ids")[..first_image].to_vec());
     assert_eq!(after(&text, &whole), (answer(&whole), tokens - first_image));
+}
+
+#[test]
+fn a_generation_counts_the_patches_it_was_the_first_to_read() {
+    let prompt = prompt("two", &golden("two"));
+    let patches = |generation: &mut Generation<'_, Cpu>| {
+        generation.by_ref().for_each(|event| {
+            event.unwrap();
+        });
+        generation.stats().patches
+    };
+    let mut first = MODEL.generate_tokens(vec![prompt.clone()], &greedy(3)).unwrap();
+    assert_eq!(patches(&mut first), 40 + 36);
+    let session = first.into_session();
+    let mut again = MODEL.continue_tokens(session, vec![prompt], &greedy(3)).unwrap();
+    assert_eq!(patches(&mut again), 0);
 }
 
 #[test]

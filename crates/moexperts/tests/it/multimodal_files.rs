@@ -1,9 +1,14 @@
 //! Qwen3-VL-MoE from other files than those of `testdata`: what means the same, and what cannot be.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::Path,
+    sync::{Arc, Mutex},
+};
 
 use moexperts::{
-    AutoModel, AutoModelForImageTextToText, Image, LanguageModel, LoadOptions, Result,
+    AutoModel, AutoModelForImageTextToText, Image, LanguageModel, LoadOptions, Progress, Result,
 };
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde_json::{Value, json};
@@ -33,6 +38,57 @@ fn copy() -> TempDir {
 
 fn load(folder: &Path) -> Result<LanguageModel> {
     AutoModelForImageTextToText::from_pretrained(folder.to_str().unwrap(), LoadOptions::new())
+}
+
+/// What loading tells of work that takes long.
+#[derive(Default)]
+struct Told(Mutex<Vec<(&'static str, String, u64)>>);
+
+impl Progress for Told {
+    fn start(&self, what: &str, bytes: u64) {
+        self.0.lock().unwrap().push(("start", what.to_owned(), bytes));
+    }
+
+    fn advance(&self, what: &str, bytes: u64) {
+        self.0.lock().unwrap().push(("advance", what.to_owned(), bytes));
+    }
+
+    fn finish(&self, what: &str) {
+        self.0.lock().unwrap().push(("finish", what.to_owned(), 0));
+    }
+}
+
+#[test]
+fn a_conversion_says_how_far_it_is() {
+    let told = Arc::new(Told::default());
+    let options = LoadOptions::new().progress(Arc::clone(&told) as Arc<dyn Progress>);
+    let path = data(CASE);
+    AutoModel::from_pretrained(path.to_str().unwrap(), options).unwrap();
+    let what = || "converting the experts".to_owned();
+    let all = 2 * 8 * 3 * 32 * 12 * 4;
+    let told = told.0.lock().unwrap();
+    assert_eq!(told.first(), Some(&("start", what(), all)));
+    assert_eq!(told.last(), Some(&("finish", what(), 0)));
+    let advanced = &told[1..told.len() - 1];
+    assert!(advanced.iter().all(|(kind, of, _)| *kind == "advance" && *of == what()));
+    assert_eq!(advanced.iter().map(|(_, _, bytes)| bytes).sum::<u64>(), all);
+}
+
+#[test]
+fn the_token_that_ends_a_text_may_stand_in_the_text_config() {
+    let folder = copy();
+    assert_eq!(load(folder.path()).unwrap().generation_config().eos_token_id, [289]);
+}
+
+#[test]
+fn the_embedding_is_the_head_where_the_top_of_the_config_says_so() {
+    let tied = |change: fn(&mut Value)| {
+        let folder = copy();
+        edit(&folder, "config.json", change);
+        load(folder.path()).unwrap().spec().tie_word_embeddings
+    };
+    assert!(!tied(|config| config["text_config"]["tie_word_embeddings"] = json!(true)));
+    assert!(tied(|config| config["tie_word_embeddings"] = json!(true)));
 }
 
 /// Changes a JSON file of the folder.

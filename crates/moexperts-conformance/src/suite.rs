@@ -8,7 +8,7 @@ use std::{
 
 use moexperts_core::{
     Activation, Device, Error, Experts, ExpertsBackend, ExpertsCall, Result as CoreResult, Routing,
-    Scratch, reference,
+    Scratch, made, reference,
 };
 
 use crate::{
@@ -241,7 +241,8 @@ impl<'a, D: Device> Setup<'a, D> {
         let Prepared { case, layer, .. } = prepared;
         guarded("loading", || {
             let experts = Experts::load(device, case.spec, layer.stored(&case.spec)?)?;
-            let x = device.load_tensor(case.tokens, prepared.hidden(), layer.x.data().to_vec())?;
+            let (hidden, values) = (prepared.hidden(), layer.x.data());
+            let x = made(|out| device.load_tensor(case.tokens, hidden, values, out))?;
             let routing = device.load_routing(layer.routing.clone())?;
             Ok(Self { backend, device, prepared, experts, x, routing })
         })?
@@ -271,12 +272,13 @@ impl<'a, D: Device> Setup<'a, D> {
     ) -> Result<Vec<f32>, Problem> {
         let mut out = self.tensor(self.prepared.case.tokens, self.prepared.hidden(), fill)?;
         self.forward(what, (x, &self.routing), &mut out, scratch)?.map_err(failed(what))?;
-        self.device.read_tensor(&out).map_err(failed("reading the output"))
+        made(|values| self.device.read_tensor(&out, values)).map_err(failed("reading the output"))
     }
 
     fn tensor(&self, rows: usize, cols: usize, fill: f32) -> Result<D::Tensor, Problem> {
         let values = vec![fill; rows * cols];
-        self.device.load_tensor(rows, cols, values).map_err(failed("loading a tensor"))
+        made(|out| self.device.load_tensor(rows, cols, &values, out))
+            .map_err(failed("loading a tensor"))
     }
 
     /// Why `check` refuses the case, if it does.
@@ -298,7 +300,8 @@ impl<'a, D: Device> Setup<'a, D> {
 
     fn keeps_its_inputs(&self) -> Result<(), Problem> {
         let Layer { x, routing, .. } = &self.prepared.layer;
-        let read = self.device.read_tensor(&self.x).map_err(failed("reading the hidden states"))?;
+        let read = made(|values| self.device.read_tensor(&self.x, values))
+            .map_err(failed("reading the hidden states"))?;
         if !read.iter().map(|value| value.to_bits()).eq(x.data().iter().map(|x| x.to_bits())) {
             return Err(Problem::Changed("hidden_states"));
         }
@@ -317,7 +320,8 @@ impl<'a, D: Device> Setup<'a, D> {
         }
         let mut values = layer.x.data().to_vec();
         values[(token + 1) * hidden - 1] = f32::NAN;
-        let x = self.device.load_tensor(tokens, hidden, values).map_err(failed("loading a NaN"))?;
+        let x = made(|out| self.device.load_tensor(tokens, hidden, &values, out))
+            .map_err(failed("loading a NaN"))?;
         let got = self.output("a call with a NaN", &x, 0.0, scratch)?;
         let counts = |(id, weight)| (id as usize) < case.spec.experts && weight != 0.0;
         let smooth = matches!(

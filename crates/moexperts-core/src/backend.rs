@@ -28,6 +28,23 @@ pub trait ExpertsBackend<D: Device>: Debug + Send + Sync {
     /// # Errors
     /// If the shapes disagree, or the device fails.
     fn forward(&self, call: ExpertsCall<'_, D>, out: &mut D::Tensor) -> Result<()>;
+
+    /// Whether [`forward`](Self::forward) waits for the routing and reads it on the host, as one
+    /// does that looks which experts were hit. A compiled plan breaks there, and none with
+    /// `fullgraph` can be made.
+    ///
+    /// True unless a backend says otherwise.
+    fn reads_routing_on_host(&self) -> bool {
+        true
+    }
+
+    /// Whether the tokens of an expert pass its weights together. A compiled plan then lets a
+    /// shared expert pass beside the routed ones.
+    ///
+    /// False unless a backend says otherwise.
+    fn groups_tokens(&self) -> bool {
+        false
+    }
 }
 
 /// The arguments of one [`ExpertsBackend::forward`].

@@ -6,7 +6,10 @@
 
 use std::{fmt::Debug, ops::Range, sync::Arc};
 
-use crate::{Activation, DeviceKind, ExpertsBackend, Linear, Matrix, RouterSpec, error::Result};
+use crate::{
+    Activation, DeviceKind, ExpertsBackend, Knob, Linear, Matrix, RouterSpec, Scratch, Weight,
+    error::Result,
+};
 
 /// The tokens of one sequence in a [`Batch`]: positions `start .. start + tokens`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,7 +23,7 @@ pub struct Span {
 }
 
 /// Which rows of a forward belong to which sequence: spans one after another, no padding.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Batch {
     spans: Vec<Span>,
 }
@@ -29,6 +32,16 @@ impl Batch {
     /// Rows in the order of the spans.
     pub fn new(spans: Vec<Span>) -> Self {
         Self { spans }
+    }
+
+    /// Leaves no span.
+    pub fn clear(&mut self) {
+        self.spans.clear();
+    }
+
+    /// Adds a span, whose rows follow the others'.
+    pub fn push(&mut self, span: Span) {
+        self.spans.push(span);
     }
 
     /// The spans.
@@ -79,6 +92,25 @@ pub struct AttentionSpec {
     pub sliding_window: Option<usize>,
 }
 
+/// A shared expert as slices of the width of a routed one, beside them.
+#[derive(Debug)]
+pub struct SharedSlices<'a, D: Device> {
+    /// How many.
+    pub slices: usize,
+    /// [T, 1]: each slice's weight is its sigmoid; without it, 1.
+    pub gate: Option<&'a D::Tensor>,
+}
+
+/// What an operation writes, for a caller that has no room for it.
+///
+/// # Errors
+/// As the operation.
+pub fn made<T: Default, E>(write: impl FnOnce(&mut T) -> Result<(), E>) -> Result<T, E> {
+    let mut out = T::default();
+    write(&mut out)?;
+    Ok(out)
+}
+
 /// A linear layer on device `D`.
 pub type DeviceLinear<D> = Linear<<D as Device>::Matrix, <D as Device>::Vector>;
 
@@ -86,25 +118,51 @@ pub type DeviceLinear<D> = Linear<<D as Device>::Matrix, <D as Device>::Vector>;
 ///
 /// Activations are `[rows, cols]` in f32, a row a token. Every operation is deterministic: the
 /// same inputs give the same bits, whatever the number of threads.
+///
+/// An operation writes its result into `out`, which takes the result's shape; room it has already
+/// is used again, so that a loop over the same shapes allocates nothing. What an operation needs
+/// besides is kept in the caller's [`Scratch`]. [`made`] gives an operation a result of its own.
 pub trait Device: Debug + Clone + Send + Sync + Sized + 'static {
     /// What messages call it: `CPU`.
     const NAME: &'static str;
     /// What kind of machine it is; decides which backend decodes.
     const KIND: DeviceKind;
 
-    /// A weight [out, in].
-    type Matrix: Debug + Send + Sync;
+    /// A weight [out, in]; clones share its elements.
+    type Matrix: Weight;
     /// A short vector in f32: a bias, a norm's weight.
-    type Vector: Debug + Send + Sync;
-    /// Activations [rows, cols] in f32.
-    type Tensor: Debug + Send + Sync;
-    /// `top_k_index` [T, K] and `top_k_weights` [T, K].
-    type Routing: Debug + Send + Sync;
+    type Vector: Debug + Clone + Send + Sync;
+    /// Activations [rows, cols] in f32; by default [0, 0], which holds no memory.
+    type Tensor: Debug + Default + Send + Sync;
+    /// `top_k_index` [T, K] and `top_k_weights` [T, K]; by default none, which holds no memory.
+    type Routing: Debug + Default + Send + Sync;
     /// Keys and values of all layers and sequences.
     type KvCache: Debug + Send;
 
     /// The backends that come with the device, in the order users see them.
     fn built_in_experts() -> Vec<Arc<dyn ExpertsBackend<Self>>>;
+
+    /// The settings of the device's kernels that [`with_knob`](Self::with_knob) turns: what
+    /// autotuning tries.
+    fn knobs(&self) -> &'static [Knob];
+
+    /// The same device with knob `index` at a value, one of its values; results stay within the
+    /// tolerance.
+    #[must_use]
+    fn with_knob(&self, index: usize, value: usize) -> Self;
+
+    /// What the measured settings depend on beside the shapes: the processor, the instruction set,
+    /// the threads.
+    fn fingerprint(&self) -> String;
+
+    /// The kernel that multiplies so many rows with weights like these: `avx2 dot`.
+    fn kernel_name(&self, weight: &Self::Matrix, rows: usize) -> String;
+
+    /// A copy of a weight where the device reads it fastest, or `None` if it lies there.
+    ///
+    /// # Errors
+    /// If the device has no room for it.
+    fn resident_copy(&self, weight: &Self::Matrix) -> Result<Option<Self::Matrix>>;
 
     /// Runs `work` where the device's operations start fastest (inside its thread pool).
     fn enter<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R;
@@ -121,17 +179,41 @@ pub trait Device: Debug + Clone + Send + Sync + Sized + 'static {
     /// If the device has no room for it.
     fn load_vector(&self, values: Vec<f32>) -> Result<Self::Vector>;
 
+    /// Activations that can take a shape of up to so many values without allocating.
+    ///
+    /// # Errors
+    /// If the device has no room for it.
+    fn new_tensor(&self, values: usize) -> Result<Self::Tensor>;
+
+    /// Gives activations the shape [rows, cols]; the values are unspecified.
+    ///
+    /// # Errors
+    /// If the device has no room for it.
+    fn reset_tensor(&self, x: &mut Self::Tensor, rows: usize, cols: usize) -> Result<()>;
+
     /// Brings activations [rows, cols] to the device.
     ///
     /// # Errors
     /// If `values` does not hold `rows * cols` values or the device has no room.
-    fn load_tensor(&self, rows: usize, cols: usize, values: Vec<f32>) -> Result<Self::Tensor>;
+    fn load_tensor(
+        &self,
+        rows: usize,
+        cols: usize,
+        values: &[f32],
+        out: &mut Self::Tensor,
+    ) -> Result<()>;
 
     /// Reads activations back, row-major.
     ///
     /// # Errors
     /// If the device failed at an operation before.
-    fn read_tensor(&self, tensor: &Self::Tensor) -> Result<Vec<f32>>;
+    fn read_tensor(&self, tensor: &Self::Tensor, out: &mut Vec<f32>) -> Result<()>;
+
+    /// Room for the routing of up to so many (token, expert) pairs.
+    ///
+    /// # Errors
+    /// If the device has no room for it.
+    fn new_routing(&self, pairs: usize) -> Result<Self::Routing>;
 
     /// Brings a routing to the device.
     ///
@@ -151,11 +233,22 @@ pub trait Device: Debug + Clone + Send + Sync + Sized + 'static {
     /// If the device has no room for it.
     fn new_kv_cache(&self, spec: KvCacheSpec) -> Result<Self::KvCache>;
 
+    /// Room for so many positions of a sequence in all layers: up to there nothing is allocated.
+    ///
+    /// # Errors
+    /// If the device has no room for it.
+    fn reserve_positions(
+        &self,
+        cache: &mut Self::KvCache,
+        sequence: usize,
+        positions: usize,
+    ) -> Result<()>;
+
     /// Row `ids[t]` of `table` [V, H] for each t: [T, H].
     ///
     /// # Errors
     /// [`Error::OutOfRange`](crate::Error::OutOfRange) for an id that is no row.
-    fn embed(&self, table: &Self::Matrix, ids: &[u32]) -> Result<Self::Tensor>;
+    fn embed(&self, table: &Self::Matrix, ids: &[u32], out: &mut Self::Tensor) -> Result<()>;
 
     /// `out[n] = Σ_i weights[n, i] · table[rows[n, i]]`: [N, H], from `taps` rows of `table` [V, H]
     /// for each of the N outputs.
@@ -169,7 +262,8 @@ pub trait Device: Debug + Clone + Send + Sync + Sized + 'static {
         rows: &[u32],
         weights: &[f32],
         taps: usize,
-    ) -> Result<Self::Tensor>;
+        out: &mut Self::Tensor,
+    ) -> Result<()>;
 
     /// `x` [R, C] with the same values in the same order as rows of `cols`: a view.
     ///
@@ -181,7 +275,7 @@ pub trait Device: Debug + Clone + Send + Sync + Sized + 'static {
     ///
     /// # Errors
     /// If a row does not exist.
-    fn select_rows(&self, x: &Self::Tensor, rows: &[usize]) -> Result<Self::Tensor>;
+    fn select_rows(&self, x: &Self::Tensor, rows: &[usize], out: &mut Self::Tensor) -> Result<()>;
 
     /// `x[rows[i]] = y[i]`.
     ///
@@ -205,20 +299,50 @@ pub trait Device: Debug + Clone + Send + Sync + Sized + 'static {
         weight: &Self::Vector,
         bias: &Self::Vector,
         eps: f32,
-    ) -> Result<Self::Tensor>;
+        out: &mut Self::Tensor,
+    ) -> Result<()>;
 
     /// `x / sqrt(mean(x²) + eps) · weight` over each `weight.len()` neighbouring values of a row:
     /// a whole row, or each head of it.
     ///
     /// # Errors
     /// If the row is not a multiple of the weight.
-    fn rms_norm(&self, x: &Self::Tensor, weight: &Self::Vector, eps: f32) -> Result<Self::Tensor>;
+    fn rms_norm(
+        &self,
+        x: &Self::Tensor,
+        weight: &Self::Vector,
+        eps: f32,
+        out: &mut Self::Tensor,
+    ) -> Result<()>;
 
-    /// `x · weightᵀ + bias`: [T, in] to [T, out].
+    /// `x += y`, then `out = rms_norm(x)`.
     ///
     /// # Errors
-    /// If the shapes differ.
-    fn linear(&self, x: &Self::Tensor, linear: &DeviceLinear<Self>) -> Result<Self::Tensor>;
+    /// As [`add`](Self::add) and [`rms_norm`](Self::rms_norm).
+    fn add_rms_norm(
+        &self,
+        x: &mut Self::Tensor,
+        y: &Self::Tensor,
+        weight: &Self::Vector,
+        eps: f32,
+        out: &mut Self::Tensor,
+    ) -> Result<()> {
+        self.add(x, y)?;
+        self.rms_norm(x, weight, eps, out)
+    }
+
+    /// `outs[i] = x · linears[i].weightᵀ + linears[i].bias`: [T, in] to [T, out] each, as one
+    /// grouped product.
+    ///
+    /// # Errors
+    /// If the shapes differ, or there are not as many results as layers.
+    fn linear(
+        &self,
+        x: &Self::Tensor,
+        linears: &[&DeviceLinear<Self>],
+        scratch: &mut Scratch,
+        outs: &mut [Self::Tensor],
+    ) -> Result<()>;
 
     /// Rotates each head of `x` [T, heads · D] by the angles whose `cos` and `sin` [T, R / 2] are
     /// given; value i of the first R values of a head is paired with value i + R / 2.
@@ -245,7 +369,9 @@ pub trait Device: Debug + Clone + Send + Sync + Sized + 'static {
         layer: usize,
         batch: &Batch,
         spec: &AttentionSpec,
-    ) -> Result<Self::Tensor>;
+        scratch: &mut Scratch,
+        out: &mut Self::Tensor,
+    ) -> Result<()>;
 
     /// The attention of the queries [T, heads · D] over the keys and values [T, kv_heads · D] of
     /// their own segment, before and after them: [T, heads · D]. Segments lie one after another;
@@ -258,20 +384,30 @@ pub trait Device: Debug + Clone + Send + Sync + Sized + 'static {
         qkv: [&Self::Tensor; 3],
         segments: &[usize],
         spec: &AttentionSpec,
-    ) -> Result<Self::Tensor>;
+        out: &mut Self::Tensor,
+    ) -> Result<()>;
 
     /// The experts each token goes to, from router logits [T, E].
+    ///
+    /// With a `shared` expert, its slices are the experts from E on, which every token goes to:
+    /// [T, K + slices].
     ///
     /// # Errors
     /// [`Error::NotFinite`](crate::Error::NotFinite) for logits that are no numbers, where the
     /// device can tell without waiting.
-    fn route(&self, logits: &Self::Tensor, spec: &RouterSpec) -> Result<Self::Routing>;
+    fn route(
+        &self,
+        logits: &Self::Tensor,
+        spec: &RouterSpec,
+        shared: Option<SharedSlices<'_, Self>>,
+        out: &mut Self::Routing,
+    ) -> Result<()>;
 
-    /// Room of the shape of `x` for a result that overwrites it, values unspecified.
+    /// Sends each of `tokens` tokens to expert 0, with weight 1: [T, 1].
     ///
     /// # Errors
     /// If the device has no room for it.
-    fn new_tensor_like(&self, x: &Self::Tensor) -> Result<Self::Tensor>;
+    fn route_all(&self, tokens: usize, out: &mut Self::Routing) -> Result<()>;
 
     /// `up = activation(gate, up)`, elementwise.
     ///

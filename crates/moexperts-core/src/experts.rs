@@ -1,7 +1,7 @@
 //! An experts layer: its description and its weights.
 
 use crate::{
-    DType, Device, Matrix, TypedCache,
+    DType, Device, Matrix, TypedCache, Weight,
     error::{Error, Result},
 };
 
@@ -176,6 +176,57 @@ impl<D: Device> Experts<D> {
         let load = |(index, expert)| load_expert(device, &spec, index, expert);
         let experts = experts.into_iter().enumerate().map(load).collect::<Result<_>>()?;
         Ok(Self { spec, experts, cache: TypedCache::default() })
+    }
+
+    /// A layer of the experts of some layers, which share their elements with it: all of this
+    /// layer's, then those of `others`, as the experts from E on.
+    ///
+    /// # Panics
+    /// If one of the others is not of the shape and dtype of this layer's.
+    #[must_use]
+    pub fn joined(&self, others: Vec<Expert<D::Matrix, D::Vector>>) -> Self {
+        let shape = |expert: &Expert<D::Matrix, D::Vector>| {
+            let [up, down] = [&expert.up_proj, &expert.down_proj].map(|linear| {
+                let weight = &linear.weight;
+                (weight.rows(), weight.cols(), weight.dtype(), linear.bias.is_some())
+            });
+            (expert.gate_proj.is_some(), up, down)
+        };
+        let mut experts = self.experts.clone();
+        for expert in others {
+            assert!(experts.first().is_none_or(|own| shape(own) == shape(&expert)), "experts");
+            experts.push(expert);
+        }
+        let spec = ExpertsSpec { experts: experts.len(), ..self.spec };
+        Self { spec, experts, cache: TypedCache::default() }
+    }
+
+    /// A layer of one expert, whose weights are on the device already.
+    pub fn single(spec: ExpertsSpec, expert: Expert<D::Matrix, D::Vector>) -> Self {
+        let spec = ExpertsSpec { experts: 1, ..spec };
+        Self { spec, experts: vec![expert], cache: TypedCache::default() }
+    }
+
+    /// The same experts with other matrices of the same values.
+    ///
+    /// # Errors
+    /// The first that `replace` returns.
+    pub fn with_matrices(
+        &self,
+        mut replace: impl FnMut(&D::Matrix) -> Result<D::Matrix>,
+    ) -> Result<Self> {
+        let mut linear = |linear: &Linear<D::Matrix, D::Vector>| -> Result<_> {
+            Ok(Linear { weight: replace(&linear.weight)?, bias: linear.bias.clone() })
+        };
+        let mut experts = Vec::with_capacity(self.experts.len());
+        for expert in &self.experts {
+            experts.push(Expert {
+                gate_proj: expert.gate_proj.as_ref().map(&mut linear).transpose()?,
+                up_proj: linear(&expert.up_proj)?,
+                down_proj: linear(&expert.down_proj)?,
+            });
+        }
+        Ok(Self { spec: self.spec, experts, cache: TypedCache::default() })
     }
 
     /// The description.

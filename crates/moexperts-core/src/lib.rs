@@ -17,6 +17,7 @@ mod dtype;
 mod error;
 mod experts;
 mod interface;
+mod knob;
 mod matrix;
 pub mod reference;
 mod routing;
@@ -24,11 +25,14 @@ mod tensor;
 
 pub use backend::{ExpertsBackend, ExpertsCall};
 pub use cache::{Scratch, TypedCache};
-pub use device::{AttentionSpec, Batch, Device, DeviceLinear, KvCacheSpec, Span};
+pub use device::{
+    AttentionSpec, Batch, Device, DeviceLinear, KvCacheSpec, SharedSlices, Span, made,
+};
 pub use dtype::DType;
 pub use error::{Error, Result};
 pub use experts::{Activation, Expert, Experts, ExpertsSpec, GateUpLayout, Linear, Orientation};
 pub use interface::{DeviceKind, ExpertsInterface, decode_experts_implementation};
-pub use matrix::{Element, Elements, Matrix, MatrixLayout, Storage};
+pub use knob::{Knob, Rows};
+pub use matrix::{Element, Elements, Matrix, MatrixLayout, Storage, Weight};
 pub use routing::{RouterSpec, Routing};
 pub use tensor::Tensor;

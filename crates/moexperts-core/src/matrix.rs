@@ -334,6 +334,19 @@ impl Matrix {
         self.rows_stepped(range, 1)
     }
 
+    /// A block of neighbouring columns, without copying.
+    ///
+    /// # Panics
+    /// If the range does not lie inside.
+    #[must_use]
+    pub fn col_range(&self, range: Range<usize>) -> Self {
+        assert!(range.start <= range.end && range.end <= self.cols(), "columns {range:?}");
+        let skipped = range.start * self.dtype().size_bytes();
+        let offset_bytes = self.layout.offset_bytes + skipped;
+        let layout = MatrixLayout { offset_bytes, cols: range.len(), ..self.layout };
+        Self { storage: Arc::clone(&self.storage), layout }
+    }
+
     /// All values in f32, row-major without gaps.
     pub fn to_f32(&self) -> Vec<f32> {
         let mut out = vec![0.0; self.rows() * self.cols()];
@@ -385,6 +398,48 @@ impl Matrix {
     }
 }
 
+/// What every device's weights are: a matrix [out, in] that can be cut without copying.
+pub trait Weight: Debug + Clone + Send + Sync {
+    /// Outputs.
+    fn rows(&self) -> usize;
+
+    /// Inputs.
+    fn cols(&self) -> usize;
+
+    /// Element type.
+    fn dtype(&self) -> DType;
+
+    /// The block of some rows and columns.
+    ///
+    /// # Panics
+    /// If it does not lie inside.
+    #[must_use]
+    fn block(&self, rows: Range<usize>, cols: Range<usize>) -> Self;
+
+    /// Bytes of its elements.
+    fn size_bytes(&self) -> usize {
+        self.rows() * self.cols() * self.dtype().size_bytes()
+    }
+}
+
+impl Weight for Matrix {
+    fn rows(&self) -> usize {
+        self.rows()
+    }
+
+    fn cols(&self) -> usize {
+        self.cols()
+    }
+
+    fn dtype(&self) -> DType {
+        self.dtype()
+    }
+
+    fn block(&self, rows: Range<usize>, cols: Range<usize>) -> Self {
+        self.row_range(rows).col_range(cols)
+    }
+}
+
 /// Elements from the first to the last of a matrix, gaps included; `None` if that overflows.
 fn span_elements(layout: &MatrixLayout) -> Option<usize> {
     match layout.rows {
@@ -404,6 +459,15 @@ mod tests {
         assert_eq!((odd.rows(), odd.cols(), odd.row_stride()), (2, 2, 4));
         assert_eq!(odd.to_f32(), [2., 3., 6., 7.]);
         assert_eq!(whole.row_range(2..2).to_f32(), Vec::<f32>::new());
+    }
+
+    #[test]
+    fn a_block_of_rows_and_columns_shares_the_bytes() {
+        let whole = Matrix::from_vec(3, 3, (0..9_u8).map(f32::from).collect()).unwrap();
+        let block = whole.block(1..3, 1..2);
+        assert_eq!((block.rows(), block.cols(), block.row_stride()), (2, 1, 3));
+        assert_eq!(block.to_f32(), [4., 7.]);
+        assert_eq!(whole.block(3..3, 0..3).to_f32(), Vec::<f32>::new());
     }
 
     #[test]

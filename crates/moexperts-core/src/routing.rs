@@ -16,7 +16,7 @@ pub struct RouterSpec {
 ///
 /// An id that is no expert's (`>= E`) is a sentinel: the pair contributes nothing. The ids of a
 /// token need not differ.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Routing {
     top_k: usize,
     top_k_index: Vec<u32>,
@@ -41,6 +41,21 @@ impl Routing {
             });
         }
         Ok(Self { top_k, top_k_index, top_k_weights })
+    }
+
+    /// No pairs, with room for so many.
+    pub fn with_capacity(pairs: usize) -> Self {
+        let (top_k_index, top_k_weights) = (Vec::with_capacity(pairs), Vec::with_capacity(pairs));
+        Self { top_k: 0, top_k_index, top_k_weights }
+    }
+
+    /// Takes another shape, and gives `top_k_index` and `top_k_weights` [T, K] to be written; the
+    /// room there is is used again.
+    pub fn reset(&mut self, tokens: usize, top_k: usize) -> (&mut [u32], &mut [f32]) {
+        self.top_k = top_k;
+        self.top_k_index.resize(tokens * top_k, 0);
+        self.top_k_weights.resize(tokens * top_k, 0.0);
+        (&mut self.top_k_index, &mut self.top_k_weights)
     }
 
     /// T: tokens.

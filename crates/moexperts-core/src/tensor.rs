@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 
 /// Activations `[rows, cols]` in f32, row-major: what flows between a model's operations on a
 /// device that shares the host's memory.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Tensor {
     rows: usize,
     cols: usize,
@@ -15,6 +15,17 @@ impl Tensor {
     /// All zeros.
     pub fn zeros(rows: usize, cols: usize) -> Self {
         Self { rows, cols, data: vec![0.0; rows * cols] }
+    }
+
+    /// [0, 0], with room for so many values.
+    pub fn with_capacity(values: usize) -> Self {
+        Self { data: Vec::with_capacity(values), ..Self::default() }
+    }
+
+    /// Takes another shape, its values unspecified; the room there is is used again.
+    pub fn reset(&mut self, rows: usize, cols: usize) {
+        (self.rows, self.cols) = (rows, cols);
+        self.data.resize(rows * cols, 0.0);
     }
 
     /// Takes row-major data.

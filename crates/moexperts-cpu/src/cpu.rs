@@ -1,14 +1,12 @@
 //! The processor: its instruction set and its threads.
 
-use std::{num::NonZero, sync::Arc, thread::available_parallelism};
+use std::{fs, num::NonZero, thread::available_parallelism};
 
-use moexperts_core::{Device, Error, Result};
+use moexperts_core::{DType, Device, Error, Result};
 
 use crate::{
-    elementwise::Elementwise,
-    isa::Isa,
-    shared_rows::SharedRows,
-    threads::{PARTS_PER_THREAD, Threads},
+    elementwise::Elementwise, isa::Isa, product::Kernel, shared_rows::SharedRows, threads::Threads,
+    tuning::Tuning,
 };
 
 /// Multiplications below which a product is not worth another thread.
@@ -18,7 +16,7 @@ const MIN_MULTIPLICATIONS: usize = 1 << 16;
 const GOOD_MULTIPLICATIONS: usize = 1 << 21;
 
 /// Values below which an elementwise operation is not worth another thread.
-const MIN_VALUES: usize = 1 << 14;
+pub(crate) const MIN_VALUES: usize = 1 << 14;
 
 /// Outputs a thread takes at least: whole tiles, and whole cache lines of the result.
 pub(crate) const NARROWEST: usize = 16;
@@ -37,7 +35,8 @@ pub struct CpuOptions {
 pub struct Cpu {
     isa: Isa,
     elementwise: Elementwise,
-    threads: Arc<Threads>,
+    threads: Threads,
+    tuning: Tuning,
 }
 
 impl Cpu {
@@ -53,10 +52,33 @@ impl Cpu {
             None => Isa::choose().map_err(|error| refused(error.to_string()))?,
         };
         let threads = options.threads.or_else(|| available_parallelism().ok());
-        let threads = Threads::new(threads.map_or(1, NonZero::get))
+        let tuning = Tuning::default();
+        let threads = Threads::new(threads.map_or(1, NonZero::get), tuning.parts_per_thread)
             .map_err(|error| refused(error.to_string()))?;
         tracing::debug!(%isa, threads = threads.count(), "chose the instruction set");
-        Ok(Self { isa, elementwise: Elementwise::select(isa), threads: Arc::new(threads) })
+        Ok(Self { isa, elementwise: Elementwise::select(isa), threads, tuning })
+    }
+
+    /// The same processor and threads, with other settings.
+    pub(crate) fn tuned(&self, tuning: Tuning) -> Self {
+        let threads = self.threads.clone().with_parts_per_thread(tuning.parts_per_thread);
+        Self { threads, tuning, ..*self }
+    }
+
+    pub(crate) fn tuning(&self) -> Tuning {
+        self.tuning
+    }
+
+    /// The best kernel for weights of this dtype.
+    pub(crate) fn kernel(&self, weights: DType) -> Kernel {
+        Kernel::select(self.isa, weights).tuned(self.tuning)
+    }
+
+    /// The processor's name, where the system tells it.
+    pub fn processor() -> Option<String> {
+        let text = fs::read_to_string("/proc/cpuinfo").ok()?;
+        let line = text.lines().find(|line| line.starts_with("model name"))?;
+        Some(line.split_once(':')?.1.trim().to_owned())
     }
 
     /// The instruction set its kernels use.
@@ -82,7 +104,7 @@ impl Cpu {
     pub(crate) fn grain(&self, outputs: usize, multiplications: usize) -> usize {
         let threads = self.thread_count();
         let parts = outputs * multiplications / (GOOD_MULTIPLICATIONS * threads);
-        let share = outputs.div_ceil(threads * parts.clamp(1, PARTS_PER_THREAD));
+        let share = outputs.div_ceil(threads * parts.clamp(1, self.threads.parts_per_thread()));
         let grain = share.max(MIN_MULTIPLICATIONS.div_ceil(multiplications.max(1)));
         grain.next_multiple_of(NARROWEST)
     }

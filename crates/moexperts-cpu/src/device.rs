@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use moexperts_core::{
     Activation, AttentionSpec, Batch, Device, DeviceKind, DeviceLinear, Error, ExpertsBackend,
-    KvCacheSpec, Matrix, Result, RouterSpec, Routing, Tensor,
+    Knob, KvCacheSpec, Matrix, Result, RouterSpec, Routing, Scratch, SharedSlices, Tensor,
 };
 
 use crate::{
@@ -12,7 +12,9 @@ use crate::{
     cpu::Cpu,
     elementwise::portable::{at_least, at_most, sigmoid},
     experts::{BatchedMm, Eager, GroupedMm},
-    linear, routing,
+    huge_pages, linear, routing,
+    shared_rows::SharedRows,
+    tuning::KNOBS,
 };
 
 fn same_shape(what: &str, x: &Tensor, y: &Tensor) -> Result<()> {
@@ -32,6 +34,16 @@ fn rows_of(x: &Tensor, rows: &[usize], y: &Tensor) -> Result<()> {
     }
 }
 
+/// Whether the rows of `x` are heads as long as the weight.
+fn whole_heads(x: &Tensor, weight: &[f32]) -> Result<()> {
+    if weight.is_empty() || !x.cols().is_multiple_of(weight.len()) {
+        let expected = format!("a multiple of [{}]", weight.len());
+        let got = format!("[{}]", x.cols());
+        return Err(Error::Shape { what: "row to normalise".into(), expected, got });
+    }
+    Ok(())
+}
+
 impl Device for Cpu {
     const NAME: &'static str = "CPU";
     const KIND: DeviceKind = DeviceKind::Cpu;
@@ -46,6 +58,33 @@ impl Device for Cpu {
         vec![Arc::new(Eager), Arc::new(BatchedMm), Arc::new(GroupedMm)]
     }
 
+    fn knobs(&self) -> &'static [Knob] {
+        KNOBS
+    }
+
+    fn with_knob(&self, index: usize, value: usize) -> Self {
+        self.tuned(self.tuning().with(index, value))
+    }
+
+    fn fingerprint(&self) -> String {
+        let processor = Self::processor().unwrap_or_else(|| "unknown processor".to_owned());
+        format!("{processor}, {}, {} threads", self.isa(), self.thread_count())
+    }
+
+    fn kernel_name(&self, weight: &Matrix, rows: usize) -> String {
+        let kernel = self.kernel(weight.dtype());
+        let form = match kernel.in_panels(rows) {
+            (0, _) => "dot",
+            (paneled, _) if paneled == rows => "lanes",
+            _ => "lanes + dot",
+        };
+        format!("{} {form}", kernel.isa())
+    }
+
+    fn resident_copy(&self, weight: &Matrix) -> Result<Option<Matrix>> {
+        huge_pages::copy(self, weight)
+    }
+
     fn enter<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         self.threads().enter(work)
     }
@@ -58,12 +97,42 @@ impl Device for Cpu {
         Ok(values)
     }
 
-    fn load_tensor(&self, rows: usize, cols: usize, values: Vec<f32>) -> Result<Tensor> {
-        Tensor::from_vec(rows, cols, values)
+    fn new_tensor(&self, values: usize) -> Result<Tensor> {
+        Ok(Tensor::with_capacity(values))
     }
 
-    fn read_tensor(&self, tensor: &Tensor) -> Result<Vec<f32>> {
-        Ok(tensor.data().to_vec())
+    fn reset_tensor(&self, x: &mut Tensor, rows: usize, cols: usize) -> Result<()> {
+        x.reset(rows, cols);
+        Ok(())
+    }
+
+    fn load_tensor(
+        &self,
+        rows: usize,
+        cols: usize,
+        values: &[f32],
+        out: &mut Tensor,
+    ) -> Result<()> {
+        if values.len() != rows * cols {
+            return Err(Error::Shape {
+                what: "tensor data".into(),
+                expected: format!("[{rows}, {cols}]"),
+                got: format!("[{}]", values.len()),
+            });
+        }
+        out.reset(rows, cols);
+        out.data_mut().copy_from_slice(values);
+        Ok(())
+    }
+
+    fn read_tensor(&self, tensor: &Tensor, out: &mut Vec<f32>) -> Result<()> {
+        out.clear();
+        out.extend_from_slice(tensor.data());
+        Ok(())
+    }
+
+    fn new_routing(&self, pairs: usize) -> Result<Routing> {
+        Ok(Routing::with_capacity(pairs))
     }
 
     fn load_routing(&self, routing: Routing) -> Result<Routing> {
@@ -78,12 +147,17 @@ impl Device for Cpu {
         Ok(KvCache::new(spec))
     }
 
-    fn new_tensor_like(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(Tensor::zeros(x.rows(), x.cols()))
+    fn reserve_positions(
+        &self,
+        cache: &mut KvCache,
+        sequence: usize,
+        positions: usize,
+    ) -> Result<()> {
+        cache.reserve(sequence, positions)
     }
 
-    fn embed(&self, table: &Matrix, ids: &[u32]) -> Result<Tensor> {
-        let mut out = Tensor::zeros(ids.len(), table.cols());
+    fn embed(&self, table: &Matrix, ids: &[u32], out: &mut Tensor) -> Result<()> {
+        out.reset(ids.len(), table.cols());
         for (token, &id) in ids.iter().enumerate() {
             let index = id as usize;
             if index >= table.rows() {
@@ -91,7 +165,7 @@ impl Device for Cpu {
             }
             table.row(index).write_f32(out.row_mut(token));
         }
-        Ok(out)
+        Ok(())
     }
 
     fn embedding_bag(
@@ -100,7 +174,8 @@ impl Device for Cpu {
         rows: &[u32],
         weights: &[f32],
         taps: usize,
-    ) -> Result<Tensor> {
+        out: &mut Tensor,
+    ) -> Result<()> {
         let bags = rows.len().checked_div(taps).unwrap_or(0);
         if rows.len() != weights.len() || rows.len() != bags * taps {
             let expected = format!("[{bags}, {taps}]");
@@ -111,14 +186,15 @@ impl Device for Cpu {
         if let Some(&row) = rows.iter().find(|&&row| row as usize >= limit) {
             return Err(Error::OutOfRange { what: "row", index: row as usize, limit });
         }
-        let mut out = Tensor::zeros(bags, table.cols());
+        out.reset(bags, table.cols());
+        out.data_mut().fill(0.0);
         self.for_each_row(out.data_mut(), table.cols(), |bag, out| {
             let bag = bag * taps..(bag + 1) * taps;
             for (&row, &weight) in rows[bag.clone()].iter().zip(&weights[bag]) {
                 self.elementwise().add_scaled(out, &table.row(row as usize).to_f32(), weight);
             }
         });
-        Ok(out)
+        Ok(())
     }
 
     fn reshape(&self, x: Tensor, cols: usize) -> Result<Tensor> {
@@ -126,15 +202,15 @@ impl Device for Cpu {
         Tensor::from_vec(rows, cols, x.into_vec())
     }
 
-    fn select_rows(&self, x: &Tensor, rows: &[usize]) -> Result<Tensor> {
-        let mut out = Tensor::zeros(rows.len(), x.cols());
+    fn select_rows(&self, x: &Tensor, rows: &[usize], out: &mut Tensor) -> Result<()> {
+        out.reset(rows.len(), x.cols());
         for (place, &index) in rows.iter().enumerate() {
             if index >= x.rows() {
                 return Err(Error::OutOfRange { what: "row", index, limit: x.rows() });
             }
             out.row_mut(place).copy_from_slice(x.row(index));
         }
-        Ok(out)
+        Ok(())
     }
 
     fn put_rows(&self, x: &mut Tensor, rows: &[usize], y: &Tensor) -> Result<()> {
@@ -159,37 +235,64 @@ impl Device for Cpu {
         weight: &Vec<f32>,
         bias: &Vec<f32>,
         eps: f32,
-    ) -> Result<Tensor> {
+        out: &mut Tensor,
+    ) -> Result<()> {
         if [weight.len(), bias.len()] != [x.cols(); 2] {
             let expected = format!("[{}]", x.cols());
             let got = format!("[{}] and [{}]", weight.len(), bias.len());
             return Err(Error::Shape { what: "weight and bias of a norm".into(), expected, got });
         }
-        let mut out = Tensor::zeros(x.rows(), x.cols());
+        out.reset(x.rows(), x.cols());
         self.for_each_row(out.data_mut(), x.cols(), |row, out| {
             self.elementwise().layer_norm(x.row(row), [weight, bias], eps, out);
         });
-        Ok(out)
+        Ok(())
     }
 
-    fn rms_norm(&self, x: &Tensor, weight: &Vec<f32>, eps: f32) -> Result<Tensor> {
-        if weight.is_empty() || !x.cols().is_multiple_of(weight.len()) {
-            let expected = format!("a multiple of [{}]", weight.len());
-            let got = format!("[{}]", x.cols());
-            return Err(Error::Shape { what: "row to normalise".into(), expected, got });
-        }
-        let mut out = Tensor::zeros(x.rows(), x.cols());
+    fn rms_norm(&self, x: &Tensor, weight: &Vec<f32>, eps: f32, out: &mut Tensor) -> Result<()> {
+        whole_heads(x, weight)?;
+        out.reset(x.rows(), x.cols());
         self.for_each_row(out.data_mut(), x.cols(), |row, out| {
             let heads = x.row(row).chunks_exact(weight.len());
             for (x, out) in heads.zip(out.chunks_exact_mut(weight.len())) {
                 self.elementwise().rms_norm(x, weight, eps, out);
             }
         });
-        Ok(out)
+        Ok(())
     }
 
-    fn linear(&self, x: &Tensor, linear: &DeviceLinear<Self>) -> Result<Tensor> {
-        linear::linear(self, x, linear)
+    fn add_rms_norm(
+        &self,
+        x: &mut Tensor,
+        y: &Tensor,
+        weight: &Vec<f32>,
+        eps: f32,
+        out: &mut Tensor,
+    ) -> Result<()> {
+        same_shape("summand", x, y)?;
+        whole_heads(x, weight)?;
+        let cols = x.cols();
+        out.reset(x.rows(), cols);
+        let out = SharedRows::new(out.data_mut(), cols);
+        self.for_each_row(x.data_mut(), cols, |row, x| {
+            self.elementwise().add_scaled(x, y.row(row), 1.0);
+            // SAFETY: the rows are divided among the threads.
+            let out = unsafe { out.row(row) };
+            for (x, out) in x.chunks_exact(weight.len()).zip(out.chunks_exact_mut(weight.len())) {
+                self.elementwise().rms_norm(x, weight, eps, out);
+            }
+        });
+        Ok(())
+    }
+
+    fn linear(
+        &self,
+        x: &Tensor,
+        linears: &[&DeviceLinear<Self>],
+        scratch: &mut Scratch,
+        outs: &mut [Tensor],
+    ) -> Result<()> {
+        linear::linear(self, x, linears, scratch, outs)
     }
 
     fn rope(&self, x: &mut Tensor, head_dim: usize, cos: &Tensor, sin: &Tensor) -> Result<()> {
@@ -223,8 +326,10 @@ impl Device for Cpu {
         layer: usize,
         batch: &Batch,
         spec: &AttentionSpec,
-    ) -> Result<Tensor> {
-        attention::causal(self, qkv, cache, layer, batch, spec)
+        scratch: &mut Scratch,
+        out: &mut Tensor,
+    ) -> Result<()> {
+        attention::causal(self, qkv, cache, layer, batch, spec, scratch, out)
     }
 
     fn full_attention(
@@ -232,12 +337,26 @@ impl Device for Cpu {
         qkv: [&Tensor; 3],
         segments: &[usize],
         spec: &AttentionSpec,
-    ) -> Result<Tensor> {
-        attention::full(self, qkv, segments, spec)
+        out: &mut Tensor,
+    ) -> Result<()> {
+        attention::full(self, qkv, segments, spec, out)
     }
 
-    fn route(&self, logits: &Tensor, spec: &RouterSpec) -> Result<Routing> {
-        routing::route(logits, spec)
+    fn route(
+        &self,
+        logits: &Tensor,
+        spec: &RouterSpec,
+        shared: Option<SharedSlices<'_, Self>>,
+        out: &mut Routing,
+    ) -> Result<()> {
+        routing::route(self, logits, spec, shared, out)
+    }
+
+    fn route_all(&self, tokens: usize, out: &mut Routing) -> Result<()> {
+        let (index, weights) = out.reset(tokens, 1);
+        index.fill(0);
+        weights.fill(1.0);
+        Ok(())
     }
 
     fn activate(

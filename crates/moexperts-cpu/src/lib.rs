@@ -9,6 +9,7 @@ mod cpu;
 mod device;
 pub mod elementwise;
 mod experts;
+mod huge_pages;
 mod isa;
 pub mod limits;
 mod linear;
@@ -17,6 +18,7 @@ pub mod product;
 mod routing;
 mod shared_rows;
 mod threads;
+mod tuning;
 
 pub use cpu::{Cpu, CpuOptions};
 pub use experts::{BatchedMm, Eager, GroupedMm};

@@ -2,24 +2,66 @@
 
 use std::ops::Range;
 
-use moexperts_core::{DeviceLinear, Error, Matrix, Result, Tensor};
+use moexperts_core::{DeviceLinear, Error, Matrix, Result, Scratch, Tensor};
 
 use crate::{
     cpu::Cpu,
     operands::Buffer,
-    product::{BLOCK_OUTPUTS, BLOCK_PANELS, Block, Inputs, Kernel, PANEL, Then},
+    product::{Block, Inputs, Kernel, PANEL, Then},
     shared_rows::SharedRows,
 };
 
 /// Blocks of panels for each thread from which on the threads divide the rows.
 const BLOCKS_PER_THREAD: usize = 4;
 
-/// `x · weightᵀ + bias`.
+/// Layers of one input whose outputs are divided among the threads as if they were one's.
+const AT_ONCE: usize = 4;
+
+/// Room of one caller.
+#[derive(Debug, Default)]
+struct Room {
+    /// 0, 1, 2, …
+    rows: Vec<u32>,
+    rounded: Buffer,
+    packed: Buffer,
+}
+
+/// `outs[i] = x · linears[i].weightᵀ + linears[i].bias`.
 ///
 /// Few rows are packed once for all threads, which divide the outputs, and so the weights, among
 /// them. Many rows they divide themselves: each thread packs its own, a block of panels at a time,
 /// and passes all weights over them while they are in its cache.
-pub(crate) fn linear(cpu: &Cpu, x: &Tensor, linear: &DeviceLinear<Cpu>) -> Result<Tensor> {
+pub(crate) fn linear(
+    cpu: &Cpu,
+    x: &Tensor,
+    linears: &[&DeviceLinear<Cpu>],
+    scratch: &mut Scratch,
+    outs: &mut [Tensor],
+) -> Result<()> {
+    if linears.len() != outs.len() {
+        let [expected, got] = [linears.len(), outs.len()].map(|len| format!("[{len}]"));
+        return Err(Error::Shape { what: "results of linear layers".into(), expected, got });
+    }
+    for (linear, out) in linears.iter().zip(&mut *outs) {
+        check(x, linear)?;
+        out.reset(x.rows(), linear.weight.rows());
+    }
+    let room = scratch.slot::<Room>();
+    let known = room.rows.len() as u32;
+    room.rows.extend(known..known.max(x.rows() as u32));
+    let (mut linears, mut outs) = (linears, outs);
+    while let Some(first) = linears.first() {
+        let dtype = first.weight.dtype();
+        let alike = linears.iter().take_while(|linear| linear.weight.dtype() == dtype).count();
+        let (these, others) = linears.split_at(alike.min(AT_ONCE));
+        let (these_outs, other_outs) = std::mem::take(&mut outs).split_at_mut(these.len());
+        run(cpu, x, these, room, these_outs);
+        (linears, outs) = (others, other_outs);
+    }
+    Ok(())
+}
+
+fn check(x: &Tensor, linear: &DeviceLinear<Cpu>) -> Result<()> {
     let (weight, bias) = (&linear.weight, linear.bias.as_deref());
     if x.cols() != weight.cols() {
         let (expected, got) = ([x.rows(), weight.cols()], [x.rows(), x.cols()]);
@@ -29,102 +71,128 @@ pub(crate) fn linear(cpu: &Cpu, x: &Tensor, linear: &DeviceLinear<Cpu>) -> Resul
         let (expected, got) = (format!("[{}]", weight.rows()), format!("[{}]", bias.len()));
         return Err(Error::Shape { what: "bias".into(), expected, got });
     }
-    let mut out = Tensor::zeros(x.rows(), weight.rows());
-    let kernel = Kernel::select(cpu.isa(), weight.dtype());
-    let mut rounded = Buffer::default();
-    let layer = Layer {
-        cpu,
-        kernel,
-        inputs: rounded.prepare(cpu, &kernel, x.data(), x.cols()),
-        weight,
-        bias,
-        out: SharedRows::new(out.data_mut(), weight.rows()),
-    };
-    let rows: Vec<u32> = (0..x.rows() as u32).collect();
-    let (paneled, panels) = kernel.in_panels(x.rows());
-    let (paneled, rest) = rows.split_at(paneled);
-    let blocks = panels.div_ceil(BLOCK_PANELS);
-    if blocks >= BLOCKS_PER_THREAD * cpu.thread_count() {
-        layer.by_rows(paneled, panels.div_ceil(blocks.next_multiple_of(cpu.thread_count())));
-        layer.by_columns(&[], rest);
-    } else {
-        layer.by_columns(paneled, rest);
-    }
-    Ok(out)
+    Ok(())
 }
 
-/// A call of [`linear`].
-struct Layer<'a> {
+/// At most [`AT_ONCE`] layers of one dtype.
+fn run(
+    cpu: &Cpu,
+    x: &Tensor,
+    linears: &[&DeviceLinear<Cpu>],
+    room: &mut Room,
+    outs: &mut [Tensor],
+) {
+    let kernel = cpu.kernel(linears[0].weight.dtype());
+    let Room { rows, rounded, packed } = room;
+    let mut outs = outs.iter_mut();
+    let parts: [Option<Part<'_>>; AT_ONCE] = std::array::from_fn(|index| {
+        let (linear, out) = (linears.get(index)?, outs.next()?);
+        let (weight, bias) = (&linear.weight, linear.bias.as_deref());
+        Some(Part { weight, bias, out: SharedRows::new(out.data_mut(), weight.rows()) })
+    });
+    let inputs = rounded.prepare(cpu, &kernel, x.data(), x.cols());
+    let layers = Layers { cpu, kernel, inputs, cols: x.cols(), parts };
+    let (paneled, panels) = kernel.in_panels(x.rows());
+    let (paneled, rest) = rows[..x.rows()].split_at(paneled);
+    let blocks = panels.div_ceil(kernel.block_panels());
+    if blocks >= BLOCKS_PER_THREAD * cpu.thread_count() {
+        layers.by_rows(paneled, panels.div_ceil(blocks.next_multiple_of(cpu.thread_count())));
+        layers.by_columns(&[], rest, packed);
+    } else {
+        layers.by_columns(paneled, rest, packed);
+    }
+}
+
+/// A call of [`run`].
+struct Layers<'a> {
     cpu: &'a Cpu,
     kernel: Kernel,
     inputs: Inputs<'a>,
+    cols: usize,
+    parts: [Option<Part<'a>>; AT_ONCE],
+}
+
+/// A layer and where its result goes.
+struct Part<'a> {
     weight: &'a Matrix,
     bias: Option<&'a [f32]>,
     out: SharedRows<'a, f32>,
 }
 
-impl Layer<'_> {
+impl Layers<'_> {
+    fn parts(&self) -> impl Iterator<Item = &Part<'_>> {
+        self.parts.iter().flatten()
+    }
+
     /// Rows in blocks of `block_panels` panels, the blocks divided among the threads.
     fn by_rows(&self, rows: &[u32], block_panels: usize) {
-        let blocks: Vec<&[u32]> = rows.chunks(block_panels * PANEL).collect();
-        self.cpu.threads().split(blocks.len(), 1, |range| {
+        let block = block_panels * PANEL;
+        self.cpu.threads().split(rows.len().div_ceil(block), 1, |range| {
             let mut packed = Buffer::default();
             let mut product: Block = [0.0; _];
-            for rows in &blocks[range] {
+            let rows = &rows[range.start * block..rows.len().min(range.end * block)];
+            for rows in rows.chunks(block) {
                 let panels = rows.len().div_ceil(PANEL);
-                let panel_len = self.kernel.panel_len(self.weight.cols());
-                let packed = packed.rows(&self.kernel, panels, panel_len);
+                let packed = packed.rows(&self.kernel, panels, self.kernel.panel_len(self.cols));
                 for (panel, rows) in rows.chunks(PANEL).enumerate() {
                     // SAFETY: the buffer is this thread's own.
-                    unsafe { packed.pack(panel, self.inputs, rows, self.weight.cols()) };
+                    unsafe { packed.pack(panel, self.inputs, rows, self.cols) };
                 }
                 // SAFETY: every panel is packed, and nobody writes them any more.
                 let inputs = unsafe { packed.read(0..panels) };
-                for first in (0..self.weight.rows()).step_by(BLOCK_OUTPUTS) {
-                    let columns = first..(first + BLOCK_OUTPUTS).min(self.weight.rows());
-                    // SAFETY: the rows are divided among the threads.
-                    unsafe { self.lanes(inputs, rows, columns, &mut product) };
+                for part in self.parts() {
+                    for columns in chunks(0..part.weight.rows(), self.kernel.block_outputs()) {
+                        // SAFETY: the rows are divided among the threads.
+                        unsafe { self.lanes(part, inputs, rows, columns, &mut product) };
+                    }
                 }
             }
         });
     }
 
     /// Rows in panels and rows for dot products, the outputs divided among the threads.
-    fn by_columns(&self, paneled: &[u32], rest: &[u32]) {
-        let (cpu, kernel, weight) = (self.cpu, &self.kernel, self.weight);
+    fn by_columns(&self, paneled: &[u32], rest: &[u32], packed: &mut Buffer) {
+        if paneled.is_empty() && rest.is_empty() {
+            return;
+        }
+        let (cpu, kernel) = (self.cpu, &self.kernel);
         let panels = paneled.len().div_ceil(PANEL);
-        let mut packed = Buffer::default();
-        let packed = packed.rows(kernel, panels, kernel.panel_len(weight.cols()));
+        let packed = packed.rows(kernel, panels, kernel.panel_len(self.cols));
         cpu.threads().split(panels, 1, |range| {
             for panel in range {
                 let rows = &paneled[panel * PANEL..paneled.len().min((panel + 1) * PANEL)];
                 // SAFETY: the panels are divided among the threads.
-                unsafe { packed.pack(panel, self.inputs, rows, weight.cols()) };
+                unsafe { packed.pack(panel, self.inputs, rows, self.cols) };
             }
         });
-        if paneled.is_empty() && rest.is_empty() {
-            return;
-        }
-        let grain = cpu.grain(weight.rows(), (paneled.len() + rest.len()) * weight.cols());
-        cpu.threads().split(weight.rows(), grain, |columns| {
+        let outputs: usize = self.parts().map(|part| part.weight.rows()).sum();
+        let grain = cpu.grain(outputs, (paneled.len() + rest.len()) * self.cols);
+        cpu.threads().split(outputs, grain, |range| {
             let mut product: Block = [0.0; _];
-            let end = columns.end;
-            for first in columns.step_by(BLOCK_OUTPUTS) {
-                let columns = first..(first + BLOCK_OUTPUTS).min(end);
-                for first in (0..panels).step_by(BLOCK_PANELS) {
-                    let panels = first..(first + BLOCK_PANELS).min(panels);
-                    let rows = &paneled[first * PANEL..paneled.len().min(panels.end * PANEL)];
-                    // SAFETY: every panel is packed, and nobody writes them any more; the columns
-                    // are divided among the threads.
-                    unsafe {
-                        self.lanes(packed.read(panels), rows, columns.clone(), &mut product);
+            let mut first = 0;
+            for (index, part) in self.parts().enumerate() {
+                let place = |output: usize| output.clamp(first, first + part.weight.rows()) - first;
+                let columns = place(range.start)..place(range.end);
+                first += part.weight.rows();
+                let next = self.parts().nth(index + 1).filter(|_| first < range.end);
+                let next = next.map(|next| Then { weights: next.weight.into(), row: 0 });
+                let end = columns.end;
+                for columns in chunks(columns, kernel.block_outputs()) {
+                    for panels in chunks(0..panels, kernel.block_panels()) {
+                        let rows = panels.start * PANEL..paneled.len().min(panels.end * PANEL);
+                        // SAFETY: every panel is packed, and nobody writes them any more; the
+                        // columns are divided among the threads.
+                        unsafe {
+                            let (inputs, rows) = (packed.read(panels), &paneled[rows]);
+                            self.lanes(part, inputs, rows, columns.clone(), &mut product);
+                        }
                     }
-                }
-                for rows in rest.chunks(PANEL) {
-                    let then = (columns.end < end)
-                        .then_some(Then { weights: weight.into(), row: columns.end });
-                    // SAFETY: the columns are divided among the threads.
-                    unsafe { self.dot(rows, columns.clone(), then, &mut product) };
+                    for rows in rest.chunks(PANEL) {
+                        let then = Then { weights: part.weight.into(), row: columns.end };
+                        let then = if columns.end < end { Some(then) } else { next };
+                        // SAFETY: the columns are divided among the threads.
+                        unsafe { self.dot(part, rows, columns.clone(), then, &mut product) };
+                    }
                 }
             }
         });
@@ -136,6 +204,7 @@ impl Layer<'_> {
     /// Nobody else uses these columns of these rows of the result.
     unsafe fn lanes(
         &self,
+        part: &Part<'_>,
         panels: Inputs<'_>,
         rows: &[u32],
         columns: Range<usize>,
@@ -143,15 +212,15 @@ impl Layer<'_> {
     ) {
         let panel = columns.len() * PANEL;
         let product = &mut product[..rows.len().div_ceil(PANEL) * panel];
-        self.kernel.lanes(panels, self.weight.into(), columns.clone(), product);
+        self.kernel.lanes(panels, part.weight.into(), columns.clone(), product);
         for (values, rows) in product.chunks_exact(panel).zip(rows.chunks(PANEL)) {
             for (lane, &row) in rows.iter().enumerate() {
                 // SAFETY: as the caller owes.
-                let out = unsafe { self.out.part(row as usize, columns.clone()) };
+                let out = unsafe { part.out.part(row as usize, columns.clone()) };
                 for (out, values) in out.iter_mut().zip(values.chunks_exact(PANEL)) {
                     *out = values[lane];
                 }
-                self.add_bias(out, &columns);
+                self.add_bias(part, out, &columns);
             }
         }
     }
@@ -162,24 +231,31 @@ impl Layer<'_> {
     /// As for [`lanes`](Self::lanes).
     unsafe fn dot(
         &self,
+        part: &Part<'_>,
         rows: &[u32],
         columns: Range<usize>,
         then: Option<Then<'_>>,
         product: &mut Block,
     ) {
         let product = &mut product[..rows.len() * columns.len()];
-        self.kernel.dot(self.inputs, rows, self.weight.into(), columns.clone(), then, product);
+        self.kernel.dot(self.inputs, rows, part.weight.into(), columns.clone(), then, product);
         for (&row, values) in rows.iter().zip(product.chunks_exact(columns.len())) {
             // SAFETY: as the caller owes.
-            let out = unsafe { self.out.part(row as usize, columns.clone()) };
+            let out = unsafe { part.out.part(row as usize, columns.clone()) };
             out.copy_from_slice(values);
-            self.add_bias(out, &columns);
+            self.add_bias(part, out, &columns);
         }
     }
 
-    fn add_bias(&self, out: &mut [f32], columns: &Range<usize>) {
-        if let Some(bias) = self.bias {
+    fn add_bias(&self, part: &Part<'_>, out: &mut [f32], columns: &Range<usize>) {
+        if let Some(bias) = part.bias {
             self.cpu.elementwise().add_scaled(out, &bias[columns.clone()], 1.0);
         }
     }
+}
+
+/// Neighbouring ranges of at most `len` that together are `range`.
+pub(crate) fn chunks(range: Range<usize>, len: usize) -> impl Iterator<Item = Range<usize>> {
+    let end = range.end;
+    range.step_by(len).map(move |start| start..end.min(start + len))
 }

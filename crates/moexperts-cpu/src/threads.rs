@@ -1,24 +1,43 @@
 //! The threads a device computes with.
 
-use std::{fmt, ops::Range};
+use std::{fmt, ops::Range, sync::Arc};
 
 use rayon::prelude::*;
 
-/// Parts per thread at most, so that a thread that is late finds its work taken over.
-pub(crate) const PARTS_PER_THREAD: usize = 8;
-
-/// A pool of a fixed number of threads, asleep while there is nothing to do.
+/// A pool of a fixed number of threads, asleep while there is nothing to do. Clones share it.
+#[derive(Clone)]
 pub(crate) struct Threads {
-    pool: rayon::ThreadPool,
+    pool: Arc<rayon::ThreadPool>,
+    parts_per_thread: usize,
 }
 
 impl Threads {
-    pub(crate) fn new(count: usize) -> Result<Self, rayon::ThreadPoolBuildError> {
+    /// So many threads, and the parts per thread, at most, that work is cut into: more than one, so
+    /// that a thread that is late finds its work taken over.
+    pub(crate) fn new(
+        count: usize,
+        parts_per_thread: usize,
+    ) -> Result<Self, rayon::ThreadPoolBuildError> {
         let name = |index| format!("moexperts-{index}");
         let pool = rayon::ThreadPoolBuilder::new().num_threads(count).thread_name(name).build()?;
         // A thread that has looked for work once has all it needs: nothing is allocated later.
         pool.broadcast(|_| rayon::yield_now());
-        Ok(Self { pool })
+        Ok(Self { pool: Arc::new(pool), parts_per_thread })
+    }
+
+    /// The same threads, for work in so many parts.
+    pub(crate) fn with_parts_per_thread(self, parts_per_thread: usize) -> Self {
+        Self { parts_per_thread, ..self }
+    }
+
+    /// Parts per thread, at most, that work is cut into.
+    pub(crate) fn parts_per_thread(&self) -> usize {
+        self.parts_per_thread
+    }
+
+    /// The thread of the pool that asks, below [`count`](Self::count); 0 outside.
+    pub(crate) fn current(&self) -> usize {
+        self.pool.current_thread_index().unwrap_or(0)
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -34,7 +53,7 @@ impl Threads {
     /// `grain` long. How they are cut must not matter to the result.
     pub(crate) fn split(&self, items: usize, grain: usize, work: impl Fn(Range<usize>) + Sync) {
         let grains = items.div_ceil(grain.max(1));
-        let parts = grains.min(self.count() * PARTS_PER_THREAD);
+        let parts = grains.min(self.count() * self.parts_per_thread);
         if self.count() == 1 || parts <= 1 {
             if items > 0 {
                 work(0..items);
@@ -57,8 +76,9 @@ impl Threads {
         [grain, narrowest]: [usize; 2],
         work: impl Fn(Range<usize>, Range<usize>) + Sync,
     ) {
-        let parts = columns.div_ceil(grain.max(1)).clamp(1, self.count() * PARTS_PER_THREAD);
-        let bands = if grain > narrowest { 1 } else { self.count() * PARTS_PER_THREAD / parts };
+        let parts = columns.div_ceil(grain.max(1)).clamp(1, self.count() * self.parts_per_thread);
+        let bands =
+            if grain > narrowest { 1 } else { self.count() * self.parts_per_thread / parts };
         let bands = bands.clamp(1, items.max(1));
         let per_band = items.div_ceil(bands).max(1);
         let bands = items.div_ceil(per_band);
@@ -93,7 +113,7 @@ mod tests {
     #[test]
     fn the_parts_are_the_whole() {
         for threads in 1..=3 {
-            let threads = Threads::new(threads).unwrap();
+            let threads = Threads::new(threads, 8).unwrap();
             for (items, grain) in [(0, 4), (1, 4), (7, 4), (64, 8), (65, 8), (1000, 1)] {
                 let parts = Mutex::new(Vec::new());
                 threads.split(items, grain, |range| parts.lock().unwrap().push(range));

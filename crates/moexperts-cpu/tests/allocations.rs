@@ -1,5 +1,9 @@
-//! An experts forward allocates nothing once its buffers have grown. A file of its own: the counter
-//! sees the whole process.
+//! Operations and experts forwards allocate nothing once their buffers have grown. A file of its own,
+//! with one test: the counter sees the whole process.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail with them")]
+
+mod common;
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
@@ -7,8 +11,12 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering},
 };
 
+use common::{tensor, values};
 use moexperts_conformance::{Layer, cases};
-use moexperts_core::{Device, Experts, ExpertsCall, Scratch, Tensor};
+use moexperts_core::{
+    Activation, AttentionSpec, Batch, DType, Device, Experts, ExpertsCall, KvCacheSpec, Linear,
+    Matrix, RouterSpec, Routing, Scratch, SharedSlices, Span, Tensor,
+};
 use moexperts_cpu::{Cpu, CpuOptions};
 
 struct Counting;
@@ -38,42 +46,137 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static COUNTING: Counting = Counting;
 
+/// What the work allocates, inside, as in a model: the way into the pool has a queue of its own.
+fn allocations(cpu: &Cpu, work: impl FnOnce() + Send) -> usize {
+    cpu.enter(|| {
+        let before = ALLOCATIONS.load(Ordering::Relaxed);
+        work();
+        ALLOCATIONS.load(Ordering::Relaxed) - before
+    })
+}
+
 #[test]
-fn a_forward_after_the_first_allocates_nothing() {
-    let mut measured = 0;
+fn what_has_grown_once_allocates_nothing() {
     for threads in 1..=3 {
         let cpu = Cpu::new(CpuOptions { threads: NonZero::new(threads), isa: None })
             .expect("threads can be made");
-        let backends = Cpu::built_in_experts();
-        // Few tokens, and enough that experts have panels.
-        for case in cases().iter().filter(|case| ["big", "shape"].contains(&case.name)) {
-            let Layer { experts, x, routing } = Layer::new(case);
-            let experts = Experts::load(&cpu, case.spec, experts).expect("the case is right");
-            let mut out = Tensor::zeros(x.rows(), x.cols());
-            for backend in &backends {
-                let scratch = &mut Scratch::default();
-                let mut forward = || {
-                    let call = ExpertsCall {
-                        device: &cpu,
-                        experts: &experts,
-                        x: &x,
-                        routing: &routing,
-                        scratch,
-                    };
-                    // Inside, as in a model: the way into the pool has a queue of its own.
-                    cpu.enter(|| {
-                        let before = ALLOCATIONS.load(Ordering::Relaxed);
-                        backend.forward(call, &mut out).expect("the case is right");
-                        ALLOCATIONS.load(Ordering::Relaxed) - before
-                    })
+        a_forward_after_the_first_allocates_nothing(&cpu);
+        // Few rows; enough for panels; enough that threads share them.
+        for tokens in [1, 3, 40, 300] {
+            an_operation_after_the_first_allocates_nothing(&cpu, tokens);
+        }
+        reserved_positions_allocate_nothing(&cpu);
+    }
+}
+
+fn a_forward_after_the_first_allocates_nothing(cpu: &Cpu) {
+    let threads = cpu.thread_count();
+    let mut measured = 0;
+    let backends = Cpu::built_in_experts();
+    // Few tokens, and enough that experts have panels.
+    for case in cases().iter().filter(|case| ["big", "shape"].contains(&case.name)) {
+        let Layer { experts, x, routing } = Layer::new(case);
+        let experts = Experts::load(cpu, case.spec, experts).expect("the case is right");
+        let mut out = Tensor::zeros(x.rows(), x.cols());
+        for backend in &backends {
+            let scratch = &mut Scratch::default();
+            let mut forward = || {
+                let call = ExpertsCall {
+                    device: cpu,
+                    experts: &experts,
+                    x: &x,
+                    routing: &routing,
+                    scratch,
                 };
-                assert!(forward() > 0, "the first grows the buffers");
-                for _ in 0..10 {
-                    assert_eq!(forward(), 0, "{case}: {}, {threads} threads", backend.name());
-                }
-                measured += 1;
+                allocations(cpu, || {
+                    backend.forward(call, &mut out).expect("the case is right");
+                })
+            };
+            assert!(forward() > 0, "the first grows the buffers");
+            for _ in 0..10 {
+                assert_eq!(forward(), 0, "{case}: {}, {threads} threads", backend.name());
             }
+            measured += 1;
         }
     }
     assert!(measured > 0);
+}
+
+fn an_operation_after_the_first_allocates_nothing(cpu: &Cpu, tokens: usize) {
+    let threads = cpu.thread_count();
+    let check = |what: &str, work: &mut (dyn FnMut() + Send)| {
+        work();
+        for _ in 0..10 {
+            assert_eq!(allocations(cpu, &mut *work), 0, "{what} of {tokens}, {threads} threads");
+        }
+    };
+    let (mut x, y, weight) = (tensor(tokens, 160, 1), tensor(tokens, 160, 2), values(32, 3));
+    let (cos, sin) = (tensor(tokens, 16, 4), tensor(tokens, 16, 5));
+    let (out, scratch) = (&mut Tensor::default(), &mut Scratch::default());
+    for dtype in DType::ALL {
+        let table = Matrix::from_f32(700, 160, &values(700 * 160, 6), dtype).unwrap();
+        let [q, k, v] =
+            [(0..500, true), (500..501, false), (501..700, true)].map(|(rows, bias)| {
+                let bias = bias.then(|| values(rows.len(), 7));
+                Linear { weight: table.row_range(rows), bias }
+            });
+        let mut outs: [Tensor; 3] = Default::default();
+        check("linear", &mut || cpu.linear(&y, &[&q, &k, &v], scratch, &mut outs).unwrap());
+        let ids: Vec<u32> = (0..tokens as u32).collect();
+        check("embed", &mut || cpu.embed(&table, &ids, out).unwrap());
+    }
+    check("rms_norm", &mut || cpu.rms_norm(&y, &weight, 1e-5, out).unwrap());
+    check("add_rms_norm", &mut || cpu.add_rms_norm(&mut x, &y, &weight, 1e-5, out).unwrap());
+    check("add", &mut || cpu.add(&mut x, &y).unwrap());
+    check("rope", &mut || cpu.rope(&mut x, 32, &cos, &sin).unwrap());
+    for activation in Activation::ALL {
+        check("activate", &mut || cpu.activate(activation, Some(&y), &mut x).unwrap());
+        check("activate", &mut || cpu.activate(activation, None, &mut x).unwrap());
+    }
+    let rows: Vec<usize> = (0..tokens).rev().collect();
+    check("select_rows", &mut || cpu.select_rows(&y, &rows, out).unwrap());
+    let (spec, gate) = (RouterSpec { top_k: 8, norm_topk_prob: true }, tensor(tokens, 1, 8));
+    let routing = &mut Routing::default();
+    for gate in [None, Some(&gate)] {
+        check("route", &mut || {
+            let shared = Some(SharedSlices { slices: 2, gate });
+            cpu.route(&y, &spec, shared, routing).unwrap();
+        });
+        check("route", &mut || cpu.route(&y, &spec, None, routing).unwrap());
+    }
+}
+
+/// A prompt and then token after token, in each layer.
+fn reserved_positions_allocate_nothing(cpu: &Cpu) {
+    const POSITIONS: usize = 200;
+    const PROMPT: usize = 20;
+    let threads = cpu.thread_count();
+    for sliding_window in [None, Some(50)] {
+        let spec =
+            AttentionSpec { heads: 6, kv_heads: 3, head_dim: 24, scale: 0.2, sliding_window };
+        let cache = KvCacheSpec { layers: 2, kv_heads: 3, head_dim: 24, sequences: 2 };
+        let cache = &mut cpu.new_kv_cache(cache).unwrap();
+        let (out, scratch) = (&mut Tensor::default(), &mut Scratch::default());
+        let mut attend = |cache: &mut _, layer, start, tokens| {
+            let (q, k, v) = (tensor(tokens, 144, 1), tensor(tokens, 72, 2), tensor(tokens, 72, 3));
+            let batch = Batch::new(vec![Span { sequence: 1, start, tokens }]);
+            allocations(cpu, || {
+                cpu.attention([&q, &k, &v], cache, layer, &batch, &spec, scratch, out).unwrap();
+            })
+        };
+        for layer in 0..2 {
+            attend(cache, layer, 0, 3);
+        }
+        cpu.reserve_positions(cache, 1, POSITIONS).unwrap();
+        // The room beside the cache grows.
+        attend(cache, 0, 0, PROMPT);
+        attend(cache, 0, PROMPT, 1);
+        for layer in 0..2 {
+            assert_eq!(attend(cache, layer, 0, PROMPT), 0, "{threads} threads");
+            for position in PROMPT..POSITIONS {
+                assert_eq!(attend(cache, layer, position, 1), 0, "{position}, {threads} threads");
+            }
+        }
+        assert!(attend(cache, 0, POSITIONS, POSITIONS) > 0, "what was not reserved");
+    }
 }

@@ -7,7 +7,9 @@ mod common;
 use std::ops::Range;
 
 use common::{bits, device, devices, devices_by_threads, tensor};
-use moexperts_core::{AttentionSpec, Batch, Device, Error, KvCacheSpec, Span, Tensor};
+use moexperts_core::{
+    AttentionSpec, Batch, Device, Error, KvCacheSpec, Scratch, Span, Tensor, made,
+};
 use moexperts_cpu::{Cpu, Isa};
 
 /// `u`: half the distance from 1 to the next f32.
@@ -67,7 +69,8 @@ fn attend(
 ) -> Result<Tensor, Error> {
     let span = |&(sequence, start, tokens)| Span { sequence, start, tokens };
     let batch = Batch::new(spans.iter().map(span).collect());
-    cpu.attention([&rows.q, &rows.k, &rows.v], cache, 1, &batch, spec)
+    let (qkv, scratch) = ([&rows.q, &rows.k, &rows.v], &mut Scratch::default());
+    made(|out| cpu.attention(qkv, cache, 1, &batch, spec, scratch, out))
 }
 
 /// Checks every value of `out`, the causal attention of a whole sequence, against loops.
@@ -158,7 +161,8 @@ fn full_attention_sees_a_whole_segment_and_nothing_else() {
             let spec = spec(heads, kv_heads, head_dim);
             let tokens: usize = segments.iter().sum();
             let rows = Sequence::new(tokens, &spec, tokens as u64);
-            let out = cpu.full_attention([&rows.q, &rows.k, &rows.v], segments, &spec).unwrap();
+            let qkv = [&rows.q, &rows.k, &rows.v];
+            let out = made(|out| cpu.full_attention(qkv, segments, &spec, out)).unwrap();
             let segment = |token: usize| {
                 let mut start = 0;
                 let len = segments.iter().find(|&&len| {
@@ -180,7 +184,7 @@ fn full_attention_of_a_segment_does_not_depend_on_the_others_or_on_the_threads()
     for devices in devices_by_threads() {
         let run = |cpu: &Cpu, rows: &Sequence, segments: &[usize]| {
             let qkv = [&rows.q, &rows.k, &rows.v];
-            bits(cpu.full_attention(qkv, segments, &spec).unwrap().data())
+            bits(made(|out| cpu.full_attention(qkv, segments, &spec, out)).unwrap().data())
         };
         let alone = [run(&devices[0], &a, &[140]), run(&devices[0], &b, &[20])].concat();
         for cpu in &devices {
@@ -194,7 +198,8 @@ fn full_attention_of_wrong_shapes_is_an_error() {
     let (cpu, spec) = (device(Isa::Portable, 1), spec(4, 2, 8));
     let rows = Sequence::new(3, &spec, 1);
     let refused = |segments: &[usize], spec: AttentionSpec| {
-        let result = cpu.full_attention([&rows.q, &rows.k, &rows.v], segments, &spec);
+        let qkv = [&rows.q, &rows.k, &rows.v];
+        let result = made(|out| cpu.full_attention(qkv, segments, &spec, out));
         matches!(result, Err(Error::Shape { .. }))
     };
     assert!(!refused(&[1, 2], spec));
@@ -206,7 +211,7 @@ fn full_attention_of_wrong_shapes_is_an_error() {
     assert!(refused(&[3], AttentionSpec { sliding_window: Some(2), ..spec }));
     let none = AttentionSpec { head_dim: 0, ..spec };
     let empty = Tensor::zeros(3, 0);
-    assert!(cpu.full_attention([&empty; 3], &[3], &none).is_err());
+    assert!(made(|out| cpu.full_attention([&empty; 3], &[3], &none, out)).is_err());
 }
 
 #[test]
@@ -285,6 +290,38 @@ fn a_span_forgets_what_was_cached_from_its_start_on() {
 }
 
 #[test]
+fn room_for_positions_changes_no_bit_and_does_not_limit_them() {
+    for cpu in devices() {
+        let spec = spec(4, 2, 12);
+        let whole = Sequence::new(30, &spec, 1);
+        let run = |reserved: [usize; 2]| {
+            let cache = &mut new_cache(&cpu, &spec);
+            let mut out = Vec::new();
+            for (step, positions) in
+                [0..7, 7..8, 8..30].into_iter().zip([reserved[0], reserved[1], 0])
+            {
+                cpu.reserve_positions(cache, 1, positions).unwrap();
+                let span = (1, step.start, step.len());
+                let step = attend(&cpu, cache, &[span], &whole.part(step), &spec).unwrap();
+                out.extend(bits(step.data()));
+            }
+            out
+        };
+        let plain = run([0, 0]);
+        for reserved in [[30, 0], [5, 20], [0, 3], [100, 100]] {
+            assert_eq!(run(reserved), plain, "{} {reserved:?}", cpu.isa());
+        }
+        let refused = cpu.reserve_positions(&mut new_cache(&cpu, &spec), 3, 8);
+        let error = Error::OutOfRange { what: "sequence", index: 3, limit: 3 };
+        assert_eq!(refused.unwrap_err(), error);
+        for positions in [usize::MAX, usize::MAX / 12] {
+            let refused = cpu.reserve_positions(&mut new_cache(&cpu, &spec), 0, positions);
+            assert!(matches!(refused, Err(Error::Device { .. })), "{refused:?}");
+        }
+    }
+}
+
+#[test]
 fn layers_and_sequences_do_not_see_each_other() {
     let (cpu, spec) = (device(Isa::Portable, 1), spec(2, 1, 8));
     let cache = &mut new_cache(&cpu, &spec);
@@ -292,7 +329,9 @@ fn layers_and_sequences_do_not_see_each_other() {
     attend(&cpu, cache, &[(0, 0, 5)], &a, &spec).unwrap();
     let qkv = [&b.q, &b.k, &b.v];
     let batch = Batch::new(vec![Span { sequence: 0, start: 0, tokens: 5 }]);
-    let other_layer = cpu.attention(qkv, cache, 0, &batch, &spec).unwrap();
+    let scratch = &mut Scratch::default();
+    let other_layer =
+        made(|out| cpu.attention(qkv, cache, 0, &batch, &spec, scratch, out)).unwrap();
     let other_sequence = attend(&cpu, cache, &[(2, 0, 5)], &b, &spec).unwrap();
     assert_eq!(bits(other_layer.data()), bits(other_sequence.data()));
     check_whole(&other_layer, &b, &spec, "another layer");
@@ -334,8 +373,10 @@ fn what_does_not_fit_the_cache_is_an_error() {
     };
     assert!(is_shape(other(3, 2, 8)));
     assert!(is_shape(other(4, 1, 8)));
+    assert!(is_shape(other(2, 1, 16)));
     let batch = Batch::new(vec![Span { sequence: 0, start: 0, tokens: 3 }]);
     let cache = &mut new_cache(&cpu, &spec);
-    let result = cpu.attention([&rows.q, &rows.k, &rows.v], cache, 2, &batch, &spec);
+    let (qkv, scratch) = ([&rows.q, &rows.k, &rows.v], &mut Scratch::default());
+    let result = made(|out| cpu.attention(qkv, cache, 2, &batch, &spec, scratch, out));
     assert_eq!(result.unwrap_err(), Error::OutOfRange { what: "layer", index: 2, limit: 2 });
 }

@@ -2,11 +2,13 @@
 
 use std::ops::Range;
 
-use moexperts_core::{AttentionSpec, Batch, Error, KvCacheSpec, Result, Span, Tensor};
+use moexperts_core::{
+    AttentionSpec, Batch, DType, Error, KvCacheSpec, Result, Scratch, Span, Tensor,
+};
 
 use crate::{
     cpu::Cpu,
-    product::{Inputs, Kernel, PANEL, Weights},
+    product::{Inputs, PANEL, Weights},
     shared_rows::SharedRows,
 };
 
@@ -36,6 +38,28 @@ impl KvCache {
 
     fn width(&self) -> usize {
         self.spec.kv_heads * self.spec.head_dim
+    }
+
+    /// Room for so many positions of a sequence.
+    pub(crate) fn reserve(&mut self, sequence: usize, positions: usize) -> Result<()> {
+        let KvCacheSpec { layers, sequences, head_dim, .. } = self.spec;
+        if sequence >= sequences {
+            return Err(Error::OutOfRange { what: "sequence", index: sequence, limit: sequences });
+        }
+        let values = positions.saturating_mul(head_dim);
+        for layer in 0..layers {
+            let heads = self.range(layer, sequence);
+            for head in &mut self.heads[heads] {
+                for cached in [&mut head.keys, &mut head.values] {
+                    let more = values.saturating_sub(cached.len());
+                    cached.try_reserve(more).map_err(|error| Error::Device {
+                        device: <Cpu as moexperts_core::Device>::NAME,
+                        problem: format!("no memory for {positions} positions: {error}"),
+                    })?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The heads of one sequence in one layer.
@@ -73,6 +97,22 @@ impl KvCache {
     }
 }
 
+/// Room of one caller.
+#[derive(Default)]
+struct Room {
+    items: Vec<Item>,
+    /// For each thread.
+    threads: Vec<ThreadRoom>,
+}
+
+/// Room of one thread.
+#[derive(Default)]
+struct ThreadRoom {
+    rows: Vec<u32>,
+    scores: Vec<f32>,
+    sums: Vec<f32>,
+}
+
 /// A few query tokens of one sequence and one key/value head.
 struct Item {
     span: Span,
@@ -84,6 +124,29 @@ struct Item {
     kv_head: usize,
 }
 
+impl Item {
+    /// Keys some query of the item sees.
+    fn seen(&self, spec: &AttentionSpec) -> Range<usize> {
+        let position = self.span.start + self.first;
+        let window = spec.sliding_window.unwrap_or(usize::MAX);
+        (position + 1).saturating_sub(window)..position + self.tokens
+    }
+}
+
+impl ThreadRoom {
+    /// Room for so many rows, scores and sums.
+    fn reserve(&mut self, [rows, scores, sums]: [usize; 3]) {
+        fn reserve<T>(buffer: &mut Vec<T>, len: usize) {
+            buffer.clear();
+            buffer.reserve(len);
+        }
+        reserve(&mut self.rows, rows);
+        reserve(&mut self.scores, scores);
+        reserve(&mut self.sums, sums);
+    }
+}
+
+#[expect(clippy::too_many_arguments, reason = "those of `Device::attention`")]
 pub(crate) fn causal(
     cpu: &Cpu,
     [q, k, v]: [&Tensor; 3],
@@ -91,7 +154,9 @@ pub(crate) fn causal(
     layer: usize,
     batch: &Batch,
     spec: &AttentionSpec,
-) -> Result<Tensor> {
+    scratch: &mut Scratch,
+    out: &mut Tensor,
+) -> Result<()> {
     let (width, tokens) = (cache.width(), batch.tokens());
     let shape = |what: &str, x: &Tensor, cols: usize| match [x.rows(), x.cols()] {
         got if got == [tokens, cols] => Ok(()),
@@ -100,11 +165,13 @@ pub(crate) fn causal(
     shape("queries", q, spec.heads * spec.head_dim)?;
     shape("keys", k, width)?;
     shape("values", v, width)?;
-    if spec.kv_heads * spec.head_dim != width || !spec.heads.is_multiple_of(spec.kv_heads.max(1)) {
-        let got = [spec.kv_heads, spec.head_dim];
-        return Err(Error::shape("heads", [cache.spec.kv_heads, cache.spec.head_dim], got));
+    let got = [spec.kv_heads, spec.head_dim];
+    let expected = [cache.spec.kv_heads, cache.spec.head_dim];
+    if got != expected || !spec.heads.is_multiple_of(spec.kv_heads.max(1)) {
+        return Err(Error::shape("heads", expected, got));
     }
-    let mut items = Vec::new();
+    let Room { items, threads } = scratch.slot::<Room>();
+    items.clear();
     for (span, rows) in batch.rows() {
         let cells = rows.start * width..rows.end * width;
         cache.append(layer, span, &k.data()[cells.clone()], &v.data()[cells])?;
@@ -115,50 +182,64 @@ pub(crate) fn causal(
             items.extend((0..spec.kv_heads).map(item));
         }
     }
-    let mut out = Tensor::zeros(tokens, q.cols());
-    let shared = SharedRows::new(out.data_mut(), q.cols());
-    let cache = &*cache;
+    out.reset(tokens, q.cols());
+    let out = SharedRows::new(out.data_mut(), q.cols());
+    let (cache, items) = (&*cache, &*items);
+    threads.resize_with(cpu.thread_count(), ThreadRoom::default);
+    // Which thread takes which item is chance: each has room for any of them, and for one token at
+    // every position the cache has room for.
+    let group = spec.heads / spec.kv_heads.max(1);
+    let mut most = [0; 3];
+    for item in items.iter().filter(|item| item.kv_head == 0) {
+        let cached = &cache.heads[cache.range(layer, item.span.sequence).start].keys;
+        let positions = cached.capacity().checked_div(spec.head_dim).unwrap_or(0);
+        let positions = positions.min(spec.sliding_window.unwrap_or(usize::MAX));
+        let rows = item.tokens * group;
+        let scores = (rows * item.seen(spec).len()).max(group * positions);
+        let needed = [rows, scores, rows * spec.head_dim];
+        most = std::array::from_fn(|index| needed[index].max(most[index]));
+    }
+    threads.iter_mut().for_each(|room| room.reserve(most));
+    let threads = SharedRows::new(threads, 1);
     cpu.threads().split(items.len(), 1, |range| {
-        let [mut scores, mut sums] = [const { Vec::new() }; 2];
+        // SAFETY: a thread does one part at a time, to its end.
+        let [room] = (unsafe { threads.row(cpu.threads().current()) }) else { return };
         for item in &items[range] {
             let head = cache.range(layer, item.span.sequence).start + item.kv_head;
-            attend(cpu, q.data(), &cache.heads[head], item, spec, &mut scores, &mut sums, &shared);
+            attend(cpu, q.data(), &cache.heads[head], item, spec, room, &out);
         }
     });
-    Ok(out)
+    Ok(())
 }
 
 /// `out = softmax(scale · q · Kᵀ) · V` for the queries of one item.
-#[expect(clippy::too_many_arguments, reason = "the buffers are reused from item to item")]
 fn attend(
     cpu: &Cpu,
     q: &[f32],
     cached: &KeysValues,
     item: &Item,
     spec: &AttentionSpec,
-    scores: &mut Vec<f32>,
-    sums: &mut Vec<f32>,
+    ThreadRoom { rows, scores, sums }: &mut ThreadRoom,
     out: &SharedRows<'_, f32>,
 ) {
     let head_dim = spec.head_dim;
     let group = spec.heads / spec.kv_heads;
     let position = item.span.start + item.first;
     let window = spec.sliding_window.unwrap_or(usize::MAX);
-    // Keys some query of the item sees.
-    let begin = (position + 1).saturating_sub(window);
-    let end = position + item.tokens;
+    let Range { start: begin, end } = item.seen(spec);
     let seen = end - begin;
 
     // Queries seen as rows of one head each.
-    let rows: Vec<u32> = (0..item.tokens)
-        .flat_map(|token| (0..group).map(move |head| (token, head)))
-        .map(|(token, head)| ((item.row + token) * spec.heads + item.kv_head * group + head) as u32)
-        .collect();
+    rows.clear();
+    for token in 0..item.tokens {
+        let first = (item.row + token) * spec.heads + item.kv_head * group;
+        rows.extend((first..first + group).map(|row| row as u32));
+    }
     scores.clear();
     scores.resize(rows.len() * seen, 0.0);
     let keys = Weights::from_f32(&cached.keys[begin * head_dim..], seen, head_dim, head_dim);
-    let kernel = Kernel::select(cpu.isa(), moexperts_core::DType::F32);
-    kernel.dot(Inputs::F32(q), &rows, keys, 0..seen, None, scores);
+    let kernel = cpu.kernel(DType::F32);
+    kernel.dot(Inputs::F32(q), rows, keys, 0..seen, None, scores);
 
     for (index, scores) in scores.chunks_exact_mut(seen).enumerate() {
         let last = position + index / group;
@@ -185,6 +266,7 @@ fn attend(
             out.copy_from_slice(&sums[(panel * rows.len() + index) * PANEL..][..PANEL]);
         }
         if !rest.is_empty() {
+            rest.fill(0.0);
             for (values, &weight) in values.chunks_exact(head_dim).zip(scores) {
                 cpu.elementwise().add_scaled(rest, &values[panels * PANEL..], weight);
             }

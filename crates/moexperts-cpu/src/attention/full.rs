@@ -11,7 +11,7 @@ use moexperts_core::{AttentionSpec, DType, Error, Result, Tensor};
 use crate::{
     cpu::Cpu,
     elementwise::RunningSoftmax,
-    product::{BLOCK_PANELS, Inputs, Kernel, PANEL, Weights, pack},
+    product::{BLOCK_PANELS, Inputs, PANEL, Weights, pack},
     shared_rows::SharedRows,
 };
 
@@ -42,7 +42,8 @@ pub(crate) fn full(
     [q, k, v]: [&Tensor; 3],
     segments: &[usize],
     spec: &AttentionSpec,
-) -> Result<Tensor> {
+    out: &mut Tensor,
+) -> Result<()> {
     check([q, k, v], segments, spec)?;
     let segments: Vec<Range<usize>> = segments
         .iter()
@@ -62,7 +63,7 @@ pub(crate) fn full(
         }
     }
     let values = by_columns(cpu, v, &segments);
-    let mut out = Tensor::zeros(q.rows(), q.cols());
+    out.reset(q.rows(), q.cols());
     let shared = SharedRows::new(out.data_mut(), q.cols());
     cpu.threads().split(items.len(), 1, |range| {
         let mut room = Room::default();
@@ -70,7 +71,7 @@ pub(crate) fn full(
             attend(cpu, [q, k], &values, item, spec, &mut room, &shared);
         }
     });
-    Ok(out)
+    Ok(())
 }
 
 fn check([q, k, v]: [&Tensor; 3], segments: &[usize], spec: &AttentionSpec) -> Result<()> {
@@ -134,7 +135,7 @@ fn attend(
     let keys = &k.data()[segment.start * width + first_column..];
     let keys = Weights::from_f32(keys, segment.len(), head_dim, width);
     let values = &values[segment.start * width + first_column * segment.len()..];
-    let kernel = Kernel::select(cpu.isa(), DType::F32);
+    let kernel = cpu.kernel(DType::F32);
 
     let panels = queries.len().div_ceil(PANEL);
     let panel_len = head_dim * PANEL;

@@ -24,4 +24,8 @@ impl ExpertsBackend<Cpu> for BatchedMm {
         layer.add(layer.groups());
         Ok(())
     }
+
+    fn reads_routing_on_host(&self) -> bool {
+        false
+    }
 }

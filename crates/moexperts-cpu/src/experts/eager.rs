@@ -27,4 +27,8 @@ impl ExpertsBackend<Cpu> for Eager {
         }
         Ok(())
     }
+
+    fn groups_tokens(&self) -> bool {
+        true
+    }
 }

@@ -25,4 +25,12 @@ impl ExpertsBackend<Cpu> for GroupedMm {
         layer.add(groups);
         Ok(())
     }
+
+    fn reads_routing_on_host(&self) -> bool {
+        false
+    }
+
+    fn groups_tokens(&self) -> bool {
+        true
+    }
 }

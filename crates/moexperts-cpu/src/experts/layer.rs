@@ -11,8 +11,9 @@ use moexperts_core::{Expert, Experts, ExpertsCall, Linear, Matrix, Result, Tenso
 use super::groups::{Group, Groups};
 use crate::{
     cpu::{Cpu, NARROWEST},
+    linear::chunks,
     operands::{Buffer, Operands},
-    product::{BLOCK_OUTPUTS, BLOCK_PANELS, Block, Inputs, Kernel, PANEL, Then},
+    product::{Block, Inputs, Kernel, PANEL, Then},
     shared_rows::SharedRows,
 };
 
@@ -69,7 +70,7 @@ impl<'a> Layer<'a> {
         super::check(name, experts.spec())?;
         let (spec, workspace) = (experts.spec(), scratch.slot::<Workspace>());
         let Workspace { groups, inputs, panels, inner_rows, inner_panels } = workspace;
-        let kernel = Kernel::select(cpu.isa(), spec.dtype);
+        let kernel = cpu.kernel(spec.dtype);
         groups.order(routing, spec.experts, |count| match pairs {
             Pairs::Together => kernel.in_panels(count),
             Pairs::Alone => (0, 0),
@@ -156,7 +157,7 @@ impl<'a> Layer<'a> {
         });
         let end = columns.end;
         for columns in chunks(columns, self.outputs_at_once()) {
-            for panels in chunks(group.panels.clone(), BLOCK_PANELS) {
+            for panels in chunks(group.panels.clone(), self.kernel.block_panels()) {
                 // SAFETY: nobody writes the panels any more.
                 let inputs = unsafe { self.panels.read(panels.clone()) };
                 let [gate, up] = &mut *blocks;
@@ -221,7 +222,7 @@ impl<'a> Layer<'a> {
         });
         let end = columns.end;
         for columns in chunks(columns, self.outputs_at_once()) {
-            for panels in chunks(group.panels.clone(), BLOCK_PANELS) {
+            for panels in chunks(group.panels.clone(), self.kernel.block_panels()) {
                 let product = &mut block[..panels.len() * columns.len() * PANEL];
                 // SAFETY: no `up` is in progress, as the caller owes.
                 let inner = unsafe { self.inner_panels.read(panels.clone()) };
@@ -291,8 +292,8 @@ impl<'a> Layer<'a> {
     /// Alone, every pair of an expert reads the block again, so it has to be near.
     fn outputs_at_once(&self) -> usize {
         match self.pairs {
-            Pairs::Together => BLOCK_OUTPUTS,
-            Pairs::Alone => BLOCK_OUTPUTS / 4,
+            Pairs::Together => self.kernel.block_outputs(),
+            Pairs::Alone => self.kernel.block_outputs() / 4,
         }
     }
 
@@ -311,10 +312,4 @@ fn add_to_columns(bias: &[f32], panel: &mut [f32]) {
             *value += bias;
         }
     }
-}
-
-/// Neighbouring ranges of at most `len` that together are `range`.
-fn chunks(range: Range<usize>, len: usize) -> impl Iterator<Item = Range<usize>> {
-    let end = range.end;
-    range.step_by(len).map(move |start| start..end.min(start + len))
 }

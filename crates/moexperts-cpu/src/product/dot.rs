@@ -5,9 +5,6 @@
 
 use super::{Input, prefetch};
 
-/// How many groups of weight rows ahead of their use they are asked for.
-const AHEAD: usize = 2;
-
 /// Sums of a tile that leaves registers for several steps.
 const LOW: usize = 9;
 
@@ -22,6 +19,8 @@ pub(super) struct DotCall<'a, X, W> {
     /// The row that is read after the last of these, and its stride; null if none is known.
     pub(super) next: *const W,
     pub(super) next_stride: usize,
+    /// How many groups of weight rows ahead of their use they are asked for; 0 asks for none.
+    pub(super) groups_ahead: usize,
 }
 
 impl<X, W> DotCall<'_, X, W> {
@@ -127,7 +126,8 @@ unsafe fn column_of_tiles<T: DotTiles<X, W>, X: Input, W, const R: usize>(
         // SAFETY: the caller owes that the row exists.
         unsafe { call.weights.as_ptr().add((output + r) * call.row_stride) }
     });
-    let ahead: [*const W; R] = std::array::from_fn(|r| call.ahead(output + r, AHEAD * R));
+    let ahead: [*const W; R] =
+        std::array::from_fn(|r| call.ahead(output + r, call.groups_ahead * R));
     // Tiles of nearly equal height: 7 rows are 4 + 3, not 5 + 2.
     let edge = |tile: usize| call.rows.len() * tile / tiles;
     for tile in 0..tiles {

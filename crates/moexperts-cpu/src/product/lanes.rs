@@ -12,9 +12,6 @@ use super::{Input, PANEL, prefetch};
 /// Columns that are multiplied before the next ones, at most: as many as a widened row holds.
 const MAX_DEPTH: usize = 2048;
 
-/// Bytes of the panels that all weight rows of a block pass over: half a small second-level cache.
-const PANEL_BYTES: usize = 256 << 10;
-
 /// Panels that pass over a block of weight rows together.
 const PANELS_AT_ONCE: usize = 8;
 
@@ -38,6 +35,8 @@ pub(super) struct LanesCall<'a, X, W> {
     pub(super) row_stride: usize,
     pub(super) outputs: usize,
     pub(super) cols: usize,
+    /// Bytes of the panels that all weight rows of a block pass over.
+    pub(super) panel_bytes: usize,
 }
 
 /// One tile: some weight rows times one or two panels, over some columns.
@@ -137,7 +136,7 @@ pub(super) unsafe fn walk<T: LaneTiles<X, W>, X: Input, W>(
     let out = out.as_mut_ptr();
     for first_panel in (0..call.panel_count).step_by(PANELS_AT_ONCE) {
         let panels = first_panel..call.panel_count.min(first_panel + PANELS_AT_ONCE);
-        let depth = PANEL_BYTES / (panels.len() * PANEL * size_of::<X>());
+        let depth = call.panel_bytes / (panels.len() * PANEL * size_of::<X>());
         let depth = (depth / 64 * 64).clamp(256, MAX_DEPTH);
         for first_col in (0..call.cols).step_by(depth) {
             let cols = depth.min(call.cols - first_col);

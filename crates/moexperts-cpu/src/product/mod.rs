@@ -33,15 +33,16 @@ use half::{bf16, f16};
 use moexperts_core::{DType, Element, Elements, Matrix};
 
 use self::{dot::DotCall, lanes::LanesCall};
-use crate::isa::Isa;
+use crate::{isa::Isa, tuning::Tuning};
 
 /// Input rows of a panel.
 pub const PANEL: usize = 16;
 
-/// Weight rows that pass over some inputs before the next: they stay in the second-level cache.
+/// Weight rows that pass over some inputs before the next, at most: they stay in the second-level
+/// cache.
 pub(crate) const BLOCK_OUTPUTS: usize = 96;
 
-/// Panels of inputs that pass over a block.
+/// Panels of inputs that pass over a block, at most.
 pub(crate) const BLOCK_PANELS: usize = 8;
 
 /// Results of one block, in either form.
@@ -122,6 +123,7 @@ impl Inputs<'_> {
 pub struct Kernel {
     isa: Isa,
     forms: Forms,
+    tuning: Tuning,
 }
 
 /// The typed functions behind a kernel.
@@ -189,7 +191,10 @@ impl Kernel {
             (Isa::Portable, Forms::F16(forms!(portable))),
             (Isa::Portable, Forms::Bf16(forms!(portable))),
         ];
-        let here = |(isa, forms): (Isa, Forms)| isa.runs_here().then_some(Self { isa, forms });
+        let tuning = Tuning::default();
+        let here = move |(isa, forms): (Isa, Forms)| {
+            isa.runs_here().then_some(Self { isa, forms, tuning })
+        };
         kernels.into_iter().filter_map(here)
     }
 
@@ -201,6 +206,21 @@ impl Kernel {
         Self::all()
             .find(|kernel| kernel.isa <= isa && kernel.weights() == weights)
             .expect("a portable kernel takes every dtype")
+    }
+
+    /// The same kernel with other settings.
+    pub(crate) fn tuned(self, tuning: Tuning) -> Self {
+        Self { tuning, ..self }
+    }
+
+    /// Weight rows that should pass over some panels before the next.
+    pub(crate) fn block_outputs(&self) -> usize {
+        self.tuning.block_outputs
+    }
+
+    /// Panels that should pass over a block of weight rows together.
+    pub(crate) fn block_panels(&self) -> usize {
+        self.tuning.block_panels
     }
 
     /// The instruction set it needs.
@@ -240,7 +260,7 @@ impl Kernel {
         then: Option<Then<'_>>,
         out: &mut [f32],
     ) {
-        let w = (weights, outputs, then);
+        let w = (weights, outputs, then, self.tuning.ahead);
         match (self.forms, inputs) {
             (Forms::F32(forms), Inputs::F32(x)) => forms.dot(x, rows, w, out),
             (Forms::F16(forms), Inputs::F32(x)) => forms.dot(x, rows, w, out),
@@ -301,13 +321,12 @@ impl Kernel {
         outputs: Range<usize>,
         out: &mut [f32],
     ) {
+        let w = (weights, outputs, self.tuning.panel_bytes);
         match (self.forms, panels) {
-            (Forms::F32(forms), Inputs::F32(x)) => forms.lanes(x, shape, weights, outputs, out),
-            (Forms::F16(forms), Inputs::F32(x)) => forms.lanes(x, shape, weights, outputs, out),
-            (Forms::Bf16(forms), Inputs::F32(x)) => forms.lanes(x, shape, weights, outputs, out),
-            (Forms::Bf16Dot(forms), Inputs::Bf16(x)) => {
-                forms.lanes(x, shape, weights, outputs, out);
-            }
+            (Forms::F32(forms), Inputs::F32(x)) => forms.lanes(x, shape, w, out),
+            (Forms::F16(forms), Inputs::F32(x)) => forms.lanes(x, shape, w, out),
+            (Forms::Bf16(forms), Inputs::F32(x)) => forms.lanes(x, shape, w, out),
+            (Forms::Bf16Dot(forms), Inputs::Bf16(x)) => forms.lanes(x, shape, w, out),
             _ => panic!("the inputs are not of dtype {}", self.inputs()),
         }
     }
@@ -317,7 +336,11 @@ impl Kernel {
     /// dot products.
     pub(crate) fn in_panels(&self, rows: usize) -> (usize, usize) {
         // Weight rows of f32 are twice as long: dot products wait for them in the caches.
-        let worth_a_panel = if self.weights() == DType::F32 { 8 } else { 13 };
+        let worth_a_panel = match (self.tuning.panel_rows, self.weights()) {
+            (0, DType::F32) => 8,
+            (0, DType::F16 | DType::Bf16) => 13,
+            (rows, _) => rows.min(PANEL),
+        };
         let panels = (rows + PANEL - worth_a_panel) / PANEL;
         (rows.min(panels * PANEL), panels)
     }
@@ -344,7 +367,12 @@ impl<X: Input, W: Element> TypedForms<X, W> {
         self,
         inputs: &[X],
         rows: &[u32],
-        (weights, outputs, then): (Weights<'_>, Range<usize>, Option<Then<'_>>),
+        (weights, outputs, then, groups_ahead): (
+            Weights<'_>,
+            Range<usize>,
+            Option<Then<'_>>,
+            usize,
+        ),
         out: &mut [f32],
     ) {
         let cols = weights.cols;
@@ -362,6 +390,7 @@ impl<X: Input, W: Element> TypedForms<X, W> {
                 then.weights.rows_of::<W>(&(then.row..then.weights.rows)).as_ptr()
             }),
             next_stride: then.map_or(0, |then| then.weights.row_stride),
+            groups_ahead,
         };
         // SAFETY: `Kernel::all` checked the instruction set before it made the kernel.
         unsafe { (self.dot)(&call, out) };
@@ -371,8 +400,7 @@ impl<X: Input, W: Element> TypedForms<X, W> {
         self,
         panels: &[X],
         shape: PanelShape,
-        weights: Weights<'_>,
-        outputs: Range<usize>,
+        (weights, outputs, panel_bytes): (Weights<'_>, Range<usize>, usize),
         out: &mut [f32],
     ) {
         assert_eq!(out.len(), shape.count * outputs.len() * PANEL, "out");
@@ -385,6 +413,7 @@ impl<X: Input, W: Element> TypedForms<X, W> {
             row_stride: weights.row_stride,
             outputs: outputs.len(),
             cols: weights.cols,
+            panel_bytes,
         };
         // SAFETY: `Kernel::all` checked the instruction set before it made the kernel.
         unsafe { (self.lanes)(&call, out) };

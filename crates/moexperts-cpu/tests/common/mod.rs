@@ -5,7 +5,7 @@
 use std::{num::NonZero, sync::LazyLock};
 
 use moexperts_conformance::skipped;
-use moexperts_core::Tensor;
+use moexperts_core::{Device, DeviceLinear, Result, Scratch, Tensor};
 use moexperts_cpu::{Cpu, CpuOptions, Isa};
 
 /// The instruction sets of this machine; those it lacks are named once, or fail the tests.
@@ -44,6 +44,13 @@ pub(crate) fn values(len: usize, seed: u64) -> Vec<f32> {
 
 pub(crate) fn tensor(rows: usize, cols: usize, seed: u64) -> Tensor {
     Tensor::from_vec(rows, cols, values(rows * cols, seed)).unwrap()
+}
+
+/// One linear layer, its result and its room its own.
+pub(crate) fn linear(cpu: &Cpu, x: &Tensor, linear: &DeviceLinear<Cpu>) -> Result<Tensor> {
+    let mut out = Tensor::default();
+    cpu.linear(x, &[linear], &mut Scratch::default(), std::slice::from_mut(&mut out))?;
+    Ok(out)
 }
 
 pub(crate) fn bits(values: &[f32]) -> Vec<u32> {

@@ -114,7 +114,7 @@ CASES = {
             num_hidden_layers=5,
             num_key_value_heads=2,
             rope_parameters=dict(rope_type="default", rope_theta=10000.0),
-            shared_expert_intermediate_size=28,
+            shared_expert_intermediate_size=48,
             sliding_window=5,
             tie_word_embeddings=True,
             use_sliding_window=True,

@@ -7,14 +7,16 @@ use std::{
 };
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
-use moexperts::Progress;
+use moexperts::{Amount, Progress};
 
 const TEMPLATE: &str = "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
 
+const STEPS_TEMPLATE: &str = "{msg} {wide_bar} {pos}/{len} {eta}";
+
 const ROWS_TEMPLATE: &str = "{msg} {wide_bar} {pos}/{len} rows {elapsed}";
 
-/// A bar a file on standard error if that is a terminal, nothing otherwise.
-pub(crate) fn downloads() -> Arc<dyn Progress> {
+/// A bar a file or kind of work on standard error if that is a terminal, nothing otherwise.
+pub(crate) fn bars() -> Arc<dyn Progress> {
     if stderr().is_terminal() { Arc::new(Bars::default()) } else { Arc::new(()) }
 }
 
@@ -43,22 +45,27 @@ impl Bars {
 }
 
 impl Progress for Bars {
-    fn start(&self, file: &str, bytes: u64) {
-        let bar = ProgressBar::new(bytes).with_style(style(TEMPLATE)).with_message(file.to_owned());
+    fn start(&self, what: &str, amount: Amount) {
+        let (amount, template) = match amount {
+            Amount::Bytes(bytes) => (bytes, TEMPLATE),
+            Amount::Steps(steps) => (steps, STEPS_TEMPLATE),
+        };
+        let bar =
+            ProgressBar::new(amount).with_style(style(template)).with_message(what.to_owned());
         let bar = self.screen.add(bar);
-        self.with(|bars| bars.insert(file.to_owned(), bar));
+        self.with(|bars| bars.insert(what.to_owned(), bar));
     }
 
-    fn advance(&self, file: &str, bytes: u64) {
+    fn advance(&self, what: &str, done: u64) {
         self.with(|bars| {
-            if let Some(bar) = bars.get(file) {
-                bar.inc(bytes);
+            if let Some(bar) = bars.get(what) {
+                bar.inc(done);
             }
         });
     }
 
-    fn finish(&self, file: &str) {
-        if let Some(bar) = self.with(|bars| bars.remove(file)) {
+    fn finish(&self, what: &str) {
+        if let Some(bar) = self.with(|bars| bars.remove(what)) {
             bar.finish();
         }
     }
@@ -74,7 +81,7 @@ mod tests {
             screen: MultiProgress::with_draw_target(indicatif::ProgressDrawTarget::hidden()),
             ..Bars::default()
         };
-        bars.start("config.json", 10);
+        bars.start("config.json", Amount::Bytes(10));
         bars.advance("config.json", 4);
         bars.advance("not started", 4);
         assert_eq!(bars.with(|bars| bars["config.json"].position()), 4);

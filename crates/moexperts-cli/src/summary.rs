@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, fs, time::Duration};
 
-use moexperts::{GenerationStats, LanguageModel};
+use moexperts::{GenerationStats, LanguageModel, units::Bytes};
 
 /// The lines after a generation.
 #[derive(Debug)]
@@ -58,23 +58,7 @@ pub(crate) fn backends(names: &BTreeMap<String, String>) -> String {
 
 /// A number of bytes in the unit that suits it, with three digits.
 pub(crate) fn bytes(count: u64) -> String {
-    if count < 1000 {
-        return format!("{count} B");
-    }
-    let mut value = count as f64;
-    let mut unit = "B";
-    for larger in ["kB", "MB", "GB", "TB"] {
-        if value < 999.5 {
-            break;
-        }
-        (value, unit) = (value / 1e3, larger);
-    }
-    let decimals = match value {
-        ..9.995 => 2,
-        ..99.95 => 1,
-        _ => 0,
-    };
-    format!("{value:.decimals$} {unit}")
+    Bytes(count as f64).to_string()
 }
 
 /// Memory of this process that is in RAM.
@@ -128,20 +112,6 @@ mod tests {
             "peak 2.05 MB; at the end 512 kB of its own and 1.02 MB of mapped files"
         );
         assert_eq!(Memory::read("VmHWM: many kB"), None);
-    }
-
-    #[test]
-    fn three_digits_and_a_unit() {
-        let cases = [
-            (0, "0 B"),
-            (99_960, "100 kB"),
-            (999_499, "999 kB"),
-            (999_500, "1.00 MB"),
-            (28_640_000_000, "28.6 GB"),
-        ];
-        for (count, text) in cases {
-            assert_eq!(bytes(count), text);
-        }
     }
 
     #[test]

@@ -72,6 +72,18 @@ pub enum Error {
         /// The keys there are; `""` is the model itself.
         known: String,
     },
+    /// An operation that cannot be part of an unbroken graph, where `fullgraph` demands one.
+    #[error(
+        "fullgraph: experts implementation `{backend}` breaks the graph at {operation}: it {reason}"
+    )]
+    GraphBreak {
+        /// The backend.
+        backend: String,
+        /// The operation.
+        operation: String,
+        /// What it does there.
+        reason: &'static str,
+    },
     /// A model that another loader loads.
     #[error("{file}: model_type `{model_type}` is loaded by {loader}")]
     OtherLoader {
@@ -126,6 +138,11 @@ impl Error {
             Self::ContextExceeded { context, .. } => {
                 Some(format!("shorten the prompt to fewer than {context} tokens"))
             }
+            Self::GraphBreak { .. } => Some(
+                "compile without fullgraph, or use a backend that does not: `batched_mm`, \
+                 `grouped_mm`"
+                    .to_owned(),
+            ),
             Self::TextOnly { .. } => {
                 let seeing =
                     FAMILIES.iter().filter(|family| family.task() == Task::ImageTextToText);

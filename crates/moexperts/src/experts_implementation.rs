@@ -143,6 +143,12 @@ pub(crate) enum Phase {
 #[derive(Debug)]
 pub(crate) struct Choices<D: Device>(BTreeMap<String, Choice<D>>);
 
+impl<D: Device> Clone for Choices<D> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
 impl<D: Device> Choices<D> {
     /// `implementation` on every backbone it names, what `self` has on the others.
     pub(crate) fn with(
@@ -194,17 +200,17 @@ impl<D: Device> Choices<D> {
     ///
     /// # Panics
     /// If the model has no such backbone.
-    pub(crate) fn backend(&self, key: &str, phase: Phase) -> &dyn ExpertsBackend<D> {
+    pub(crate) fn backend(&self, key: &str, phase: Phase) -> &Arc<dyn ExpertsBackend<D>> {
         let choice = &self.0[key];
         match phase {
-            Phase::Prefill => choice.prefill.as_ref(),
-            Phase::Decode => choice.decode.as_ref(),
+            Phase::Prefill => &choice.prefill,
+            Phase::Decode => &choice.decode,
         }
     }
 }
 
 /// The backend of a backbone nobody chose one for.
-const DEFAULT: &str = "grouped_mm";
+pub(crate) const DEFAULT: &str = "grouped_mm";
 
 impl<D: Device> Choice<D> {
     fn new(name: &str, backbone: &Backbone, device: &D) -> Result<Self> {

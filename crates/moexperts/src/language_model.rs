@@ -2,15 +2,21 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
-use moexperts_core::{Batch, DType, Device, Span};
+use moexperts_core::{Batch, DType, Device, ExpertsBackend, Span};
 use moexperts_cpu::Cpu;
 
 use crate::{
     auto::LoadOptions,
     chat_template::{ChatTemplate, Message},
+    compile::{
+        CompileOptions, CompileReport, Compiled, Explanation, LastPlan, Plan, ShapeClass, Workspace,
+    },
     error::{Error, Result},
     experts_implementation::{Backbone, Choices, ExpertsImplementation, Phase},
     families,
@@ -18,8 +24,8 @@ use crate::{
     generate::GenerationConfig,
     image_processor::Image,
     model::{
-        Decoder, DecoderSpec, Forward, LoadReport, LogitsRows, Observer, Prompt, Session,
-        VisionTower, Visual, VisualRows, Weights,
+        Decoder, DecoderSpec, Forward, Input, LoadReport, LogitsRows, Observer, Prompt, Session,
+        Stage, VisionTower, Visual, Weights,
     },
     multimodal::{Multimodal, Unread},
     tokenizer::Tokenizer,
@@ -38,7 +44,20 @@ pub struct LanguageModel<D: Device = Cpu> {
     generation_config: GenerationConfig,
     origin: String,
     report: LoadReport,
-    choices: RwLock<Arc<Choices<D>>>,
+    state: RwLock<Arc<State<D>>>,
+    /// The number of the state, 0 while the model is not compiled: a caller whose plan is of this
+    /// number need not look at the state.
+    compiled: AtomicU64,
+}
+
+/// How forwards are executed. Never changed: a switch makes a new one, so a forward that started
+/// with the old one finishes with it.
+#[derive(Debug)]
+struct State<D: Device> {
+    choices: Choices<D>,
+    compiled: Option<Arc<Compiled<D>>>,
+    /// Counts the states; the first is 1.
+    number: u64,
 }
 
 impl<D: Device> LanguageModel<D> {
@@ -87,7 +106,8 @@ impl<D: Device> LanguageModel<D> {
             generation_config,
             origin: files.origin,
             report,
-            choices: RwLock::new(Arc::new(choices)),
+            state: RwLock::new(Arc::new(State { choices, compiled: None, number: 1 })),
+            compiled: AtomicU64::new(0),
         })
     }
 
@@ -102,18 +122,102 @@ impl<D: Device> LanguageModel<D> {
         implementation: impl Into<ExpertsImplementation>,
     ) -> Result<()> {
         let implementation = implementation.into();
-        let mut choices = self.choices.write().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         let backbones = backbones(&self.decoder, self.multimodal.as_ref());
-        let next = choices.with(&implementation, &backbones, self.device())?;
+        let choices = state.choices.with(&implementation, &backbones, self.device())?;
+        if let Some(compiled) = &state.compiled {
+            self.check(compiled, &choices)?;
+        }
         tracing::info!(experts_implementation = %implementation, "switched");
-        *choices = Arc::new(next);
+        let compiled = state.compiled.clone();
+        self.change(&mut state, choices, compiled);
         Ok(())
+    }
+
+    /// Compiles the forward: from the next one on, and for every shape and backend that comes by, a
+    /// plan runs whose operations are fused, whose buffers lie in one workspace and whose kernels
+    /// are chosen. Results stay within the tolerance of [`DType`]; a model that was compiled before
+    /// is compiled anew.
+    ///
+    /// Plans for [`CompileOptions::batch_sizes`] and [`CompileOptions::prompt_tokens`] are made at
+    /// once, others at their first forward. Observed forwards run operation by operation, as does
+    /// the vision tower.
+    ///
+    /// # Errors
+    /// [`Error::GraphBreak`] for a backend that breaks the graph, with `fullgraph`;
+    /// [`Error::Option`] for a batch or a prompt of no tokens or more than the model's context; what
+    /// a forward returns, where kernels are measured. The model is as it was then.
+    pub fn compile(&self, options: CompileOptions) -> Result<CompileReport> {
+        for (option, counts, limit) in [
+            ("batch_sizes", &options.batch_sizes, usize::MAX),
+            ("prompt_tokens", &options.prompt_tokens, self.spec().max_position_embeddings),
+        ] {
+            if let Some(got) = counts.iter().find(|&&count| count == 0 || count > limit) {
+                let expected = match limit {
+                    usize::MAX => "at least 1".to_owned(),
+                    limit => format!("1 to {limit}"),
+                };
+                return Err(Error::Option { option, got: got.to_string(), expected });
+            }
+        }
+        let compiled = Arc::new(Compiled::new(options, self.device())?);
+        let state = self.state();
+        self.check(&compiled, &state.choices)?;
+        let backends =
+            [Phase::Prefill, Phase::Decode].map(|phase| self.backend(&state.choices, phase));
+        let report = compiled.prepare(&self.decoder, backends)?;
+        tracing::info!(%report, "compiled");
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        // The backend may have been switched meanwhile.
+        self.check(&compiled, &state.choices)?;
+        let choices = state.choices.clone();
+        self.change(&mut state, choices, Some(compiled));
+        Ok(report)
+    }
+
+    /// Runs operation by operation again; what compiling made is dropped.
+    pub fn reset_compile(&self) {
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        let choices = state.choices.clone();
+        self.change(&mut state, choices, None);
+    }
+
+    /// How the model is compiled, if it is.
+    pub fn compile_options(&self) -> Option<CompileOptions> {
+        self.state().compiled.as_ref().map(|compiled| compiled.options().clone())
+    }
+
+    /// What the plans of a compiled model do; `None` if it is not compiled.
+    pub fn explain(&self) -> Option<Explanation> {
+        self.state().compiled.as_ref().map(|compiled| compiled.explain(&self.decoder))
+    }
+
+    /// Makes a state the current one.
+    fn change(
+        &self,
+        state: &mut Arc<State<D>>,
+        choices: Choices<D>,
+        compiled: Option<Arc<Compiled<D>>>,
+    ) {
+        let number = state.number + 1;
+        self.compiled.store(if compiled.is_some() { number } else { 0 }, Ordering::Release);
+        *state = Arc::new(State { choices, compiled, number });
+    }
+
+    /// Whether the model can be compiled with these backends.
+    fn check(&self, compiled: &Compiled<D>, choices: &Choices<D>) -> Result<()> {
+        compiled.check(self.backend(choices, Phase::Prefill))?;
+        compiled.check(self.backend(choices, Phase::Decode))
+    }
+
+    fn backend<'c>(&self, choices: &'c Choices<D>, phase: Phase) -> &'c Arc<dyn ExpertsBackend<D>> {
+        choices.backend(self.spec().backbone, phase)
     }
 
     /// The experts backend of each backbone, `""` being the model itself; feeding it back to
     /// [`set_experts_implementation`](Self::set_experts_implementation) restores it.
     pub fn experts_implementation(&self) -> BTreeMap<String, String> {
-        self.choices().names()
+        self.state().choices.names()
     }
 
     /// An image, resized and cut into patches as the model's `preprocessor_config.json` says.
@@ -208,7 +312,7 @@ impl<D: Device> LanguageModel<D> {
     /// # Errors
     /// For an id beyond the vocabulary or more tokens than the model has positions for.
     pub fn logits(&self, prompt: impl Into<Prompt>) -> Result<Vec<f32>> {
-        self.logits_observed(prompt, &mut |_, _| {})
+        self.logits_of(prompt.into(), None)
     }
 
     /// [`logits`](Self::logits), showing every stage of every layer on the way.
@@ -220,53 +324,83 @@ impl<D: Device> LanguageModel<D> {
         prompt: impl Into<Prompt>,
         observer: Observer<'_, D>,
     ) -> Result<Vec<f32>> {
-        let prompt = prompt.into();
+        self.logits_of(prompt.into(), Some(observer))
+    }
+
+    fn logits_of(&self, prompt: Prompt, observer: Option<Observer<'_, D>>) -> Result<Vec<f32>> {
         let tokens = prompt.tokens().len();
         self.check_context(tokens)?;
         let mut session = self.decoder.session(1)?;
         let batch = Batch::new(vec![Span { sequence: 0, start: 0, tokens }]);
         let positions: Vec<_> = (0..tokens).map(|index| prompt.position(index)).collect();
-        let choices = self.choices();
-        self.decoder.forward(Forward {
+        let input = Input {
             ids: prompt.tokens(),
             batch: &batch,
             positions: &positions,
             visuals: &self.visual_rows(&prompt, 0, 0)?.rows,
-            session: &mut session,
-            experts: choices.backend(self.spec().backbone, Phase::Prefill),
             logits: LogitsRows::All,
-            observer,
-        })
+        };
+        let mut logits = Vec::new();
+        self.forward(input, &mut session, Phase::Prefill, observer, &mut logits)?;
+        Ok(logits)
     }
 
-    /// One forward of a generation over the tokens of `prompts` that their sequences have not read,
-    /// with the [`visual_rows`](Self::visual_rows) among them: logits [spans, V] after the last
-    /// token of each span.
-    pub(crate) fn step(
+    /// One forward, which writes its logits [rows, V]: by a plan if the model is compiled and nobody
+    /// observes it.
+    pub(crate) fn forward(
         &self,
-        prompts: &[&Prompt],
-        visuals: &[VisualRows<D>],
-        batch: &Batch,
+        input: Input<'_, D>,
         session: &mut Session<D>,
         phase: Phase,
-    ) -> Result<Vec<f32>> {
-        let (mut ids, mut positions) = (Vec::new(), Vec::new());
-        for (prompt, span) in prompts.iter().zip(batch.spans()) {
-            let tokens = span.start..span.start + span.tokens;
-            ids.extend_from_slice(&prompt.tokens()[tokens.clone()]);
-            positions.extend(tokens.map(|index| prompt.position(index)));
+        observer: Option<Observer<'_, D>>,
+        logits: &mut Vec<f32>,
+    ) -> Result<()> {
+        let plan = match observer {
+            None => self.plan(&input, session, phase)?,
+            Some(_) => None,
+        };
+        let state;
+        let experts = match &plan {
+            Some(plan) => plan.backend(),
+            None => {
+                state = self.state();
+                &**self.backend(&state.choices, phase)
+            }
+        };
+        let mut nobody = |_: usize, _: Stage<'_, D>| {};
+        let observer = observer.unwrap_or(&mut nobody);
+        let call = Forward { input, session, experts, observer };
+        match &plan {
+            Some(plan) => plan.forward(&self.decoder, call, logits),
+            None => self.decoder.forward(call, logits),
         }
-        let choices = self.choices();
-        self.decoder.forward(Forward {
-            ids: &ids,
-            batch,
-            positions: &positions,
-            visuals,
-            session,
-            experts: choices.backend(self.spec().backbone, phase),
-            logits: LogitsRows::LastOfSpan,
-            observer: &mut |_, _| {},
-        })
+    }
+
+    /// The plan of a forward, if the model is compiled. That of the session's last forward is found
+    /// without a lock.
+    fn plan(
+        &self,
+        input: &Input<'_, D>,
+        session: &mut Session<D>,
+        phase: Phase,
+    ) -> Result<Option<Arc<Plan<D>>>> {
+        let number = self.compiled.load(Ordering::Acquire);
+        if number == 0 {
+            return Ok(None);
+        }
+        let last = &mut session.scratch.slot::<Workspace<D>>().last;
+        let class = ShapeClass::of(input);
+        if let Some(last) = last
+            && (last.state, last.phase, last.plan.class()) == (number, phase, class)
+        {
+            return Ok(Some(Arc::clone(&last.plan)));
+        }
+        let state = self.state();
+        let Some(compiled) = &state.compiled else { return Ok(None) };
+        let backend = self.backend(&state.choices, phase);
+        let plan = compiled.plan(&self.decoder, backend, class)?;
+        *last = Some(LastPlan { state: state.number, phase, plan: Arc::clone(&plan) });
+        Ok(Some(plan))
     }
 
     /// The rows of the pictures among the tokens from `start` on, the first being row `first_row`.
@@ -373,8 +507,8 @@ impl<D: Device> LanguageModel<D> {
         Error::TextOnly { origin: self.origin.clone(), model_type }
     }
 
-    fn choices(&self) -> Arc<Choices<D>> {
-        Arc::clone(&self.choices.read().unwrap_or_else(PoisonError::into_inner))
+    fn state(&self) -> Arc<State<D>> {
+        Arc::clone(&self.state.read().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

@@ -20,6 +20,7 @@
 mod auto;
 mod chat_template;
 pub mod checkpoint;
+pub mod compile;
 pub mod config;
 mod error;
 mod experts_implementation;
@@ -33,9 +34,11 @@ pub mod model;
 mod multimodal;
 mod progress;
 mod tokenizer;
+pub mod units;
 
 pub use auto::{AutoModel, AutoModelForCausalLm, AutoModelForImageTextToText, LoadOptions};
 pub use chat_template::{ChatTemplate, Content, Message, Part};
+pub use compile::{CompileMode, CompileOptions};
 pub use error::{Error, Result};
 pub use experts_implementation::ExpertsImplementation;
 pub use generate::{
@@ -44,7 +47,7 @@ pub use generate::{
 pub use image_processor::Image;
 pub use language_model::LanguageModel;
 pub use model::{Prompt, Visual};
-pub use progress::Progress;
+pub use progress::{Amount, Progress};
 pub use tokenizer::Tokenizer;
 
 pub use moexperts_core::{

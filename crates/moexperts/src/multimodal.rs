@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use moexperts_core::Device;
+use moexperts_core::{Device, made};
 
 use crate::{
     config::Config,
@@ -137,9 +137,10 @@ impl<D: Device> Multimodal<D> {
 
     fn part(&self, features: &VisualFeatures<D>, rows: &[usize]) -> Result<VisualFeatures<D>> {
         let device = self.tower.device();
-        let deepstack = features.deepstack.iter().map(|x| device.select_rows(x, rows));
+        let select = |x: &D::Tensor| made(|out| device.select_rows(x, rows, out));
+        let deepstack = features.deepstack.iter().map(select);
         Ok(VisualFeatures {
-            embeddings: device.select_rows(&features.embeddings, rows)?,
+            embeddings: select(&features.embeddings)?,
             deepstack: deepstack.collect::<Result<_, _>>()?,
         })
     }

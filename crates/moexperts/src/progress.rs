@@ -1,18 +1,29 @@
 //! Who is told how long work goes on.
 
-/// Hears of files that are downloaded (not of those in the cache) and of weights that are converted
-/// while a model is loaded, on the thread that loads it. `()` ignores it all.
+/// Hears of files that are downloaded (not of those in the cache), of weights that are converted
+/// while a model is loaded, and of measurements while it is compiled, on the thread that does the
+/// work. `()` ignores it all.
 pub trait Progress: Send + Sync {
-    /// Work over `bytes` in all begins; `what` is a file or a kind of weights.
-    fn start(&self, what: &str, bytes: u64);
-    /// `bytes` more are done; for a continued download the first call is the part on disk.
-    fn advance(&self, what: &str, bytes: u64);
+    /// Work begins; `what` is a file, a kind of weights, or `autotuning`.
+    fn start(&self, what: &str, amount: Amount);
+    /// So many bytes or steps more are done; for a continued download the first call is the part on
+    /// disk.
+    fn advance(&self, what: &str, done: u64);
     /// All is done. Not called if it fails.
     fn finish(&self, what: &str);
 }
 
+/// How much there is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Amount {
+    /// Bytes.
+    Bytes(u64),
+    /// Steps that take about as long each.
+    Steps(u64),
+}
+
 impl Progress for () {
-    fn start(&self, _what: &str, _bytes: u64) {}
-    fn advance(&self, _what: &str, _bytes: u64) {}
+    fn start(&self, _what: &str, _amount: Amount) {}
+    fn advance(&self, _what: &str, _done: u64) {}
     fn finish(&self, _what: &str) {}
 }

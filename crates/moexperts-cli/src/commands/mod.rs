@@ -43,7 +43,7 @@ fn load_model(args: &ModelArgs) -> Result<LanguageModel, CliError> {
 /// The model of this name, or the one in the program.
 fn load(model: Option<&str>, options: LoadOptions) -> Result<LanguageModel, CliError> {
     let model = match model {
-        Some(model) => AutoModel::from_pretrained(model, options.progress(progress::downloads())),
+        Some(model) => AutoModel::from_pretrained(model, options.progress(progress::bars())),
         None => AutoModel::from_files(embedded::files()?, options),
     };
     Ok(model?)

@@ -19,8 +19,11 @@ use crate::{
     error::{Error, Result},
     experts_implementation::Phase,
     language_model::LanguageModel,
-    model::{Prompt, Session},
+    model::{Input, LogitsRows, Position, Prompt, Session},
 };
+
+/// New tokens that room is made for in advance, at most.
+const RESERVED: usize = 4096;
 
 /// One new token of one sequence.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,6 +82,16 @@ pub struct Generation<'a, D: Device> {
     phase: Phase,
     failed: bool,
     stats: GenerationStats,
+    room: Room,
+}
+
+/// The forward in progress; room that is used again by the next.
+#[derive(Debug, Default)]
+struct Room {
+    batch: Batch,
+    ids: Vec<u32>,
+    positions: Vec<Position>,
+    logits: Vec<f32>,
 }
 
 #[derive(Debug)]
@@ -178,7 +191,7 @@ impl<D: Device> LanguageModel<D> {
         }
         let mut sequences = Vec::with_capacity(prompts.len());
         for (index, prompt) in prompts.into_iter().enumerate() {
-            let prompt: Prompt = prompt.into();
+            let mut prompt: Prompt = prompt.into();
             let tokens = prompt.tokens();
             if tokens.is_empty() {
                 let (got, expected) = ("empty".to_owned(), "at least one token".to_owned());
@@ -193,6 +206,12 @@ impl<D: Device> LanguageModel<D> {
             // At least one token has to pass to give logits.
             let read = &mut session.read[index];
             read.truncate(read.shared(&prompt).min(tokens.len() - 1));
+            // So that a step need not make room; who generates more makes it as it comes.
+            let context = self.spec().max_position_embeddings;
+            let positions = (tokens.len() + options.max_new_tokens.min(RESERVED)).min(context);
+            self.device().reserve_positions(&mut session.cache, index, positions)?;
+            read.reserve(positions);
+            prompt.reserve(positions);
             sequences.push(Sequence {
                 prompt,
                 new_tokens: 0,
@@ -210,6 +229,7 @@ impl<D: Device> LanguageModel<D> {
             phase: Phase::Prefill,
             failed: false,
             stats: GenerationStats::default(),
+            room: Room::default(),
         })
     }
 }
@@ -235,22 +255,27 @@ impl<D: Device> Generation<'_, D> {
 
     /// One forward over every sequence that goes on, and the tokens it gives.
     fn step(&mut self) -> Result<()> {
-        let (mut prompts, mut spans) = (Vec::new(), Vec::new());
+        let Room { batch, ids, positions, logits } = &mut self.room;
+        batch.clear();
+        ids.clear();
+        positions.clear();
         for (index, sequence) in self.sequences.iter().enumerate() {
             if !sequence.finished {
+                let prompt = &sequence.prompt;
                 let start = self.session.read[index].tokens().len();
-                let tokens = sequence.prompt.tokens().len() - start;
-                spans.push(Span { sequence: index, start, tokens });
-                prompts.push(&sequence.prompt);
+                let tokens = start..prompt.tokens().len();
+                ids.extend_from_slice(&prompt.tokens()[tokens.clone()]);
+                batch.push(Span { sequence: index, start, tokens: tokens.len() });
+                positions.extend(tokens.map(|index| prompt.position(index)));
             }
         }
-        if spans.is_empty() {
+        if batch.spans().is_empty() {
             return Ok(());
         }
         let start = Instant::now();
-        let batch = Batch::new(spans);
         let mut visuals = Vec::new();
-        for (prompt, (span, rows)) in prompts.iter().zip(batch.rows()) {
+        for (span, rows) in batch.rows() {
+            let prompt = &self.sequences[span.sequence].prompt;
             let unread = self.model.visual_rows(prompt, span.start, rows.start)?;
             self.stats.patches += unread.patches;
             visuals.extend(unread.rows);
@@ -260,7 +285,9 @@ impl<D: Device> Generation<'_, D> {
         }
         let start = Instant::now();
         let phase = if self.options.decode_switch { self.phase } else { Phase::Prefill };
-        let logits = self.model.step(&prompts, &visuals, &batch, &mut self.session, phase)?;
+        let rows = LogitsRows::LastOfSpan;
+        let input = Input { ids, batch, positions, visuals: &visuals, logits: rows };
+        self.model.forward(input, &mut self.session, phase, None, logits)?;
         let vocab = self.model.spec().vocab_size;
         for (span, logits) in batch.spans().iter().zip(logits.chunks_exact(vocab)) {
             let sequence = &mut self.sequences[span.sequence];

@@ -27,7 +27,7 @@ use self::cache::{RepositoryCache, cache_error, create_parent};
 use self::client::{Answer, Client, RemoteFile, transfer};
 pub use self::error::HubError;
 use self::settings::Settings;
-use crate::progress::Progress;
+use crate::progress::{Amount, Progress};
 
 const CONFIG: &str = "config.json";
 /// Files a model may come without; the last three belong to multimodal ones.
@@ -173,7 +173,7 @@ impl Fetch<'_> {
         }
         let partial = self.cache.partial(&remote.etag);
         create_parent(&partial)?;
-        self.progress.start(file, remote.bytes);
+        self.progress.start(file, Amount::Bytes(remote.bytes));
         self.download(client, file, remote, &partial)?;
         fs::rename(&partial, &blob).map_err(cache_error(&blob))?;
         self.progress.finish(file);

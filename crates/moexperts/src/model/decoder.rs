@@ -1,72 +1,81 @@
 //! The forward of a decoder, over any device.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use moexperts_core::{
-    Activation, AttentionSpec, Batch, Device, DeviceLinear, Experts, ExpertsBackend, ExpertsCall,
-    KvCacheSpec, RouterSpec, Scratch,
+    Activation, AttentionSpec, Batch, Device, DeviceLinear, Experts, ExpertsBackend, KvCacheSpec,
+    RouterSpec, Scratch,
 };
 
-use super::{Position, Prompt, VisualRows, spec::DecoderSpec};
+use super::{
+    Position, Prompt, VisualRows,
+    inputs::Inputs,
+    ops::{Immediate, Ops},
+    spec::DecoderSpec,
+};
 use crate::error::Result;
 
-/// A decoder and its weights on a device.
+/// A decoder and its weights on a device, which compiled plans share.
 #[derive(Debug)]
 pub struct Decoder<D: Device> {
     pub(super) device: D,
     pub(super) spec: DecoderSpec,
-    pub(super) embed_tokens: DeviceLinear<D>,
+    pub(super) embed_tokens: Arc<DeviceLinear<D>>,
     pub(super) layers: Vec<Layer<D>>,
-    pub(super) norm: D::Vector,
+    pub(super) norm: Arc<D::Vector>,
     /// `None`: the embedding is the head too.
-    pub(super) lm_head: Option<DeviceLinear<D>>,
+    pub(super) lm_head: Option<Arc<DeviceLinear<D>>>,
 }
 
 #[derive(Debug)]
 pub(super) struct Layer<D: Device> {
-    pub(super) input_layernorm: D::Vector,
+    pub(super) input_layernorm: Arc<D::Vector>,
     pub(super) attention: Attention<D>,
-    pub(super) post_attention_layernorm: D::Vector,
+    pub(super) post_attention_layernorm: Arc<D::Vector>,
     pub(super) mlp: Mlp<D>,
 }
 
 #[derive(Debug)]
 pub(super) struct Attention<D: Device> {
-    pub(super) q_proj: DeviceLinear<D>,
-    pub(super) k_proj: DeviceLinear<D>,
-    pub(super) v_proj: DeviceLinear<D>,
-    pub(super) o_proj: DeviceLinear<D>,
+    pub(super) q_proj: Arc<DeviceLinear<D>>,
+    pub(super) k_proj: Arc<DeviceLinear<D>>,
+    pub(super) v_proj: Arc<DeviceLinear<D>>,
+    pub(super) o_proj: Arc<DeviceLinear<D>>,
     /// Norms of queries and keys.
-    pub(super) qk_norm: Option<[D::Vector; 2]>,
+    pub(super) qk_norm: Option<[Arc<D::Vector>; 2]>,
 }
 
 #[derive(Debug)]
 pub(super) enum Mlp<D: Device> {
-    Dense { mlp: [DeviceLinear<D>; 3], activation: Activation },
+    Dense { mlp: GatedMlp<D>, activation: Activation },
     Moe(Moe<D>),
 }
 
 #[derive(Debug)]
 pub(super) struct Moe<D: Device> {
     /// The router, as checkpoints call it.
-    pub(super) gate: DeviceLinear<D>,
+    pub(super) gate: Arc<DeviceLinear<D>>,
     pub(super) router: RouterSpec,
-    pub(super) experts: Experts<D>,
+    pub(super) experts: Arc<Experts<D>>,
     pub(super) shared_expert: Option<SharedExpert<D>>,
     pub(super) activation: Activation,
 }
 
+/// Gate, up and down projection.
+pub(super) type GatedMlp<D> = [Arc<DeviceLinear<D>>; 3];
+
 #[derive(Debug)]
 pub(super) struct SharedExpert<D: Device> {
-    pub(super) mlp: [DeviceLinear<D>; 3],
-    pub(super) gate: DeviceLinear<D>,
+    pub(super) mlp: GatedMlp<D>,
+    pub(super) gate: Arc<DeviceLinear<D>>,
 }
 
 /// What one caller keeps from forward to forward: keys, values and buffers.
 #[derive(Debug)]
 pub struct Session<D: Device> {
-    cache: D::KvCache,
-    scratch: Scratch,
+    pub(crate) cache: D::KvCache,
+    pub(crate) scratch: Scratch,
+    pub(crate) inputs: Inputs<D>,
     /// What keys and values are cached of, by sequence.
     pub(crate) read: Vec<Prompt>,
 }
@@ -79,7 +88,7 @@ impl<D: Device> Session<D> {
 }
 
 /// For which rows of a batch logits are computed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum LogitsRows {
     /// Every token.
     All,
@@ -103,8 +112,9 @@ pub enum Stage<'a, D: Device> {
 /// Sees every stage of every layer; the index is the layer's.
 pub type Observer<'a, D> = &'a mut (dyn FnMut(usize, Stage<'_, D>) + Send);
 
-/// The arguments of one [`Decoder::forward`].
-pub struct Forward<'a, D: Device> {
+/// What a forward reads.
+#[derive(Debug)]
+pub struct Input<'a, D: Device> {
     /// Token ids `[T]`.
     pub ids: &'a [u32],
     /// Which sequence each token is of, and which place it has there.
@@ -113,12 +123,18 @@ pub struct Forward<'a, D: Device> {
     pub positions: &'a [Position],
     /// The rows that come from pictures.
     pub visuals: &'a [VisualRows<D>],
+    /// For which tokens logits are wanted.
+    pub logits: LogitsRows,
+}
+
+/// The arguments of one [`Decoder::forward`].
+pub struct Forward<'a, D: Device> {
+    /// What it reads.
+    pub input: Input<'a, D>,
     /// The caller's keys, values and buffers.
     pub session: &'a mut Session<D>,
     /// What executes the experts.
     pub experts: &'a dyn ExpertsBackend<D>,
-    /// For which tokens logits are wanted.
-    pub logits: LogitsRows,
     /// Who is shown the stages.
     pub observer: Observer<'a, D>,
 }
@@ -126,10 +142,8 @@ pub struct Forward<'a, D: Device> {
 impl<D: Device> fmt::Debug for Forward<'_, D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Forward")
-            .field("ids", &self.ids)
-            .field("batch", &self.batch)
+            .field("input", &self.input)
             .field("experts", &self.experts)
-            .field("logits", &self.logits)
             .finish_non_exhaustive()
     }
 }
@@ -146,7 +160,7 @@ impl<D: Device> Decoder<D> {
     }
 
     /// The experts of each Mixture-of-Experts layer, in order.
-    pub fn experts(&self) -> impl Iterator<Item = &Experts<D>> {
+    pub fn experts(&self) -> impl Iterator<Item = &Arc<Experts<D>>> {
         self.layers.iter().filter_map(|layer| match &layer.mlp {
             Mlp::Moe(moe) => Some(&moe.experts),
             Mlp::Dense { .. } => None,
@@ -164,93 +178,80 @@ impl<D: Device> Decoder<D> {
             head_dim: self.spec.attention.head_dim,
             sequences,
         };
-        let cache = self.device.new_kv_cache(spec)?;
-        Ok(Session { cache, scratch: Scratch::default(), read: vec![Prompt::default(); sequences] })
+        Ok(Session {
+            cache: self.device.new_kv_cache(spec)?,
+            scratch: Scratch::default(),
+            inputs: Inputs::default(),
+            read: vec![Prompt::default(); sequences],
+        })
     }
 
-    /// Logits `[rows, V]`, row-major, of some tokens of some sequences.
+    /// Writes the logits [rows, V], row-major, of some tokens of some sequences.
     ///
     /// # Errors
     /// For a token id beyond the vocabulary, a span beyond what its sequence holds, router logits
     /// that are no numbers, and what the backend or the device returns.
-    pub fn forward(&self, mut call: Forward<'_, D>) -> Result<Vec<f32>> {
-        self.device.enter(|| self.forward_inside(&mut call))
+    pub fn forward(&self, mut call: Forward<'_, D>, logits: &mut Vec<f32>) -> Result<()> {
+        let device = &self.device;
+        device.enter(|| {
+            self.prepare(&mut call)?;
+            let out = self.trace(&mut Immediate::new(device, &mut call))?;
+            Ok(device.read_tensor(&out, logits)?)
+        })
     }
 
-    fn forward_inside(&self, call: &mut Forward<'_, D>) -> Result<Vec<f32>> {
-        let (device, eps, batch) = (&self.device, self.spec.rms_norm_eps, call.batch);
-        if call.positions.len() != batch.tokens() {
-            return Err(moexperts_core::Error::Shape {
-                what: "positions".into(),
-                expected: format!("[{}]", batch.tokens()),
-                got: format!("[{}]", call.positions.len()),
-            }
-            .into());
-        }
-        let [cos, sin] = self.spec.rope.angles(batch, call.positions);
-        let pairs = self.spec.rope.head_dim / 2;
-        let angles = [
-            device.load_tensor(batch.tokens(), pairs, cos)?,
-            device.load_tensor(batch.tokens(), pairs, sin)?,
-        ];
-        let mut x = device.embed(&self.embed_tokens.weight, call.ids)?;
-        for visual in call.visuals {
-            device.put_rows(&mut x, &visual.rows, &visual.features.embeddings)?;
-        }
+    /// Brings what the forward reads to the device.
+    pub(crate) fn prepare(&self, call: &mut Forward<'_, D>) -> Result<()> {
+        call.session.inputs.prepare(&self.device, &self.spec.rope, &call.input)
+    }
+
+    /// The forward itself: logits [rows, V].
+    ///
+    /// # Errors
+    /// As the operations.
+    pub(crate) fn trace<O: Ops<D>>(&self, ops: &mut O) -> Result<O::Tensor> {
+        let eps = self.spec.rms_norm_eps;
+        let mut x = ops.embed(&self.embed_tokens)?;
+        ops.put_visuals(&mut x)?;
         for (index, layer) in self.layers.iter().enumerate() {
-            let normed = device.rms_norm(&x, &layer.input_layernorm, eps)?;
-            let attended = self.attention(index, &normed, &angles, call)?;
-            device.add(&mut x, &attended)?;
+            ops.enter_layer(index);
+            let normed = ops.rms_norm("input_layernorm", &x, &layer.input_layernorm, eps)?;
+            let attended = self.attention(ops, index, &normed)?;
+            ops.add(&mut x, &attended)?;
 
-            let normed = device.rms_norm(&x, &layer.post_attention_layernorm, eps)?;
+            let normed =
+                ops.rms_norm("post_attention_layernorm", &x, &layer.post_attention_layernorm, eps)?;
             let mixed = match &layer.mlp {
-                Mlp::Dense { mlp, activation } => self.gated_mlp(mlp, *activation, &normed)?,
-                Mlp::Moe(moe) => self.moe(index, moe, &normed, call)?,
+                Mlp::Dense { mlp, activation } => gated_mlp(ops, mlp, *activation, &normed)?,
+                Mlp::Moe(moe) => moe.forward(ops, &normed)?,
             };
-            device.add(&mut x, &mixed)?;
-            (call.observer)(index, Stage::BlockOutput(&x));
-            for visual in call.visuals {
-                if let Some(features) = visual.features.deepstack.get(index) {
-                    device.add_rows(&mut x, &visual.rows, features)?;
-                }
-            }
+            ops.add(&mut x, &mixed)?;
+            ops.show(|x| Stage::BlockOutput(x), &x);
+            ops.add_deepstack(&mut x)?;
         }
-        if call.logits == LogitsRows::LastOfSpan {
-            let last: Vec<usize> = batch
-                .rows()
-                .filter(|(span, _)| span.tokens > 0)
-                .map(|(_, rows)| rows.end - 1)
-                .collect();
-            x = device.select_rows(&x, &last)?;
-        }
-        let normed = device.rms_norm(&x, &self.norm, eps)?;
-        let head = self.lm_head.as_ref().unwrap_or(&self.embed_tokens);
-        Ok(device.read_tensor(&device.linear(&normed, head)?)?)
+        ops.leave_layers();
+        let x = ops.select_logits_rows(x)?;
+        let normed = ops.rms_norm("norm", &x, &self.norm, eps)?;
+        ops.linear("lm_head", &normed, self.lm_head.as_ref().unwrap_or(&self.embed_tokens))
     }
 
-    fn attention(
-        &self,
-        index: usize,
-        x: &D::Tensor,
-        [cos, sin]: &[D::Tensor; 2],
-        call: &mut Forward<'_, D>,
-    ) -> Result<D::Tensor> {
-        let (device, shape, spec) = (&self.device, self.spec.attention, &self.spec.layers[index]);
+    fn attention<O: Ops<D>>(&self, ops: &mut O, index: usize, x: &O::Tensor) -> Result<O::Tensor> {
+        let (shape, spec) = (self.spec.attention, &self.spec.layers[index]);
         let attention = &self.layers[index].attention;
-        let mut q = device.linear(x, &attention.q_proj)?;
-        let mut k = device.linear(x, &attention.k_proj)?;
-        let mut v = device.linear(x, &attention.v_proj)?;
+        let mut q = ops.linear("q_proj", x, &attention.q_proj)?;
+        let mut k = ops.linear("k_proj", x, &attention.k_proj)?;
+        let mut v = ops.linear("v_proj", x, &attention.v_proj)?;
         if let Some([q_norm, k_norm]) = &attention.qk_norm {
-            q = device.rms_norm(&q, q_norm, self.spec.rms_norm_eps)?;
-            k = device.rms_norm(&k, k_norm, self.spec.rms_norm_eps)?;
+            q = ops.rms_norm("q_norm", &q, q_norm, self.spec.rms_norm_eps)?;
+            k = ops.rms_norm("k_norm", &k, k_norm, self.spec.rms_norm_eps)?;
         }
         if let Some(limit) = spec.clip_qkv {
             for tensor in [&mut q, &mut k, &mut v] {
-                device.clamp(tensor, limit)?;
+                ops.clamp(tensor, limit)?;
             }
         }
-        device.rope(&mut q, shape.head_dim, cos, sin)?;
-        device.rope(&mut k, shape.head_dim, cos, sin)?;
+        ops.rope(&mut q, shape.head_dim)?;
+        ops.rope(&mut k, shape.head_dim)?;
         let spec = AttentionSpec {
             heads: shape.heads,
             kv_heads: shape.kv_heads,
@@ -258,44 +259,36 @@ impl<D: Device> Decoder<D> {
             scale: (shape.head_dim as f32).powf(-0.5),
             sliding_window: spec.sliding_window,
         };
-        let cache = &mut call.session.cache;
-        let attended = device.attention([&q, &k, &v], cache, index, call.batch, &spec)?;
-        Ok(device.linear(&attended, &attention.o_proj)?)
+        let attended = ops.attention([&q, &k, &v], &spec)?;
+        ops.linear("o_proj", &attended, &attention.o_proj)
     }
+}
 
-    fn moe(
-        &self,
-        index: usize,
-        moe: &Moe<D>,
-        x: &D::Tensor,
-        call: &mut Forward<'_, D>,
-    ) -> Result<D::Tensor> {
-        let (device, experts, observer) = (&self.device, &moe.experts, &mut *call.observer);
-        let logits = device.linear(x, &moe.gate)?;
-        observer(index, Stage::RouterLogits(&logits));
-        let routing = &device.route(&logits, &moe.router)?;
-        observer(index, Stage::Routing(routing));
-        let mut out = device.new_tensor_like(x)?;
-        let scratch = &mut call.session.scratch;
-        call.experts.forward(ExpertsCall { device, experts, x, routing, scratch }, &mut out)?;
-        observer(index, Stage::ExpertsOutput(&out));
-        if let Some(shared) = &moe.shared_expert {
-            let y = self.gated_mlp(&shared.mlp, moe.activation, x)?;
-            device.add_gated(&mut out, &y, &device.linear(x, &shared.gate)?)?;
+impl<D: Device> Moe<D> {
+    fn forward<O: Ops<D>>(&self, ops: &mut O, x: &O::Tensor) -> Result<O::Tensor> {
+        let logits = ops.linear("gate", x, &self.gate)?;
+        ops.show(|x| Stage::RouterLogits(x), &logits);
+        let routing = ops.route(&logits, &self.router)?;
+        ops.show_routing(&routing);
+        let mut out = ops.experts(&self.experts, x, &routing)?;
+        ops.show(|x| Stage::ExpertsOutput(x), &out);
+        if let Some(shared) = &self.shared_expert {
+            let y = gated_mlp(ops, &shared.mlp, self.activation, x)?;
+            let gate = ops.linear("shared_expert_gate", x, &shared.gate)?;
+            ops.add_gated(&mut out, &y, &gate)?;
         }
         Ok(out)
     }
+}
 
-    fn gated_mlp(
-        &self,
-        [gate_proj, up_proj, down_proj]: &[DeviceLinear<D>; 3],
-        activation: Activation,
-        x: &D::Tensor,
-    ) -> Result<D::Tensor> {
-        let device = &self.device;
-        let gate = device.linear(x, gate_proj)?;
-        let mut up = device.linear(x, up_proj)?;
-        device.activate(activation, Some(&gate), &mut up)?;
-        Ok(device.linear(&up, down_proj)?)
-    }
+fn gated_mlp<D: Device, O: Ops<D>>(
+    ops: &mut O,
+    [gate_proj, up_proj, down_proj]: &GatedMlp<D>,
+    activation: Activation,
+    x: &O::Tensor,
+) -> Result<O::Tensor> {
+    let gate = ops.linear("gate_proj", x, gate_proj)?;
+    let mut up = ops.linear("up_proj", x, up_proj)?;
+    ops.activate(activation, &gate, &mut up)?;
+    ops.linear("down_proj", &up, down_proj)
 }

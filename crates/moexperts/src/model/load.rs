@@ -1,16 +1,21 @@
 //! From tensor names to layers on a device.
 
+use std::sync::Arc;
+
 use moexperts_core::{
     DType, Device, DeviceLinear, Expert, Experts, ExpertsSpec, GateUpLayout, Linear, Matrix,
     Orientation,
 };
 
 use super::{
-    decoder::{Attention, Decoder, Layer, Mlp, Moe, SharedExpert},
+    decoder::{Attention, Decoder, GatedMlp, Layer, Mlp, Moe, SharedExpert},
     spec::{DecoderSpec, LayerSpec, MlpSpec, MoeSpec, QkNorm},
     weights::Weights,
 };
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    progress::Amount,
+};
 
 /// What is told of experts that are converted.
 const CONVERSION: &str = "converting the experts";
@@ -71,17 +76,17 @@ impl<D: Device> Decoder<D> {
         let (device, hidden_size) = (weights.device().clone(), spec.hidden_size);
         let module = |name: &str| format!("{}.{name}", spec.module);
         let table = [spec.vocab_size, hidden_size];
-        let embed_tokens = weights.linear(&module("embed_tokens"), table, false)?;
+        let embed_tokens = Arc::new(weights.linear(&module("embed_tokens"), table, false)?);
         let lm_head = match spec.tie_word_embeddings {
             true => None,
-            false => Some(weights.linear("lm_head", table, false)?),
+            false => Some(Arc::new(weights.linear("lm_head", table, false)?)),
         };
-        let norm = weights.vector(&module("norm.weight"), hidden_size)?;
+        let norm = Arc::new(weights.vector(&module("norm.weight"), hidden_size)?);
         let conversion = to_exchange(&spec, weights);
         let progress = weights.progress();
         if conversion > 0 {
             tracing::info!(bytes = conversion, "converting experts stored [in, out]");
-            progress.start(CONVERSION, conversion);
+            progress.start(CONVERSION, Amount::Bytes(conversion));
         }
         let mut loader = Loader { weights, hidden_size };
         let mut layers = Vec::with_capacity(spec.layers.len());
@@ -97,7 +102,6 @@ impl<D: Device> Decoder<D> {
 
 impl<D: Device> Loader<'_, '_, D> {
     fn layer(&mut self, spec: &DecoderSpec, layer: &LayerSpec, prefix: &str) -> Result<Layer<D>> {
-        let norm = |name: &str| format!("{prefix}.{name}.weight");
         let mlp = match &layer.mlp {
             MlpSpec::Dense { intermediate_size, activation } => Mlp::Dense {
                 mlp: self.gated_mlp(&format!("{prefix}.mlp"), *intermediate_size)?,
@@ -106,13 +110,25 @@ impl<D: Device> Loader<'_, '_, D> {
             MlpSpec::Moe(moe) => Mlp::Moe(self.moe(moe, prefix)?),
         };
         Ok(Layer {
-            input_layernorm: self.weights.vector(&norm("input_layernorm"), self.hidden_size)?,
+            input_layernorm: self.norm(&format!("{prefix}.input_layernorm"), self.hidden_size)?,
             attention: self.attention(spec, layer, &format!("{prefix}.self_attn"))?,
             post_attention_layernorm: self
-                .weights
-                .vector(&norm("post_attention_layernorm"), self.hidden_size)?,
+                .norm(&format!("{prefix}.post_attention_layernorm"), self.hidden_size)?,
             mlp,
         })
+    }
+
+    fn linear(
+        &mut self,
+        name: &str,
+        shape: [usize; 2],
+        bias: bool,
+    ) -> Result<Arc<DeviceLinear<D>>> {
+        self.weights.linear(name, shape, bias).map(Arc::new)
+    }
+
+    fn norm(&mut self, name: &str, len: usize) -> Result<Arc<D::Vector>> {
+        self.weights.vector(&format!("{name}.weight"), len).map(Arc::new)
     }
 
     fn attention(
@@ -132,16 +148,13 @@ impl<D: Device> Loader<'_, '_, D> {
         };
         let qk_norm = match norms {
             None => None,
-            Some([q, k]) => Some([
-                self.weights.vector(&name("q_norm.weight"), q)?,
-                self.weights.vector(&name("k_norm.weight"), k)?,
-            ]),
+            Some([q, k]) => Some([self.norm(&name("q_norm"), q)?, self.norm(&name("k_norm"), k)?]),
         };
         Ok(Attention {
-            q_proj: self.weights.linear(&name("q_proj"), [queries, hidden], layer.qkv_bias)?,
-            k_proj: self.weights.linear(&name("k_proj"), [keys, hidden], layer.qkv_bias)?,
-            v_proj: self.weights.linear(&name("v_proj"), [keys, hidden], layer.qkv_bias)?,
-            o_proj: self.weights.linear(&name("o_proj"), [hidden, queries], layer.o_bias)?,
+            q_proj: self.linear(&name("q_proj"), [queries, hidden], layer.qkv_bias)?,
+            k_proj: self.linear(&name("k_proj"), [keys, hidden], layer.qkv_bias)?,
+            v_proj: self.linear(&name("v_proj"), [keys, hidden], layer.qkv_bias)?,
+            o_proj: self.linear(&name("o_proj"), [hidden, queries], layer.o_bias)?,
             qk_norm,
         })
     }
@@ -157,15 +170,14 @@ impl<D: Device> Loader<'_, '_, D> {
             Some(shared) => {
                 let name = format!("{module}.shared_expert");
                 let mlp = self.gated_mlp(&name, shared.intermediate_size)?;
-                let gate =
-                    self.weights.linear(&format!("{name}_gate"), [1, self.hidden_size], false)?;
+                let gate = self.linear(&format!("{name}_gate"), [1, self.hidden_size], false)?;
                 Some(SharedExpert { mlp, gate })
             }
         };
         Ok(Moe {
-            gate: self.weights.linear(&format!("{module}.gate"), router_shape, false)?,
+            gate: self.linear(&format!("{module}.gate"), router_shape, false)?,
             router: spec.router,
-            experts: self.experts(spec, &format!("{module}.experts"))?,
+            experts: Arc::new(self.experts(spec, &format!("{module}.experts"))?),
             shared_expert,
             activation: spec.activation,
         })
@@ -230,12 +242,12 @@ impl<D: Device> Loader<'_, '_, D> {
         Ok(exchanged)
     }
 
-    fn gated_mlp(&mut self, prefix: &str, inner: usize) -> Result<[DeviceLinear<D>; 3]> {
+    fn gated_mlp(&mut self, prefix: &str, inner: usize) -> Result<GatedMlp<D>> {
         let hidden = self.hidden_size;
         Ok([
-            self.weights.linear(&format!("{prefix}.gate_proj"), [inner, hidden], false)?,
-            self.weights.linear(&format!("{prefix}.up_proj"), [inner, hidden], false)?,
-            self.weights.linear(&format!("{prefix}.down_proj"), [hidden, inner], false)?,
+            self.linear(&format!("{prefix}.gate_proj"), [inner, hidden], false)?,
+            self.linear(&format!("{prefix}.up_proj"), [inner, hidden], false)?,
+            self.linear(&format!("{prefix}.down_proj"), [hidden, inner], false)?,
         ])
     }
 }

@@ -3,14 +3,17 @@
 //! reads and where each token stands.
 
 mod decoder;
+mod inputs;
 mod load;
+mod ops;
 mod prompt;
 mod rope;
 mod spec;
 mod vision;
 mod weights;
 
-pub use decoder::{Decoder, Forward, LogitsRows, Observer, Session, Stage};
+pub use decoder::{Decoder, Forward, Input, LogitsRows, Observer, Session, Stage};
+pub(crate) use ops::Ops;
 pub use prompt::{Position, Prompt, Visual};
 pub use rope::{Rope, RopeScaling};
 pub use spec::{

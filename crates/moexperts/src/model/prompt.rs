@@ -142,6 +142,11 @@ impl Prompt {
         &self.placed
     }
 
+    /// Room for so many tokens.
+    pub(crate) fn reserve(&mut self, tokens: usize) {
+        self.tokens.reserve(tokens.saturating_sub(self.tokens.len()));
+    }
+
     pub(crate) fn push(&mut self, token: u32) {
         self.tokens.push(token);
     }

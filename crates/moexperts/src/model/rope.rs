@@ -70,6 +70,15 @@ pub enum RopeScaling {
     },
 }
 
+/// Cosines and sines [T, head_dim / 2], row-major, and the frequencies they were made with.
+#[derive(Debug, Default)]
+pub(super) struct Angles {
+    pub(super) cos: Vec<f32>,
+    pub(super) sin: Vec<f32>,
+    inv_freq: Vec<f64>,
+    inv_freq_of: Option<usize>,
+}
+
 /// The kinds `rope_type` may name.
 const KNOWN: &str = "`default`, `linear`, `dynamic`, `yarn`, `llama3`";
 
@@ -158,23 +167,33 @@ impl Rope {
         }
     }
 
-    /// Cosines and sines of every row of a batch at its position: two [T, head_dim / 2], row-major.
-    pub(super) fn angles(&self, batch: &Batch, positions: &[Position]) -> [Vec<f32>; 2] {
-        let cells = batch.tokens() * self.head_dim / 2;
-        let (mut cos, mut sin) = (Vec::with_capacity(cells), Vec::with_capacity(cells));
+    /// Cosines and sines of every row of a batch at its position.
+    pub(super) fn angles(&self, batch: &Batch, positions: &[Position], out: &mut Angles) {
+        out.cos.clear();
+        out.sin.clear();
         let scaling = self.attention_scaling();
-        let axes: Vec<usize> = (0..self.head_dim / 2).map(|pair| self.axis(pair)).collect();
         for (span, rows) in batch.rows() {
-            let inv_freq = self.inv_freq(span.start + span.tokens);
+            let length = self.stretched_length(span.start + span.tokens);
+            if out.inv_freq_of != Some(length) {
+                out.inv_freq = self.inv_freq(length);
+                out.inv_freq_of = Some(length);
+            }
             for position in &positions[rows] {
-                for (freq, &axis) in inv_freq.iter().zip(&axes) {
-                    let (s, c) = (position[axis] as f64 * freq).sin_cos();
-                    cos.push((c * scaling) as f32);
-                    sin.push((s * scaling) as f32);
+                for (pair, freq) in out.inv_freq.iter().enumerate() {
+                    let (s, c) = (position[self.axis(pair)] as f64 * freq).sin_cos();
+                    out.cos.push((c * scaling) as f32);
+                    out.sin.push((s * scaling) as f32);
                 }
             }
         }
-        [cos, sin]
+    }
+
+    /// The length of a sequence of `tokens` tokens that its frequencies depend on.
+    fn stretched_length(&self, tokens: usize) -> usize {
+        match self.scaling {
+            RopeScaling::Dynamic { .. } => tokens.max(self.max_position_embeddings),
+            _ => 0,
+        }
     }
 
     /// Whether a pair turns by time (0), height (1) or width (2).

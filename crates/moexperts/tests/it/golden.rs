@@ -1,6 +1,11 @@
 //! Against transformers, stage by stage.
 
-use moexperts::{Cpu, CpuOptions, DType, LoadOptions, core::Device, cpu::Isa, model::Stage};
+use moexperts::{
+    Cpu, CpuOptions, DType, LoadOptions,
+    core::{Device, made},
+    cpu::Isa,
+    model::Stage,
+};
 
 use crate::common::{BACKENDS, CASES, Golden, assert_close, greedy, load, load_on, rms};
 
@@ -20,7 +25,7 @@ fn every_stage_in_f32_is_transformers() {
             let logits = model.logits_observed(golden.ids("input_ids"), &mut |layer, stage| {
                 let name = |stage: &str| format!("layers.{layer}.{stage}");
                 let check = |stage: &str, tensor| {
-                    let got = device.read_tensor(tensor).unwrap();
+                    let got = made(|out| device.read_tensor(tensor, out)).unwrap();
                     let what = format!("{case} {backend} {}", name(stage));
                     assert_close(&what, &got, golden.values(&name(stage)), F32_TOLERANCE);
                 };

@@ -7,7 +7,7 @@ use std::fs;
 use std::sync::{Arc, Mutex};
 
 use moexperts::{
-    Progress,
+    Amount, Progress,
     hub::{HubError, HubOptions, fetch},
 };
 use tempfile::TempDir;
@@ -511,7 +511,8 @@ fn fetches_at_the_same_time_download_each_file_once() {
 struct Recorder(Mutex<Vec<String>>);
 
 impl Progress for Recorder {
-    fn start(&self, file: &str, bytes: u64) {
+    fn start(&self, file: &str, amount: Amount) {
+        let Amount::Bytes(bytes) = amount else { panic!("{amount:?}") };
         self.0.lock().unwrap().push(format!("{file} has {bytes}"));
     }
     fn advance(&self, file: &str, bytes: u64) {

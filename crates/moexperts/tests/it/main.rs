@@ -4,6 +4,7 @@
 
 mod backends;
 mod common;
+mod compile;
 mod experts_golden;
 mod generation;
 mod golden;

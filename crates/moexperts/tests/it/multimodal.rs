@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use moexperts::{
     AutoModel, AutoModelForCausalLm, AutoModelForImageTextToText, Cpu, CpuOptions, DType,
     Generation, Image, LanguageModel, LoadOptions, Message, Prompt, Visual,
-    core::{Device, Tensor},
+    core::{Device, Tensor, made},
     cpu::Isa,
     image_processor::PixelValues,
     model::Stage,
@@ -171,7 +171,7 @@ fn positions_are_transformers() {
 }
 
 fn read(tensor: &Tensor) -> Vec<f32> {
-    MODEL.device().read_tensor(tensor).unwrap()
+    made(|out| MODEL.device().read_tensor(tensor, out)).unwrap()
 }
 
 #[test]
@@ -208,7 +208,7 @@ fn every_stage_in_f32_is_transformers() {
             let logits = model.logits_observed(prompt(name, &golden), &mut |layer, stage| {
                 let what = |stage: &str| format!("layers.{layer}.{stage}");
                 let check = |stage: &str, tensor| {
-                    let got = device.read_tensor(tensor).unwrap();
+                    let got = made(|out| device.read_tensor(tensor, out)).unwrap();
                     let expected = golden.values(&what(stage));
                     assert_close(&format!("{name} {backend}"), &got, expected, F32_TOLERANCE);
                 };

@@ -8,7 +8,8 @@ use std::{
 };
 
 use moexperts::{
-    AutoModel, AutoModelForImageTextToText, Image, LanguageModel, LoadOptions, Progress, Result,
+    Amount, AutoModel, AutoModelForImageTextToText, Image, LanguageModel, LoadOptions, Progress,
+    Result,
 };
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde_json::{Value, json};
@@ -45,7 +46,8 @@ fn load(folder: &Path) -> Result<LanguageModel> {
 struct Told(Mutex<Vec<(&'static str, String, u64)>>);
 
 impl Progress for Told {
-    fn start(&self, what: &str, bytes: u64) {
+    fn start(&self, what: &str, amount: Amount) {
+        let Amount::Bytes(bytes) = amount else { panic!("{amount:?}") };
         self.0.lock().unwrap().push(("start", what.to_owned(), bytes));
     }
 

@@ -1,6 +1,6 @@
 //! The forward of a vision tower, over any device.
 
-use moexperts_core::{Activation, AttentionSpec, DType, Device, DeviceLinear};
+use moexperts_core::{Activation, AttentionSpec, DType, Device, DeviceLinear, Scratch, made};
 
 use super::{VisionSpec, VisualFeatures, grid};
 use crate::{
@@ -87,33 +87,36 @@ impl<D: Device> VisionTower<D> {
 
     fn features_inside(&self, pixels: &PixelValues) -> Result<VisualFeatures<D>> {
         let (device, spec, grid) = (&self.device, &self.spec, pixels.grid_thw());
+        let scratch = &mut Scratch::default();
         let patches = pixels.patches();
-        let values = device.load_tensor(patches, spec.patch_len(), pixels.values().to_vec())?;
-        let mut x = device.linear(&values, &self.patch_embed)?;
+        let load =
+            |cols, values: &[f32]| made(|out| device.load_tensor(patches, cols, values, out));
+        let mut x =
+            self.linear(&load(spec.patch_len(), pixels.values())?, &self.patch_embed, scratch)?;
         let (rows, weights) = grid::interpolation(spec, grid);
-        let positions = device.embedding_bag(&self.pos_embed, &rows, &weights, grid::TAPS)?;
-        device.add(&mut x, &positions)?;
+        let positions =
+            |out: &mut _| device.embedding_bag(&self.pos_embed, &rows, &weights, grid::TAPS, out);
+        device.add(&mut x, &made(positions)?)?;
 
         let pairs = spec.hidden_size / spec.heads / 2;
         let [cos, sin] = grid::angles(spec, grid);
-        let angles =
-            [device.load_tensor(patches, pairs, cos)?, device.load_tensor(patches, pairs, sin)?];
+        let angles = [load(pairs, &cos)?, load(pairs, &sin)?];
         // A patch sees its own frame.
         let frames = vec![grid[1] * grid[2]; grid[0]];
         let mut deepstack = Vec::new();
         for (index, block) in self.blocks.iter().enumerate() {
-            self.block(block, &mut x, &angles, &frames)?;
+            self.block(block, &mut x, &angles, &frames, scratch)?;
             for (&leaves, merger) in
                 spec.deepstack_visual_indexes.iter().zip(&self.deepstack_mergers)
             {
                 if leaves == index {
                     x = device.reshape(x, spec.merged_size())?;
-                    deepstack.push(self.merge(merger, &x)?);
+                    deepstack.push(self.merge(merger, &x, scratch)?);
                     x = device.reshape(x, spec.hidden_size)?;
                 }
             }
         }
-        Ok(VisualFeatures { embeddings: self.merge(&self.merger, &x)?, deepstack })
+        Ok(VisualFeatures { embeddings: self.merge(&self.merger, &x, scratch)?, deepstack })
     }
 
     fn block(
@@ -122,16 +125,16 @@ impl<D: Device> VisionTower<D> {
         x: &mut D::Tensor,
         [cos, sin]: &[D::Tensor; 2],
         frames: &[usize],
+        scratch: &mut Scratch,
     ) -> Result<()> {
         let (device, spec) = (&self.device, &self.spec);
         let head_dim = spec.hidden_size / spec.heads;
         let normed = self.norm(x, &block.norm1)?;
-        let [q, k, v] = &block.qkv;
-        let mut q = device.linear(&normed, q)?;
-        let mut k = device.linear(&normed, k)?;
-        let v = device.linear(&normed, v)?;
-        device.rope(&mut q, head_dim, cos, sin)?;
-        device.rope(&mut k, head_dim, cos, sin)?;
+        let mut qkv: [D::Tensor; 3] = Default::default();
+        device.linear(&normed, &block.qkv.each_ref(), scratch, &mut qkv)?;
+        let [q, k, v] = &mut qkv;
+        device.rope(q, head_dim, cos, sin)?;
+        device.rope(k, head_dim, cos, sin)?;
         let attention = AttentionSpec {
             heads: spec.heads,
             kv_heads: spec.heads,
@@ -139,24 +142,24 @@ impl<D: Device> VisionTower<D> {
             scale: (head_dim as f32).powf(-0.5),
             sliding_window: None,
         };
-        let attended = device.full_attention([&q, &k, &v], frames, &attention)?;
-        device.add(x, &device.linear(&attended, &block.proj)?)?;
+        let attended = made(|out| device.full_attention([q, k, v], frames, &attention, out))?;
+        device.add(x, &self.linear(&attended, &block.proj, scratch)?)?;
 
         let normed = self.norm(x, &block.norm2)?;
-        device.add(x, &self.mlp(&block.mlp, spec.activation, &normed)?)?;
+        device.add(x, &self.mlp(&block.mlp, spec.activation, &normed, scratch)?)?;
         Ok(())
     }
 
     /// Rows of a decoder, from `x` in rows of patches or of whole blocks, as the merger's norm is.
-    fn merge(&self, merger: &Merger<D>, x: &D::Tensor) -> Result<D::Tensor> {
+    fn merge(&self, merger: &Merger<D>, x: &D::Tensor, scratch: &mut Scratch) -> Result<D::Tensor> {
         let normed = self.norm(x, &merger.norm)?;
         let merged = self.device.reshape(normed, self.spec.merged_size())?;
-        self.mlp(&merger.mlp, Activation::Gelu, &merged)
+        self.mlp(&merger.mlp, Activation::Gelu, &merged, scratch)
     }
 
     fn norm(&self, x: &D::Tensor, norm: &Norm<D>) -> Result<D::Tensor> {
         let eps = self.spec.layer_norm_eps;
-        Ok(self.device.layer_norm(x, &norm.weight, &norm.bias, eps)?)
+        Ok(made(|out| self.device.layer_norm(x, &norm.weight, &norm.bias, eps, out))?)
     }
 
     fn mlp(
@@ -164,9 +167,19 @@ impl<D: Device> VisionTower<D> {
         [fc1, fc2]: &[DeviceLinear<D>; 2],
         activation: Activation,
         x: &D::Tensor,
+        scratch: &mut Scratch,
     ) -> Result<D::Tensor> {
-        let mut inner = self.device.linear(x, fc1)?;
+        let mut inner = self.linear(x, fc1, scratch)?;
         self.device.activate(activation, None, &mut inner)?;
-        Ok(self.device.linear(&inner, fc2)?)
+        self.linear(&inner, fc2, scratch)
+    }
+
+    fn linear(
+        &self,
+        x: &D::Tensor,
+        linear: &DeviceLinear<D>,
+        scratch: &mut Scratch,
+    ) -> Result<D::Tensor> {
+        Ok(made(|out| self.device.linear(x, &[linear], scratch, std::slice::from_mut(out)))?)
     }
 }

@@ -1,0 +1,546 @@
+//! Which settings of the kernels are fastest here, on a model's own weights and shapes.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use moexperts_core::{Batch, Device, DeviceLinear, Experts, Knob, Linear, Rows, Span, Weight};
+
+use super::{
+    choices::{Choice, Choices},
+    class::ShapeClass,
+    graph::Op,
+    plan::{Plan, Step, Workspace},
+};
+use crate::{
+    error::Result,
+    model::{Decoder, Forward, Input, LogitsRows, Position, Session},
+    progress::{Amount, Progress},
+};
+
+/// How much faster a setting has to be than the default to be chosen: less is noise.
+const WORTH_IT: f64 = 0.97;
+
+/// Layers that are measured. What is alike in all layers need not be measured in all.
+const LAYERS: usize = 4;
+
+/// Times every setting of every operation is measured at least.
+const SAMPLES: usize = 5;
+
+/// Rows up to which an operation can pass through dot products alone, and from which on some of
+/// its rows can fill a panel.
+const FEW: usize = 16;
+const MANY: usize = 4;
+
+/// What is told of the measurements.
+const WORK: &str = "autotuning";
+
+/// Measures plans and remembers what was fastest.
+#[derive(Debug)]
+pub(super) struct Autotuner<D: Device> {
+    choices: Mutex<Choices>,
+    copies: Mutex<Copies<D>>,
+}
+
+/// Copies of weights that plans use, within a budget.
+#[derive(Debug)]
+struct Copies<D: Device> {
+    left_bytes: usize,
+    used_bytes: usize,
+    linears: HashMap<usize, Arc<DeviceLinear<D>>>,
+    experts: HashMap<usize, Arc<Experts<D>>>,
+}
+
+/// How the settings of a plan came about.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Tuned {
+    /// Kinds of operations that were measured.
+    pub(super) measured: usize,
+    /// Kinds whose settings were known.
+    pub(super) known: usize,
+}
+
+/// Steps that are alike, by what they have in common.
+type Kinds = BTreeMap<String, Vec<usize>>;
+
+impl<D: Device> Autotuner<D> {
+    /// - `memory_bytes`: what copies of weights may take
+    pub(super) fn new(choices: Choices, memory_bytes: usize) -> Self {
+        let copies = Copies {
+            left_bytes: memory_bytes,
+            used_bytes: 0,
+            linears: HashMap::new(),
+            experts: HashMap::new(),
+        };
+        Self { choices: Mutex::new(choices), copies: Mutex::new(copies) }
+    }
+
+    /// Bytes of the copies of weights there are.
+    pub(super) fn copied_bytes(&self) -> usize {
+        self.copies.lock().unwrap_or_else(PoisonError::into_inner).used_bytes
+    }
+
+    /// Gives every step of a plan the settings that are fastest on this machine, from the cache or
+    /// by measuring them on made-up tokens.
+    ///
+    /// # Errors
+    /// As a forward, and if the device has no room for a copy it was to make.
+    pub(super) fn tune(
+        &self,
+        plan: &mut Plan<D>,
+        decoder: &Decoder<D>,
+        progress: &dyn Progress,
+    ) -> Result<Tuned> {
+        // One plan at a time: two that measure disturb each other.
+        let mut choices = self.choices.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut copies = self.copies.lock().unwrap_or_else(PoisonError::into_inner);
+        let kinds = kinds(plan);
+        let may_copy = copies.left_bytes > 0;
+        let is_known = |key: &String| {
+            choices.get(key).is_some_and(|choice| choice.copy.is_some() || !may_copy)
+        };
+        let (known, unknown): (Kinds, Kinds) = kinds
+            .iter()
+            .map(|(key, steps)| (key.clone(), steps.clone()))
+            .partition(|(key, _)| is_known(key));
+        if !unknown.is_empty() {
+            let mut bench = Bench::new(plan, decoder, &unknown, progress)?;
+            let measured = bench.measure(copies.left_bytes)?;
+            for (key, choice) in measured {
+                choices.insert(key, choice);
+            }
+            if let Err(error) = choices.save() {
+                tracing::warn!(%error, "cannot keep what autotuning measured");
+            }
+        }
+        for (key, steps) in &kinds {
+            let Some(choice) = choices.get(key) else { continue };
+            for &step in steps {
+                let step = &mut plan.steps[step];
+                step.device = tuned(decoder.device(), &choice.knobs);
+                if choice.copy == Some(true) {
+                    copies.replace(step)?;
+                }
+            }
+        }
+        Ok(Tuned { measured: unknown.len(), known: known.len() })
+    }
+}
+
+/// A device with some knobs turned.
+fn tuned<D: Device>(device: &D, settings: &BTreeMap<String, usize>) -> D {
+    let mut device = device.clone();
+    for (index, knob) in device.knobs().iter().enumerate() {
+        if let Some(&value) = settings.get(knob.name) {
+            device = device.with_knob(index, value);
+        }
+    }
+    device
+}
+
+/// The products of a plan, by kind.
+fn kinds<D: Device>(plan: &Plan<D>) -> Kinds {
+    let mut kinds = Kinds::new();
+    for (index, step) in plan.steps.iter().enumerate() {
+        if let Some(key) = key(step) {
+            kinds.entry(key).or_default().push(index);
+        }
+    }
+    kinds
+}
+
+/// What a product's speed depends on: `linear bf16 [2048, 2048] x 3, 1 row`.
+fn key<D: Device>(step: &Step<D>) -> Option<String> {
+    let rows = step.rows;
+    match &step.op {
+        Op::Linear(linears) | Op::Router { linears, .. } => {
+            let weight = &linears.first()?.weight;
+            let outputs: Vec<String> =
+                linears.iter().map(|linear| linear.weight.rows().to_string()).collect();
+            let (outputs, inputs) = (outputs.join("+"), weight.cols());
+            Some(format!("linear {} [{outputs}, {inputs}], {rows} rows", weight.dtype()))
+        }
+        Op::Experts { experts, backend } => {
+            let spec = experts.spec();
+            Some(format!(
+                "experts {} {} H {} I {} E {} {}, {rows} rows",
+                backend.name(),
+                spec.dtype,
+                spec.hidden,
+                spec.intermediate,
+                spec.experts,
+                spec.activation.name(),
+            ))
+        }
+        _ => None,
+    }
+}
+
+impl<D: Device> Copies<D> {
+    /// Puts copies in the place of a step's weights, as far as the budget goes.
+    fn replace(&mut self, step: &mut Step<D>) -> Result<()> {
+        let device = step.device.clone();
+        match &mut step.op {
+            Op::Linear(linears) | Op::Router { linears, .. } => {
+                for linear in linears {
+                    if let Some(copy) = self.linear(&device, linear)? {
+                        *linear = copy;
+                    }
+                }
+            }
+            Op::Experts { experts, .. } => {
+                if let Some(copy) = self.experts(&device, experts)? {
+                    *experts = copy;
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn linear(
+        &mut self,
+        device: &D,
+        linear: &Arc<DeviceLinear<D>>,
+    ) -> Result<Option<Arc<DeviceLinear<D>>>> {
+        let key = Arc::as_ptr(linear) as usize;
+        if let Some(copy) = self.linears.get(&key) {
+            return Ok(Some(Arc::clone(copy)));
+        }
+        if !self.take(linear.weight.size_bytes()) {
+            return Ok(None);
+        }
+        let copy = copied_linear(device, linear)?;
+        self.linears.insert(key, Arc::clone(&copy));
+        Ok(Some(copy))
+    }
+
+    fn experts(
+        &mut self,
+        device: &D,
+        experts: &Arc<Experts<D>>,
+    ) -> Result<Option<Arc<Experts<D>>>> {
+        let key = Arc::as_ptr(experts) as usize;
+        if let Some(copy) = self.experts.get(&key) {
+            return Ok(Some(Arc::clone(copy)));
+        }
+        let spec = experts.spec();
+        if !self.take(spec.experts * spec.bytes_per_expert()) {
+            return Ok(None);
+        }
+        let copy = copied_experts(device, experts)?;
+        self.experts.insert(key, Arc::clone(&copy));
+        Ok(Some(copy))
+    }
+
+    fn take(&mut self, bytes: usize) -> bool {
+        if bytes > self.left_bytes {
+            return false;
+        }
+        self.left_bytes -= bytes;
+        self.used_bytes += bytes;
+        true
+    }
+}
+
+fn copied_linear<D: Device>(
+    device: &D,
+    linear: &Arc<DeviceLinear<D>>,
+) -> Result<Arc<DeviceLinear<D>>> {
+    Ok(match device.resident_copy(&linear.weight)? {
+        Some(weight) => Arc::new(Linear { weight, bias: linear.bias.clone() }),
+        None => Arc::clone(linear),
+    })
+}
+
+fn copied_experts<D: Device>(device: &D, experts: &Experts<D>) -> Result<Arc<Experts<D>>> {
+    let copy =
+        |weight: &D::Matrix| Ok(device.resident_copy(weight)?.unwrap_or_else(|| weight.clone()));
+    Ok(Arc::new(experts.with_matrices(copy)?))
+}
+
+/// A step with copies of its weights, whatever they take.
+fn with_copies<D: Device>(step: &mut Step<D>) -> Result<Op<D>> {
+    let device = step.device.clone();
+    let copied = |linears: &[Arc<DeviceLinear<D>>]| {
+        linears.iter().map(|linear| copied_linear(&device, linear)).collect::<Result<Vec<_>>>()
+    };
+    let copy = match &step.op {
+        Op::Linear(linears) => Op::Linear(copied(linears)?),
+        Op::Router { linears, spec, shared_slices } => {
+            Op::Router { linears: copied(linears)?, spec: *spec, shared_slices: *shared_slices }
+        }
+        Op::Experts { experts, backend } => {
+            Op::Experts { experts: copied_experts(&device, experts)?, backend: Arc::clone(backend) }
+        }
+        _ => unreachable!("only products have weights that are copied"),
+    };
+    Ok(std::mem::replace(&mut step.op, copy))
+}
+
+/// What a step has beside what is measured: the copies, or the weights where they lie.
+struct Other<D: Device> {
+    op: Op<D>,
+    is_copy: bool,
+}
+
+/// Bytes of all weights of a step.
+fn weight_bytes<D: Device>(step: &Step<D>) -> usize {
+    match &step.op {
+        Op::Linear(linears) | Op::Router { linears, .. } => {
+            linears.iter().map(|linear| linear.weight.size_bytes()).sum()
+        }
+        Op::Experts { experts, .. } => experts.spec().experts * experts.spec().bytes_per_expert(),
+        _ => 0,
+    }
+}
+
+/// A plan under measurement: forwards on made-up tokens, whose products are timed where they
+/// stand, so that their inputs are real and their weights are not in a cache.
+struct Bench<'a, D: Device> {
+    plan: &'a mut Plan<D>,
+    decoder: &'a Decoder<D>,
+    kinds: &'a Kinds,
+    /// The kind of each step that is measured.
+    kind_of: HashMap<usize, String>,
+    chosen: BTreeMap<String, Choice>,
+    ids: Vec<u32>,
+    batch: Batch,
+    positions: Vec<Position>,
+    session: Session<D>,
+    workspace: Workspace<D>,
+    progress: &'a dyn Progress,
+}
+
+/// Median seconds of each kind.
+type Times = BTreeMap<String, f64>;
+
+impl<'a, D: Device> Bench<'a, D> {
+    fn new(
+        plan: &'a mut Plan<D>,
+        decoder: &'a Decoder<D>,
+        kinds: &'a Kinds,
+        progress: &'a dyn Progress,
+    ) -> Result<Self> {
+        let context = decoder.spec().max_position_embeddings;
+        let spans = spans(plan.class, context);
+        let tokens: usize = spans.iter().map(|span| span.tokens).sum();
+        let vocab = decoder.spec().vocab_size.max(1);
+        // Knuth's multiplier spreads the ids, and with them the experts that are chosen.
+        let ids = (0..tokens).map(|token| (token.wrapping_mul(2_654_435_761) % vocab) as u32);
+        let positions = spans.iter().flat_map(|span| (0..span.tokens).map(|token| [token; 3]));
+        let mut kind_of = HashMap::new();
+        for (key, steps) in kinds {
+            // Of the layers the first, and what stands after the last.
+            let measured = steps
+                .iter()
+                .filter(|&&step| plan.steps[step].layer.is_none_or(|layer| layer < LAYERS));
+            kind_of.extend(measured.map(|&step| (step, key.clone())));
+            if !steps.iter().any(|step| kind_of.contains_key(step)) {
+                kind_of.extend(steps.iter().take(1).map(|&step| (step, key.clone())));
+            }
+        }
+        Ok(Self {
+            session: decoder.session(spans.len())?,
+            ids: ids.collect(),
+            positions: positions.collect(),
+            batch: Batch::new(spans),
+            plan,
+            decoder,
+            kinds,
+            kind_of,
+            chosen: BTreeMap::new(),
+            workspace: Workspace::default(),
+            progress,
+        })
+    }
+
+    /// The fastest settings of each kind.
+    ///
+    /// - `budget`: bytes that copies of weights may take
+    fn measure(&mut self, budget: usize) -> Result<BTreeMap<String, Choice>> {
+        let knobs = self.decoder.device().knobs();
+        let applying: Vec<(usize, &Knob)> = knobs
+            .iter()
+            .enumerate()
+            .filter(|(_, knob)| self.kind_of.keys().any(|&step| self.applies(knob, step)))
+            .collect();
+        let mut passes: usize = applying.iter().map(|(_, knob)| knob.values.len()).sum();
+        passes += if budget > 0 { 2 } else { 0 };
+        self.progress.start(WORK, Amount::Steps((passes * self.rounds()) as u64));
+        self.chosen = self.kinds.keys().map(|key| (key.clone(), Choice::default())).collect();
+        // The first forward finds the weights on disk.
+        self.pass(&mut |_, _| {})?;
+        for (index, knob) in applying {
+            let ways: Vec<Option<usize>> = knob.values.iter().map(|&value| Some(value)).collect();
+            let times = self.compare(&ways, &mut |bench, step, way| {
+                let chosen = &bench.chosen[&bench.kind_of[&step]].knobs;
+                let device = tuned(bench.decoder.device(), chosen);
+                bench.plan.steps[step].device = match way {
+                    Some(value) if bench.applies(knob, step) => device.with_knob(index, value),
+                    _ => device,
+                };
+            })?;
+            let default = knob.values.iter().position(|&value| value == knob.default);
+            for (key, choice) in &mut self.chosen {
+                if let Some(best) = best(&times, default.unwrap_or(0), key)
+                    && knob.values[best] != knob.default
+                {
+                    choice.knobs.insert(knob.name.to_owned(), knob.values[best]);
+                }
+            }
+        }
+        if budget > 0 {
+            self.measure_copies(budget)?;
+        }
+        self.progress.finish(WORK);
+        Ok(std::mem::take(&mut self.chosen))
+    }
+
+    /// Whether copies of the weights are faster, each kind with the settings chosen so far; of each
+    /// kind one step is copied, if the budget would allow it.
+    fn measure_copies(&mut self, budget: usize) -> Result<()> {
+        let mut others = HashMap::new();
+        for steps in self.kinds.values() {
+            let mut measured = steps.iter().filter(|step| self.kind_of.contains_key(step));
+            let first = measured.next().copied();
+            for step in steps {
+                if Some(*step) != first {
+                    self.kind_of.remove(step);
+                }
+            }
+            let Some(first) = first else { continue };
+            let chosen = &self.chosen[&self.kind_of[&first]].knobs;
+            let step = &mut self.plan.steps[first];
+            step.device = tuned(self.decoder.device(), chosen);
+            if weight_bytes(step) > budget {
+                self.kind_of.remove(&first);
+                continue;
+            }
+            let original = with_copies(step)?;
+            others.insert(first, Other { op: original, is_copy: false });
+        }
+        let times = self.compare(&[None, Some(1)], &mut |bench, step, way| {
+            if let Some(other) = others.get_mut(&step)
+                && other.is_copy == way.is_some()
+            {
+                std::mem::swap(&mut bench.plan.steps[step].op, &mut other.op);
+                other.is_copy = !other.is_copy;
+            }
+        })?;
+        for (step, other) in others {
+            self.chosen.entry(self.kind_of[&step].clone()).or_default().copy =
+                Some(best(&times, 0, &self.kind_of[&step]) == Some(1));
+            if !other.is_copy {
+                self.plan.steps[step].op = other.op;
+            }
+        }
+        Ok(())
+    }
+
+    /// The median times of each kind in each way; the ways take turns.
+    fn compare(
+        &mut self,
+        ways: &[Option<usize>],
+        set: &mut dyn FnMut(&mut Self, usize, Option<usize>),
+    ) -> Result<Vec<Times>> {
+        let steps: Vec<usize> = self.kind_of.keys().copied().collect();
+        let mut samples: Vec<BTreeMap<String, Vec<Duration>>> = vec![BTreeMap::new(); ways.len()];
+        for _ in 0..self.rounds() {
+            for (&way, samples) in ways.iter().zip(&mut samples) {
+                for &step in &steps {
+                    set(self, step, way);
+                }
+                self.pass(&mut |key, time| {
+                    samples.entry(key.to_owned()).or_default().push(time);
+                })?;
+                self.progress.advance(WORK, 1);
+            }
+        }
+        let median = |mut times: Vec<Duration>| {
+            times.sort_unstable();
+            times[times.len() / 2].as_secs_f64()
+        };
+        let medians = |samples: BTreeMap<String, Vec<Duration>>| {
+            samples.into_iter().map(|(key, times)| (key, median(times))).collect()
+        };
+        Ok(samples.into_iter().map(medians).collect())
+    }
+
+    /// One forward, the times of its products told with their kinds.
+    fn pass(&mut self, told: &mut (dyn FnMut(&str, Duration) + Send)) -> Result<()> {
+        let Self { plan, decoder, kind_of, ids, batch, positions, session, workspace, .. } = self;
+        let backend = Arc::clone(&plan.backend);
+        let last = kind_of.keys().max().copied().unwrap_or(0);
+        decoder.device().enter(|| {
+            let logits = plan.class.logits;
+            let mut call = Forward {
+                input: Input { ids, batch, positions, visuals: &[], logits },
+                session,
+                experts: &*backend,
+                observer: &mut |_, _| {},
+            };
+            decoder.prepare(&mut call)?;
+            let mut index = 0;
+            plan.run_steps(&mut call, workspace, |step, workspace, call| {
+                let at = index;
+                index += 1;
+                let layer_is_measured = step.layer.is_none_or(|layer| layer < LAYERS);
+                if at > last || !(layer_is_measured || kind_of.contains_key(&at)) {
+                    return Ok(());
+                }
+                let start = Instant::now();
+                step.run(workspace, call)?;
+                if let Some(key) = kind_of.get(&at) {
+                    told(key, start.elapsed());
+                }
+                Ok(())
+            })
+        })
+    }
+
+    /// Rounds that give every kind enough samples.
+    fn rounds(&self) -> usize {
+        let fewest = self
+            .kinds
+            .values()
+            .map(|steps| steps.iter().filter(|step| self.kind_of.contains_key(step)).count())
+            .min();
+        SAMPLES.div_ceil(fewest.unwrap_or(1).max(1))
+    }
+
+    fn applies(&self, knob: &Knob, step: usize) -> bool {
+        let rows = self.plan.steps[step].rows;
+        match knob.rows {
+            Rows::Few => rows <= FEW,
+            Rows::Many => rows >= MANY,
+            Rows::Any => true,
+        }
+    }
+}
+
+/// The fastest way of a kind, the default unless another is clearly faster.
+fn best(times: &[Times], default: usize, key: &str) -> Option<usize> {
+    let of = |way: usize| times[way].get(key).copied();
+    let fastest = (0..times.len()).min_by(|&a, &b| {
+        let time = |way| of(way).unwrap_or(f64::INFINITY);
+        time(a).total_cmp(&time(b))
+    })?;
+    Some(if of(fastest)? < of(default)? * WORTH_IT { fastest } else { default })
+}
+
+/// Made-up prompts of the largest shape of a class.
+fn spans(class: ShapeClass, context: usize) -> Vec<Span> {
+    let span = |sequence, tokens| Span { sequence, start: 0, tokens };
+    if class.decode {
+        return (0..class.tokens).map(|sequence| span(sequence, 1)).collect();
+    }
+    let sequences = match class.logits {
+        LogitsRows::All => 1,
+        LogitsRows::LastOfSpan => class.logits_rows,
+    };
+    let tokens = (class.tokens / sequences).min(context).max(1);
+    (0..sequences).map(|sequence| span(sequence, tokens)).collect()
+}

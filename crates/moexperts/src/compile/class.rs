@@ -1,0 +1,130 @@
+//! The shapes that share a plan.
+
+use std::fmt;
+
+use moexperts_core::{Batch, Device};
+
+use crate::model::{Input, LogitsRows};
+
+/// The most sequences a decode step has a class for.
+const MAX_DECODE: usize = 64;
+
+/// Tokens of the smallest and of the largest bucket of prompts.
+const BUCKETS: [usize; 2] = [16, 8192];
+
+/// Forwards that one plan runs.
+///
+/// A decode step has a class for each number of sequences, up to 64. Prompts have one for each
+/// bucket of tokens, 16 to 8192 in powers of two. What is larger is a class of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct ShapeClass {
+    /// Whether every sequence has one token.
+    pub(super) decode: bool,
+    /// The most tokens.
+    pub(super) tokens: usize,
+    /// Of which tokens there are logits.
+    pub(super) logits: LogitsRows,
+    /// The most rows of logits.
+    pub(super) logits_rows: usize,
+    /// With pictures, the layers after which they add to their rows.
+    pub(super) visuals: Option<usize>,
+}
+
+impl ShapeClass {
+    /// A decode step of so many sequences.
+    pub(super) fn decode(sequences: usize) -> Self {
+        Self {
+            decode: true,
+            tokens: sequences,
+            logits: LogitsRows::LastOfSpan,
+            logits_rows: sequences,
+            visuals: None,
+        }
+    }
+
+    /// The prompts of so many sequences that have so many tokens together.
+    pub(super) fn prefill(tokens: usize, sequences: usize) -> Self {
+        let tokens = bucket(tokens);
+        Self {
+            decode: false,
+            tokens,
+            logits: LogitsRows::LastOfSpan,
+            logits_rows: sequences.next_power_of_two().min(tokens),
+            visuals: None,
+        }
+    }
+
+    /// The class of a forward's input.
+    pub(crate) fn of<D: Device>(input: &Input<'_, D>) -> Self {
+        let sequences = read(input.batch);
+        let deepstack = input.visuals.iter().map(|visual| visual.features.deepstack.len());
+        let visuals = deepstack.max();
+        match (input.logits, visuals) {
+            (LogitsRows::LastOfSpan, None) if sequences == input.batch.tokens() => {
+                Self::decode(sequences)
+            }
+            (LogitsRows::LastOfSpan, visuals) => {
+                Self { visuals, ..Self::prefill(input.batch.tokens(), sequences) }
+            }
+            (LogitsRows::All, visuals) => {
+                let class = Self::prefill(input.batch.tokens(), sequences);
+                Self { logits: LogitsRows::All, logits_rows: class.tokens, visuals, ..class }
+            }
+        }
+    }
+
+    /// Whether no plan is made for it in advance.
+    pub(super) fn is_outside(&self) -> bool {
+        if self.decode { self.tokens > MAX_DECODE } else { self.tokens > BUCKETS[1] }
+    }
+}
+
+/// Sequences with tokens.
+fn read(batch: &Batch) -> usize {
+    batch.spans().iter().filter(|span| span.tokens > 0).count()
+}
+
+/// The tokens of the bucket that so many fall into.
+fn bucket(tokens: usize) -> usize {
+    if tokens > BUCKETS[1] { tokens } else { tokens.next_power_of_two().max(BUCKETS[0]) }
+}
+
+impl fmt::Display for ShapeClass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.decode {
+            true => write!(f, "decode of batch {}", self.tokens)?,
+            false => write!(f, "prefill of up to {} tokens", self.tokens)?,
+        }
+        if self.logits == LogitsRows::All {
+            f.write_str(", all logits")?;
+        }
+        if self.visuals.is_some() {
+            f.write_str(", with pictures")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prompts_share_a_class_up_to_the_next_power_of_two() {
+        assert_eq!(ShapeClass::prefill(1, 1), ShapeClass::prefill(16, 1));
+        assert_eq!(ShapeClass::prefill(17, 1), ShapeClass::prefill(32, 1));
+        assert_ne!(ShapeClass::prefill(32, 1), ShapeClass::prefill(33, 1));
+        assert_eq!(ShapeClass::prefill(100, 3), ShapeClass::prefill(100, 4));
+        assert_eq!(ShapeClass::prefill(100, 2).to_string(), "prefill of up to 128 tokens");
+    }
+
+    #[test]
+    fn what_is_larger_than_every_class_is_outside() {
+        assert!(!ShapeClass::prefill(8192, 1).is_outside());
+        assert!(ShapeClass::prefill(8193, 1).is_outside());
+        assert_eq!(ShapeClass::prefill(8193, 1).tokens, 8193);
+        assert!(!ShapeClass::decode(64).is_outside());
+        assert!(ShapeClass::decode(65).is_outside());
+        assert_ne!(ShapeClass::decode(3), ShapeClass::decode(4));
+    }
+}

@@ -1,0 +1,362 @@
+//! Compiled models: the same results, as plans whose pieces are known.
+
+use std::path::Path;
+
+use moexperts::{
+    Cpu, CpuOptions, DType, Error, ExpertsBackend, ExpertsCall, ExpertsInterface, ExpertsSpec,
+    LanguageModel, LoadOptions,
+    compile::{CompileMode, CompileOptions},
+    core::{Result, Tensor},
+    cpu::{Eager, GroupedMm},
+};
+
+use crate::common::{BACKENDS, CASES, Golden, assert_close, greedy, load};
+
+/// As for models that are not compiled.
+const F32_TOLERANCE: f64 = 1e-4;
+
+/// Options that keep what they measure in a folder of the test.
+fn options(mode: CompileMode, folder: &Path) -> CompileOptions {
+    CompileOptions {
+        mode,
+        cache_dir: Some(folder.to_owned()),
+        prompt_tokens: vec![8],
+        ..CompileOptions::default()
+    }
+}
+
+/// Prompts of different lengths, cut out of a golden's.
+fn prompts(ids: &[u32]) -> Vec<Vec<u32>> {
+    let lengths = [ids.len(), 1, ids.len() / 2, 3, ids.len() - 1];
+    lengths.map(|len| ids[..len.max(1)].to_vec()).to_vec()
+}
+
+/// Greedy tokens of batches of 1, then 5, then 2 sequences, each sequence of its own length.
+fn texts(model: &LanguageModel, ids: &[u32]) -> Vec<Vec<u32>> {
+    let prompts = prompts(ids);
+    let mut texts = Vec::new();
+    for batch in [&prompts[..1], &prompts[..], &prompts[1..3]] {
+        let mut generation = model.generate_tokens(batch.to_vec(), &greedy(12)).unwrap();
+        for event in generation.by_ref() {
+            event.unwrap();
+        }
+        texts.extend((0..batch.len()).map(|sequence| generation.tokens(sequence).to_vec()));
+    }
+    texts
+}
+
+#[test]
+fn compiled_is_transformers_and_writes_the_same_text_whatever_the_shapes() {
+    let folder = tempfile::tempdir().unwrap();
+    for case in CASES {
+        let golden = Golden::open(case);
+        let ids = golden.ids("input_ids");
+        let model = load(case, LoadOptions::new().dtype(DType::F32));
+        for backend in BACKENDS {
+            model.reset_compile();
+            model.set_experts_implementation(backend).unwrap();
+            let expected = texts(&model, &ids);
+            for mode in [CompileMode::Default, CompileMode::MaxAutotune] {
+                let what = format!("{case} {backend} {mode}");
+                model.compile(options(mode, folder.path())).unwrap();
+                let logits = model.logits(ids.clone()).unwrap();
+                assert_close(&what, &logits, golden.values("logits"), F32_TOLERANCE);
+                assert_eq!(texts(&model, &ids), expected, "{what}");
+                // What was observed ran operation by operation, and is the same.
+                let observed = model.logits_observed(ids.clone(), &mut |_, _| {}).unwrap();
+                assert_close(&what, &observed, golden.values("logits"), F32_TOLERANCE);
+            }
+        }
+    }
+}
+
+#[test]
+fn compiled_repeats_bit_for_bit_for_every_number_of_threads() {
+    for case in ["qwen2_moe", "mixtral"] {
+        let ids = Golden::open(case).ids("input_ids");
+        let logits = |threads: usize| {
+            let threads = std::num::NonZero::new(threads);
+            let model = load(case, LoadOptions::new().threads(threads));
+            model.compile(CompileOptions::default()).unwrap();
+            [model.logits(ids.clone()).unwrap(), model.logits(ids.clone()).unwrap()]
+        };
+        let [first, second] = logits(1);
+        assert_eq!(first, second);
+        for threads in 2..=3 {
+            assert_eq!(logits(threads), [first.clone(), first.clone()], "{threads} threads");
+        }
+    }
+}
+
+#[test]
+fn in_half_precision_compiling_changes_no_more_than_a_backend_does() {
+    for case in CASES {
+        let golden = Golden::open(case);
+        for dtype in [DType::Bf16, DType::F16] {
+            let model = load(case, LoadOptions::new().dtype(dtype));
+            let plain = model.logits(golden.ids("input_ids")).unwrap();
+            let plain: Vec<f64> = plain.iter().map(|&value| f64::from(value)).collect();
+            model.compile(CompileOptions::default()).unwrap();
+            let compiled = model.logits(golden.ids("input_ids")).unwrap();
+            // Weights are exact in f32, and inputs are rounded alike: only the order differs.
+            assert_close(case, &compiled, &plain, 4.0 * dtype.epsilon());
+        }
+    }
+}
+
+#[test]
+fn a_plan_is_made_once_for_each_class_and_backend_and_kept() {
+    let model = load("qwen2_moe", LoadOptions::new());
+    assert!(model.explain().is_none() && model.compile_options().is_none());
+    let options = CompileOptions { prompt_tokens: vec![20], ..CompileOptions::default() };
+    let report = model.compile(options).unwrap();
+    assert_eq!((report.plans, report.pieces, report.captured), (2, 1, None));
+    let classes = || {
+        let explanation = model.explain().unwrap();
+        let name = |plan: moexperts::compile::PlanExplanation| (plan.class, plan.backend);
+        explanation.plans.into_iter().map(name).collect::<Vec<_>>()
+    };
+    let class = |class: &str, backend: &str| (class.to_owned(), backend.to_owned());
+    let first = [
+        class("decode of batch 1", "grouped_mm"),
+        class("prefill of up to 32 tokens", "grouped_mm"),
+    ];
+    assert_eq!(classes(), first);
+    let tokens = |model: &LanguageModel| {
+        let mut generation = model.generate_tokens(vec![vec![1, 2, 3]], &greedy(4)).unwrap();
+        for event in generation.by_ref() {
+            event.unwrap();
+        }
+        generation.tokens(0).to_vec()
+    };
+    let text = tokens(&model);
+    let bucket = class("prefill of up to 16 tokens", "grouped_mm");
+    assert_eq!(classes(), [first[0].clone(), bucket.clone(), first[1].clone()]);
+    model.set_experts_implementation("eager").unwrap();
+    assert_eq!(classes().len(), 3, "the plan is made at the next forward");
+    assert_eq!(tokens(&model), text);
+    let both = classes();
+    assert_eq!(both.len(), 5);
+    assert!(both.contains(&class("decode of batch 1", "eager")) && both.contains(&bucket));
+    model.set_experts_implementation("grouped_mm").unwrap();
+    assert_eq!(tokens(&model), text);
+    assert_eq!(classes(), both, "both are kept");
+    model.reset_compile();
+    assert!(model.explain().is_none());
+    assert_eq!(tokens(&model), text);
+}
+
+#[test]
+fn neighbours_become_one_operation() {
+    let operations = |case: &str, layer: usize| {
+        let model = load(case, LoadOptions::new());
+        model.compile(CompileOptions::default()).unwrap();
+        let explanation = model.explain().unwrap();
+        let steps = explanation.plans[0].steps.iter();
+        let steps = steps.filter(|step| step.layer == Some(layer));
+        steps
+            .map(|step| format!("{}: {}", step.operation, step.parts.join(", ")))
+            .collect::<Vec<_>>()
+    };
+    let attention = [
+        "linear: q_proj, k_proj, v_proj",
+        "rope: rope",
+        "attention: attention",
+        "linear: o_proj",
+        "add_rms_norm: residual, post_attention_layernorm",
+    ];
+    let dense = ["route: all tokens", "experts: gate_proj, up_proj, act_fn, down_proj"];
+    let routed = "router: gate, shared_expert_gate, softmax, top_k";
+    let residual = ["add_rms_norm: residual, input_layernorm"];
+    // A shared expert of two routed ones goes beside them.
+    let joined = [routed, "experts: experts, shared_expert"];
+    let layer = |middle: &[&'static str]| [&attention[..], middle, &residual].concat();
+    assert_eq!(operations("qwen2_moe_window", 1), layer(&joined));
+    assert_eq!(operations("qwen2_moe_window", 2), layer(&dense));
+    // One of 36 does not go into 20.
+    let apart = [&[routed, "experts: experts"], &dense[..], &["add_gated: shared_expert"]].concat();
+    assert_eq!(operations("qwen2_moe", 0)[1..], layer(&apart));
+    let qwen3 = operations("qwen3_moe", 0);
+    assert!(qwen3.contains(&"rms_norm: q_norm".to_owned()), "{qwen3:?}");
+    assert!(qwen3.contains(&"router: gate, softmax, top_k".to_owned()), "{qwen3:?}");
+    let clipped = operations("olmoe", 0);
+    assert_eq!(clipped.iter().filter(|step| *step == "clamp: clip_qkv").count(), 3, "{clipped:?}");
+}
+
+/// A backend that asks nothing of the host, and says so.
+#[derive(Debug)]
+struct Quiet;
+
+/// A backend that says nothing of the host.
+#[derive(Debug)]
+struct Silent;
+
+macro_rules! passes_on {
+    ($backend:ident, $name:literal, $inner:ident, $($method:item)*) => {
+        impl ExpertsBackend<Cpu> for $backend {
+            fn name(&self) -> &str {
+                $name
+            }
+
+            fn check(&self, spec: &ExpertsSpec, device: &Cpu) -> Result<()> {
+                $inner.check(spec, device)
+            }
+
+            fn forward(&self, call: ExpertsCall<'_, Cpu>, out: &mut Tensor) -> Result<()> {
+                $inner.forward(call, out)
+            }
+
+            $($method)*
+        }
+    };
+}
+
+passes_on! { Quiet, "quiet", GroupedMm, fn reads_routing_on_host(&self) -> bool { false } }
+passes_on! { Silent, "silent", Eager, }
+
+#[test]
+fn fullgraph_is_one_piece_or_an_error_that_names_backend_and_operation() {
+    ExpertsInterface::register::<Cpu>(Quiet).unwrap();
+    ExpertsInterface::register::<Cpu>(Silent).unwrap();
+    let model = load("mixtral", LoadOptions::new());
+    let ids = Golden::open("mixtral").ids("input_ids");
+    let fullgraph = || CompileOptions { fullgraph: true, ..CompileOptions::default() };
+    let layers = model.spec().layers.len();
+    for (backend, breaks) in [
+        ("grouped_mm", false),
+        ("batched_mm", false),
+        ("quiet", false),
+        ("eager", true),
+        ("silent", true),
+    ] {
+        model.reset_compile();
+        model.set_experts_implementation(backend).unwrap();
+        let plain = model.logits(ids.clone()).unwrap();
+        let text = format!(
+            "fullgraph: experts implementation `{backend}` breaks the graph at experts: it reads on \
+             the host which experts were hit"
+        );
+        match model.compile(fullgraph()) {
+            Ok(report) => assert!(!breaks && report.pieces == 1, "{backend}: {report}"),
+            Err(error) => {
+                assert!(breaks, "{backend}: {error}");
+                assert_eq!(error.to_string(), text);
+                assert!(error.hint().unwrap().contains("without fullgraph"));
+                assert!(model.explain().is_none(), "a failed compile changes nothing");
+            }
+        }
+        let report = model.compile(CompileOptions::default()).unwrap();
+        let expected = if breaks { layers + 1 } else { 1 };
+        assert_eq!(report.pieces, expected, "{backend}");
+        let explanation = model.explain().unwrap();
+        let found = &explanation.plans[0].breaks;
+        assert_eq!(found.len(), if breaks { layers } else { 0 });
+        assert!(found.iter().all(|found| found.operation == "experts"));
+        let line =
+            format!("break at experts of layers 0-{}: {backend} reads on the host", layers - 1);
+        assert_eq!(explanation.to_string().contains(&line), breaks, "{explanation}");
+        let compiled = model.logits(ids.clone()).unwrap();
+        let plain: Vec<f64> = plain.into_iter().map(f64::from).collect();
+        assert_close(backend, &compiled, &plain, 0.02);
+    }
+    // A switch that would break the graph is refused, and changes nothing.
+    model.set_experts_implementation("grouped_mm").unwrap();
+    model.compile(fullgraph()).unwrap();
+    let error = model.set_experts_implementation("eager").unwrap_err();
+    assert!(matches!(error, Error::GraphBreak { .. }), "{error}");
+    assert_eq!(model.experts_implementation()[""], "grouped_mm");
+    model.set_experts_implementation("batched_mm").unwrap();
+    ExpertsInterface::unregister::<Cpu>("quiet").unwrap();
+    ExpertsInterface::unregister::<Cpu>("silent").unwrap();
+}
+
+#[test]
+fn what_cannot_be_compiled_is_said() {
+    let model = load("mixtral", LoadOptions::new());
+    let context = model.spec().max_position_embeddings;
+    let none = CompileOptions { batch_sizes: vec![1, 0], ..CompileOptions::default() };
+    assert_eq!(
+        model.compile(none).unwrap_err().to_string(),
+        "option `batch_sizes` is 0, expected at least 1"
+    );
+    let long = CompileOptions { prompt_tokens: vec![context + 1], ..CompileOptions::default() };
+    assert_eq!(
+        model.compile(long).unwrap_err().to_string(),
+        format!("option `prompt_tokens` is {}, expected 1 to {context}", context + 1)
+    );
+}
+
+#[test]
+fn what_was_measured_is_known_the_next_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = load("qwen2_moe", LoadOptions::new());
+    let tuned = |memory_bytes| {
+        let options = options(CompileMode::MaxAutotuneNoCudagraphs, folder.path());
+        model.compile(CompileOptions { memory_bytes, ..options }).unwrap()
+    };
+    let first = tuned(0);
+    // The last token's logits are the same product in both plans.
+    assert!(first.measured > 0 && first.known == 1, "{first}");
+    let second = tuned(0);
+    assert_eq!((second.measured, second.known), (0, first.measured + 1), "{second}");
+    // Copies were not measured then.
+    let third = tuned(1 << 20);
+    assert_eq!((third.measured, third.known), (first.measured, 1), "{third}");
+    assert!(third.copied_bytes <= 1 << 20);
+    let files: Vec<_> = std::fs::read_dir(folder.path()).unwrap().collect();
+    assert_eq!(files.len(), 1);
+}
+
+#[test]
+fn a_forward_of_no_class_is_planned_for_itself() {
+    let model = load("mixtral", LoadOptions::new().threads(std::num::NonZero::new(2)));
+    model.compile(CompileOptions::default()).unwrap();
+    let prompts: Vec<Vec<u32>> = (0..70).map(|first| vec![first % 50 + 1, 2]).collect();
+    let mut generation = model.generate_tokens(prompts.clone(), &greedy(3)).unwrap();
+    for event in generation.by_ref() {
+        event.unwrap();
+    }
+    let compiled: Vec<_> = (0..70).map(|sequence| generation.tokens(sequence).to_vec()).collect();
+    let classes: Vec<_> = model.explain().unwrap().plans.into_iter().map(|p| p.class).collect();
+    assert!(classes.contains(&"decode of batch 70".to_owned()), "{classes:?}");
+    model.reset_compile();
+    let mut generation = model.generate_tokens(prompts, &greedy(3)).unwrap();
+    for event in generation.by_ref() {
+        event.unwrap();
+    }
+    for (sequence, compiled) in compiled.iter().enumerate() {
+        assert_eq!(generation.tokens(sequence), compiled);
+    }
+}
+
+#[test]
+fn one_compiled_model_serves_many_threads() {
+    let model = load("qwen2_moe", LoadOptions::new().dtype(DType::F32));
+    let ids = Golden::open("qwen2_moe").ids("input_ids");
+    let expected = texts(&model, &ids);
+    model.compile(CompileOptions::default()).unwrap();
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let (model, ids, expected) = (&model, &ids, &expected);
+            scope.spawn(move || {
+                for round in 0..3 {
+                    let backend = BACKENDS[(thread + round) % BACKENDS.len()];
+                    model.set_experts_implementation(backend).unwrap();
+                    assert_eq!(texts(model, ids), *expected);
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn a_model_on_another_device_handle_compiles_too() {
+    let model = crate::common::load_on("olmoe", CpuOptions::default(), DType::Bf16);
+    let report = model.compile(CompileOptions::default()).unwrap();
+    assert!(report.to_string().starts_with("default: 1 piece, 1 plan, "), "{report}");
+    let overhead =
+        CompileOptions { mode: CompileMode::ReduceOverhead, ..CompileOptions::default() };
+    let report = model.compile(overhead).unwrap();
+    assert_eq!(report.captured, Some(false));
+    assert!(report.to_string().ends_with("; no graph to capture on CPU"), "{report}");
+}

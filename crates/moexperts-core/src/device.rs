@@ -167,6 +167,11 @@ pub trait Device: Debug + Clone + Send + Sync + Sized + 'static {
     /// Runs `work` where the device's operations start fastest (inside its thread pool).
     fn enter<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R;
 
+    /// [`enter`](Self::enter) for the many operations of a plan, one after another.
+    fn enter_plan<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        self.enter(work)
+    }
+
     /// Brings a weight to the device; where the device reads host memory, the view itself.
     ///
     /// # Errors

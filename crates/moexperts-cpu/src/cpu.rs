@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// Multiplications below which a product is not worth another thread.
-const MIN_MULTIPLICATIONS: usize = 1 << 16;
+pub(crate) const MIN_MULTIPLICATIONS: usize = 1 << 16;
 
 /// Multiplications of a part that is long enough: each begins with weights nobody asked for in time.
 const GOOD_MULTIPLICATIONS: usize = 1 << 21;

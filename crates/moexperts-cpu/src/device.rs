@@ -89,6 +89,10 @@ impl Device for Cpu {
         self.threads().enter(work)
     }
 
+    fn enter_plan<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        self.threads().lead(work)
+    }
+
     fn load_matrix(&self, weight: Matrix) -> Result<Matrix> {
         Ok(weight)
     }

@@ -9,6 +9,7 @@ use crate::{
     operands::Buffer,
     product::{Block, Inputs, Kernel, PANEL, Then},
     shared_rows::SharedRows,
+    threads::{PerThread, Rooms},
 };
 
 /// Blocks of panels for each thread from which on the threads divide the rows.
@@ -24,6 +25,14 @@ struct Room {
     rows: Vec<u32>,
     rounded: Buffer,
     packed: Buffer,
+    threads: PerThread<ThreadRoom>,
+}
+
+/// Room of one thread.
+#[derive(Debug, Default)]
+struct ThreadRoom {
+    packed: Buffer,
+    product: Block,
 }
 
 /// `outs[i] = x · linears[i].weightᵀ + linears[i].bias`.
@@ -83,7 +92,8 @@ fn run(
     outs: &mut [Tensor],
 ) {
     let kernel = cpu.kernel(linears[0].weight.dtype());
-    let Room { rows, rounded, packed } = room;
+    let Room { rows, rounded, packed, threads } = room;
+    let rooms = &threads.rooms(cpu.threads());
     let mut outs = outs.iter_mut();
     let parts: [Option<Part<'_>>; AT_ONCE] = std::array::from_fn(|index| {
         let (linear, out) = (linears.get(index)?, outs.next()?);
@@ -91,7 +101,7 @@ fn run(
         Some(Part { weight, bias, out: SharedRows::new(out.data_mut(), weight.rows()) })
     });
     let inputs = rounded.prepare(cpu, &kernel, x.data(), x.cols());
-    let layers = Layers { cpu, kernel, inputs, cols: x.cols(), parts };
+    let layers = Layers { cpu, kernel, inputs, cols: x.cols(), parts, rooms };
     let (paneled, panels) = kernel.in_panels(x.rows());
     let (paneled, rest) = rows[..x.rows()].split_at(paneled);
     let blocks = panels.div_ceil(kernel.block_panels());
@@ -110,6 +120,7 @@ struct Layers<'a> {
     inputs: Inputs<'a>,
     cols: usize,
     parts: [Option<Part<'a>>; AT_ONCE],
+    rooms: &'a Rooms<'a, ThreadRoom>,
 }
 
 /// A layer and where its result goes.
@@ -128,8 +139,8 @@ impl Layers<'_> {
     fn by_rows(&self, rows: &[u32], block_panels: usize) {
         let block = block_panels * PANEL;
         self.cpu.threads().split(rows.len().div_ceil(block), 1, |range| {
-            let mut packed = Buffer::default();
-            let mut product: Block = [0.0; _];
+            // SAFETY: once a part, which does nothing else.
+            let ThreadRoom { packed, product: Block(product) } = unsafe { self.rooms.own() };
             let rows = &rows[range.start * block..rows.len().min(range.end * block)];
             for rows in rows.chunks(block) {
                 let panels = rows.len().div_ceil(PANEL);
@@ -143,7 +154,7 @@ impl Layers<'_> {
                 for part in self.parts() {
                     for columns in chunks(0..part.weight.rows(), self.kernel.block_outputs()) {
                         // SAFETY: the rows are divided among the threads.
-                        unsafe { self.lanes(part, inputs, rows, columns, &mut product) };
+                        unsafe { self.lanes(part, inputs, rows, columns, product) };
                     }
                 }
             }
@@ -168,7 +179,8 @@ impl Layers<'_> {
         let outputs: usize = self.parts().map(|part| part.weight.rows()).sum();
         let grain = cpu.grain(outputs, (paneled.len() + rest.len()) * self.cols);
         cpu.threads().split(outputs, grain, |range| {
-            let mut product: Block = [0.0; _];
+            // SAFETY: once a part, which does nothing else.
+            let ThreadRoom { product: Block(product), .. } = unsafe { self.rooms.own() };
             let mut first = 0;
             for (index, part) in self.parts().enumerate() {
                 let place = |output: usize| output.clamp(first, first + part.weight.rows()) - first;
@@ -184,14 +196,14 @@ impl Layers<'_> {
                         // columns are divided among the threads.
                         unsafe {
                             let (inputs, rows) = (packed.read(panels), &paneled[rows]);
-                            self.lanes(part, inputs, rows, columns.clone(), &mut product);
+                            self.lanes(part, inputs, rows, columns.clone(), product);
                         }
                     }
                     for rows in rest.chunks(PANEL) {
                         let then = Then { weights: part.weight.into(), row: columns.end };
                         let then = if columns.end < end { Some(then) } else { next };
                         // SAFETY: the columns are divided among the threads.
-                        unsafe { self.dot(part, rows, columns.clone(), then, &mut product) };
+                        unsafe { self.dot(part, rows, columns.clone(), then, product) };
                     }
                 }
             }
@@ -208,7 +220,7 @@ impl Layers<'_> {
         panels: Inputs<'_>,
         rows: &[u32],
         columns: Range<usize>,
-        product: &mut Block,
+        product: &mut [f32],
     ) {
         let panel = columns.len() * PANEL;
         let product = &mut product[..rows.len().div_ceil(PANEL) * panel];
@@ -235,7 +247,7 @@ impl Layers<'_> {
         rows: &[u32],
         columns: Range<usize>,
         then: Option<Then<'_>>,
-        product: &mut Block,
+        product: &mut [f32],
     ) {
         let product = &mut product[..rows.len() * columns.len()];
         self.kernel.dot(self.inputs, rows, part.weight.into(), columns.clone(), then, product);

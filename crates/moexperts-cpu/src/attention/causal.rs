@@ -7,9 +7,10 @@ use moexperts_core::{
 };
 
 use crate::{
-    cpu::Cpu,
+    cpu::{Cpu, MIN_MULTIPLICATIONS},
     product::{Inputs, PANEL, Weights},
     shared_rows::SharedRows,
+    threads::PerThread,
 };
 
 /// Tokens whose queries pass over the keys together.
@@ -101,8 +102,7 @@ impl KvCache {
 #[derive(Default)]
 struct Room {
     items: Vec<Item>,
-    /// For each thread.
-    threads: Vec<ThreadRoom>,
+    threads: PerThread<ThreadRoom>,
 }
 
 /// Room of one thread.
@@ -185,7 +185,6 @@ pub(crate) fn causal(
     out.reset(tokens, q.cols());
     let out = SharedRows::new(out.data_mut(), q.cols());
     let (cache, items) = (&*cache, &*items);
-    threads.resize_with(cpu.thread_count(), ThreadRoom::default);
     // Which thread takes which item is chance: each has room for any of them, and for one token at
     // every position the cache has room for.
     let group = spec.heads / spec.kv_heads.max(1);
@@ -199,11 +198,14 @@ pub(crate) fn causal(
         let needed = [rows, scores, rows * spec.head_dim];
         most = std::array::from_fn(|index| needed[index].max(most[index]));
     }
-    threads.iter_mut().for_each(|room| room.reserve(most));
-    let threads = SharedRows::new(threads, 1);
-    cpu.threads().split(items.len(), 1, |range| {
-        // SAFETY: a thread does one part at a time, to its end.
-        let [room] = (unsafe { threads.row(cpu.threads().current()) }) else { return };
+    threads.all(cpu.thread_count()).iter_mut().for_each(|room| room.reserve(most));
+    let rooms = threads.rooms(cpu.threads());
+    // A part should be worth a thread's start.
+    let multiplications = most[1] * 2 * spec.head_dim;
+    let grain = MIN_MULTIPLICATIONS.div_ceil(multiplications.max(1));
+    cpu.threads().split(items.len(), grain, |range| {
+        // SAFETY: once a part, which does nothing else.
+        let room = unsafe { rooms.own() };
         for item in &items[range] {
             let head = cache.range(layer, item.span.sequence).start + item.kv_head;
             attend(cpu, q.data(), &cache.heads[head], item, spec, room, &out);

@@ -15,6 +15,7 @@ use crate::{
     operands::{Buffer, Operands},
     product::{Block, Inputs, Kernel, PANEL, Then},
     shared_rows::SharedRows,
+    threads::{PerThread, Rooms},
 };
 
 /// Which pairs of an expert pass its weights together.
@@ -34,6 +35,7 @@ struct Workspace {
     panels: Buffer,
     inner_rows: Buffer,
     inner_panels: Buffer,
+    threads: PerThread<[Block; 2]>,
 }
 
 /// A call whose shapes agree, its pairs ordered and its output zeroed.
@@ -51,6 +53,7 @@ pub(super) struct Layer<'a> {
     inner_rows: Operands<'a>,
     /// What leaves the activation for the pairs in panels, [panels, I, PANEL].
     inner_panels: Operands<'a>,
+    rooms: Rooms<'a, [Block; 2]>,
     out: SharedRows<'a, f32>,
 }
 
@@ -69,7 +72,7 @@ impl<'a> Layer<'a> {
         let ExpertsCall { device: cpu, experts, x, routing, scratch } = call;
         super::check(name, experts.spec())?;
         let (spec, workspace) = (experts.spec(), scratch.slot::<Workspace>());
-        let Workspace { groups, inputs, panels, inner_rows, inner_panels } = workspace;
+        let Workspace { groups, inputs, panels, inner_rows, inner_panels, threads } = workspace;
         let kernel = cpu.kernel(spec.dtype);
         groups.order(routing, spec.experts, |count| match pairs {
             Pairs::Together => kernel.in_panels(count),
@@ -87,6 +90,7 @@ impl<'a> Layer<'a> {
             inner_rows: inner_rows.rows(&kernel, groups.rows(), spec.intermediate),
             inner_panels: inner_panels.rows(&kernel, count, panel_len(spec.intermediate)),
             groups,
+            rooms: threads.rooms(cpu.threads()),
             out: {
                 out.data_mut().fill(0.0);
                 SharedRows::new(out.data_mut(), spec.hidden)
@@ -117,21 +121,23 @@ impl<'a> Layer<'a> {
         let pairs: usize = groups.iter().map(|group| group.pairs.len()).sum();
         let grain = [self.cpu.grain(spec.intermediate, pairs * spec.hidden), NARROWEST];
         threads.split_grid(groups.len(), spec.intermediate, grain, |range, columns| {
-            let mut blocks: [Block; 2] = [[0.0; _]; 2];
+            // SAFETY: once a part, which does nothing else.
+            let blocks = unsafe { layer.rooms.own() };
             let groups = &groups[range];
             for (index, group) in groups.iter().enumerate() {
                 let next = groups.get(index + 1);
                 // SAFETY: as above, but of the columns and experts; every panel is packed.
-                unsafe { layer.up(group, next, columns.clone(), &mut blocks) };
+                unsafe { layer.up(group, next, columns.clone(), blocks) };
             }
         });
         let grain = self.cpu.grain(spec.hidden, pairs * spec.intermediate);
         threads.split(spec.hidden, grain, |columns| {
-            let mut block = [0.0; _];
+            // SAFETY: once a part, which does nothing else.
+            let [Block(block), _] = unsafe { layer.rooms.own() };
             for (index, group) in groups.iter().enumerate() {
                 let next = groups.get(index + 1);
                 // SAFETY: as above, and every `up` has returned.
-                unsafe { layer.down(group, next, columns.clone(), &mut block) };
+                unsafe { layer.down(group, next, columns.clone(), block) };
             }
         });
     }
@@ -160,7 +166,7 @@ impl<'a> Layer<'a> {
             for panels in chunks(group.panels.clone(), self.kernel.block_panels()) {
                 // SAFETY: nobody writes the panels any more.
                 let inputs = unsafe { self.panels.read(panels.clone()) };
-                let [gate, up] = &mut *blocks;
+                let [Block(gate), Block(up)] = &mut *blocks;
                 let cells = panels.len() * columns.len() * PANEL;
                 let product = |linear: &Linear<Matrix, Vec<f32>>, out: &mut [f32]| {
                     self.kernel.lanes(inputs, (&linear.weight).into(), columns.clone(), out);
@@ -178,7 +184,7 @@ impl<'a> Layer<'a> {
             }
             for rows in chunks(group.rows.clone(), self.rows_at_once()) {
                 let tokens = &self.groups.tokens()[group.pairs_of_rows(&rows)];
-                let [gate, up] = &mut *blocks;
+                let [Block(gate), Block(up)] = &mut *blocks;
                 let cells = rows.len() * columns.len();
                 // After the gate's rows come those of up, then the next block of the gate, or the
                 // next expert.
@@ -212,7 +218,7 @@ impl<'a> Layer<'a> {
         group: &Group,
         next: Option<&Group>,
         columns: Range<usize>,
-        block: &mut Block,
+        block: &mut [f32],
     ) {
         let Expert { down_proj, .. } = self.experts.expert(group.expert);
         let weights = (&down_proj.weight).into();

@@ -45,8 +45,15 @@ pub(crate) const BLOCK_OUTPUTS: usize = 96;
 /// Panels of inputs that pass over a block, at most.
 pub(crate) const BLOCK_PANELS: usize = 8;
 
-/// Results of one block, in either form.
-pub(crate) type Block = [f32; BLOCK_OUTPUTS * BLOCK_PANELS * PANEL];
+/// Room for the results of one block, in either form.
+#[derive(Debug)]
+pub(crate) struct Block(pub(crate) Vec<f32>);
+
+impl Default for Block {
+    fn default() -> Self {
+        Self(vec![0.0; BLOCK_OUTPUTS * BLOCK_PANELS * PANEL])
+    }
+}
 
 /// Rows of weights `[rows, cols]`, wherever they lie.
 #[derive(Debug, Clone, Copy)]

@@ -474,7 +474,7 @@ impl<'a, D: Device> Bench<'a, D> {
         let Self { plan, decoder, kind_of, ids, batch, positions, session, workspace, .. } = self;
         let backend = Arc::clone(&plan.backend);
         let last = kind_of.keys().max().copied().unwrap_or(0);
-        decoder.device().enter(|| {
+        decoder.device().enter_plan(|| {
             let logits = plan.class.logits;
             let mut call = Forward {
                 input: Input { ids, batch, positions, visuals: &[], logits },

@@ -199,7 +199,7 @@ impl<D: Device> Plan<D> {
         mut call: Forward<'_, D>,
         logits: &mut Vec<f32>,
     ) -> Result<()> {
-        decoder.device().enter(|| {
+        decoder.device().enter_plan(|| {
             decoder.prepare(&mut call)?;
             let mut workspace = std::mem::take(call.session.scratch.slot::<Workspace<D>>());
             let result = self.run(&mut call, &mut workspace, logits);

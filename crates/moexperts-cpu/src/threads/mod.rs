@@ -1,13 +1,23 @@
 //! The threads a device computes with.
 
-use std::{fmt, ops::Range, sync::Arc};
+mod team;
+
+use std::{
+    fmt,
+    ops::Range,
+    sync::{Arc, OnceLock},
+};
 
 use rayon::prelude::*;
+
+use self::team::Team;
+use crate::shared_rows::SharedRows;
 
 /// A pool of a fixed number of threads, asleep while there is nothing to do. Clones share it.
 #[derive(Clone)]
 pub(crate) struct Threads {
     pool: Arc<rayon::ThreadPool>,
+    team: Arc<OnceLock<Option<Team>>>,
     parts_per_thread: usize,
 }
 
@@ -22,7 +32,7 @@ impl Threads {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(count).thread_name(name).build()?;
         // A thread that has looked for work once has all it needs: nothing is allocated later.
         pool.broadcast(|_| rayon::yield_now());
-        Ok(Self { pool: Arc::new(pool), parts_per_thread })
+        Ok(Self { pool: Arc::new(pool), team: Arc::default(), parts_per_thread })
     }
 
     /// The same threads, for work in so many parts.
@@ -35,9 +45,13 @@ impl Threads {
         self.parts_per_thread
     }
 
-    /// The thread of the pool that asks, below [`count`](Self::count); 0 outside.
+    /// The number of the thread that asks among those that do the parts of a task, below
+    /// [`count`](Self::count).
     pub(crate) fn current(&self) -> usize {
-        self.pool.current_thread_index().unwrap_or(0)
+        match (team::follower(), self.led_here()) {
+            (0, None) => self.pool.current_thread_index().unwrap_or(0),
+            (follower, _) => follower,
+        }
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -47,6 +61,32 @@ impl Threads {
     /// Runs `work` on a thread of the pool.
     pub(crate) fn enter<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         self.pool.install(work)
+    }
+
+    /// Runs `work`, many short operations, on the thread that calls; the others stay awake between
+    /// them. Of callers at the same time one has them awake, the others [`enter`](Self::enter).
+    pub(crate) fn lead<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        if self.count() == 1 {
+            return work();
+        }
+        match self.team().and_then(Team::lead) {
+            Some(_leader) => work(),
+            None => self.enter(work),
+        }
+    }
+
+    /// The threads that follow a caller; made when they are first needed.
+    fn team(&self) -> Option<&Team> {
+        let made = self.team.get_or_init(|| {
+            let team = Team::new(self.count() - 1);
+            team.inspect_err(|error| tracing::warn!(%error, "no threads that stay awake")).ok()
+        });
+        made.as_ref()
+    }
+
+    /// The team, if the thread that asks leads it.
+    fn led_here(&self) -> Option<&Team> {
+        self.team.get()?.as_ref().filter(|team| team.is_led_here())
     }
 
     /// Calls `work` with ranges that together are `0..items`, each but the last a multiple of
@@ -64,6 +104,9 @@ impl Threads {
             let edge = |index: usize| (grains * index / parts * grain).min(items);
             work(edge(index)..edge(index + 1));
         };
+        if let Some(team) = self.led_here() {
+            return team.run(parts, &part);
+        }
         self.pool.install(|| (0..parts).into_par_iter().with_max_len(1).for_each(part));
     }
 
@@ -95,6 +138,51 @@ impl Threads {
                 start = end;
             }
         });
+    }
+}
+
+/// Room for each thread, kept from call to call.
+#[derive(Debug)]
+pub(crate) struct PerThread<T>(Vec<T>);
+
+impl<T> Default for PerThread<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<T: Default> PerThread<T> {
+    /// The rooms of these threads.
+    pub(crate) fn rooms<'a>(&'a mut self, threads: &'a Threads) -> Rooms<'a, T> {
+        self.all(threads.count());
+        Rooms { rooms: SharedRows::new(&mut self.0, 1), threads }
+    }
+
+    /// The rooms of so many threads.
+    pub(crate) fn all(&mut self, threads: usize) -> &mut [T] {
+        self.0.resize_with(threads.max(self.0.len()), T::default);
+        &mut self.0
+    }
+}
+
+/// Rooms that the threads of a pool find their own among.
+pub(crate) struct Rooms<'a, T> {
+    rooms: SharedRows<'a, T>,
+    threads: &'a Threads,
+}
+
+impl<T> Rooms<'_, T> {
+    /// The room of the thread that asks.
+    ///
+    /// # Safety
+    /// It asks in a part of [`Threads::split`], once, and waits for no other work in it.
+    #[expect(clippy::mut_from_ref, reason = "each thread has its own, which the caller owes")]
+    pub(crate) unsafe fn own(&self) -> &mut T {
+        // SAFETY: a thread does one part at a time, as the caller owes.
+        let [room] = (unsafe { self.rooms.row(self.threads.current()) }) else {
+            unreachable!("a row is one room")
+        };
+        room
     }
 }
 

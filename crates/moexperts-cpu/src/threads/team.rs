@@ -1,0 +1,296 @@
+//! Threads that stay awake while one caller needs them again and again.
+//!
+//! A plan is hundreds of short operations. Waking threads for each, and waking the caller when they
+//! are done, takes longer than many of them. Here the caller itself leads: it does parts of every
+//! operation, and the others wait for the next one awake, a little beyond the last.
+
+use std::{
+    cell::Cell,
+    hint, io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    ptr,
+    sync::{
+        Arc, Condvar, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+/// Looks for work before a thread lets others have the processor.
+const SPINS: usize = 1000;
+
+/// How long a thread stays awake without a leader: longer than a caller takes from a token to the
+/// next.
+const LINGER: Duration = Duration::from_micros(500);
+
+thread_local! {
+    /// A place that no other thread has.
+    static PLACE: u8 = const { 0 };
+    /// The number of a follower; 0 is the leader's.
+    static FOLLOWER: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Followers and their threads, which end with this.
+pub(super) struct Team {
+    shared: Arc<Shared>,
+    threads: Vec<thread::JoinHandle<()>>,
+}
+
+/// What leader and followers share.
+#[derive(Default)]
+struct Shared {
+    /// The place of the leading thread; 0 if there is none.
+    leader: AtomicUsize,
+    /// The parts that are left of a task in the lower half, the number of the task in the upper.
+    task: AtomicU64,
+    work: AtomicPtr<Task<'static>>,
+    /// Whether the leader is in a task.
+    busy: AtomicBool,
+    /// Followers that sleep or are about to.
+    asleep: AtomicUsize,
+    /// Held to look whether there is a leader before sleeping, and to wake.
+    lock: Mutex<()>,
+    wake: Condvar,
+    closed: AtomicBool,
+}
+
+/// What the threads divide.
+struct Task<'a> {
+    work: &'a (dyn Fn(usize) + Sync),
+    done: AtomicUsize,
+    panicked: AtomicBool,
+}
+
+/// The number of this thread among those of the team it follows, from 1 on; 0 for any other.
+pub(super) fn follower() -> usize {
+    FOLLOWER.get()
+}
+
+fn place() -> usize {
+    PLACE.with(|place| ptr::from_ref(place) as usize)
+}
+
+impl Team {
+    /// A team of so many threads beside the leader.
+    pub(super) fn new(followers: usize) -> io::Result<Self> {
+        let shared = Arc::new(Shared::default());
+        let mut team = Self { shared, threads: Vec::with_capacity(followers) };
+        for number in 1..=followers {
+            let shared = Arc::clone(&team.shared);
+            let thread = thread::Builder::new().name(format!("moexperts-team-{number}"));
+            team.threads.push(thread.spawn(move || {
+                FOLLOWER.set(number);
+                shared.follow();
+            })?);
+        }
+        Ok(team)
+    }
+
+    /// Whether the thread that asks leads.
+    pub(super) fn is_led_here(&self) -> bool {
+        self.shared.leader.load(Ordering::Relaxed) == place()
+    }
+
+    /// Makes the thread that asks the leader, if there is none.
+    pub(super) fn lead(&self) -> Option<Leader<'_>> {
+        let Shared { leader, asleep, lock, wake, .. } = &*self.shared;
+        leader.compare_exchange(0, place(), Ordering::SeqCst, Ordering::Relaxed).ok()?;
+        if asleep.load(Ordering::SeqCst) > 0 {
+            drop(lock.lock().unwrap_or_else(PoisonError::into_inner));
+            wake.notify_all();
+        }
+        Some(Leader { team: self })
+    }
+
+    /// Calls `work` with every number below `parts`, on any of the threads; only the leader may. From
+    /// within a part, on its own thread.
+    ///
+    /// # Panics
+    /// If a part does, after all are done.
+    pub(super) fn run(&self, parts: usize, work: &(dyn Fn(usize) + Sync)) {
+        let shared = &*self.shared;
+        assert!(self.is_led_here(), "the leader runs tasks");
+        if shared.busy.swap(true, Ordering::Relaxed) {
+            return (0..parts).for_each(work);
+        }
+        let task = Task { work, done: AtomicUsize::new(0), panicked: AtomicBool::new(false) };
+        // The lifetime is forgotten here: this function does not return before all is done.
+        let pointer = ptr::from_ref(&task).cast::<Task<'static>>().cast_mut();
+        shared.work.store(pointer, Ordering::Relaxed);
+        let number = (shared.task.load(Ordering::Relaxed) >> 32).wrapping_add(1);
+        shared.task.store(number << 32 | u64::from(parts as u32), Ordering::Release);
+        loop {
+            let task = shared.task.load(Ordering::Acquire);
+            if task as u32 == 0 {
+                break;
+            }
+            shared.take_part(task);
+        }
+        let mut idle = 0;
+        while task.done.load(Ordering::Acquire) < parts {
+            idle += 1;
+            if idle < SPINS { hint::spin_loop() } else { thread::yield_now() }
+        }
+        shared.busy.store(false, Ordering::Relaxed);
+        assert!(!task.panicked.load(Ordering::Relaxed), "a part of an operation panicked");
+    }
+}
+
+impl Shared {
+    /// Takes parts of the leader's tasks until the team ends.
+    fn follow(&self) {
+        let (mut idle, mut since) = (0, None);
+        while !self.closed.load(Ordering::Relaxed) {
+            if self.take_part(self.task.load(Ordering::Acquire)) {
+                (idle, since) = (0, None);
+                continue;
+            }
+            idle += 1;
+            if idle < SPINS {
+                hint::spin_loop();
+            } else if self.leader.load(Ordering::Relaxed) != 0 {
+                since = None;
+                thread::yield_now();
+            } else if since.get_or_insert_with(Instant::now).elapsed() < LINGER {
+                thread::yield_now();
+            } else {
+                self.sleep();
+                (idle, since) = (0, None);
+            }
+        }
+    }
+
+    /// Sleeps until there is a leader.
+    fn sleep(&self) {
+        self.asleep.fetch_add(1, Ordering::SeqCst);
+        let mut guard = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        while self.leader.load(Ordering::SeqCst) == 0 && !self.closed.load(Ordering::SeqCst) {
+            guard = self.wake.wait(guard).unwrap_or_else(PoisonError::into_inner);
+        }
+        drop(guard);
+        self.asleep.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Does the last of the parts that are left of a task; whether it could.
+    fn take_part(&self, task: u64) -> bool {
+        let left = task as u32;
+        if left == 0 {
+            return false;
+        }
+        let work = self.work.load(Ordering::Relaxed);
+        let [taken, not] = [Ordering::Acquire, Ordering::Relaxed];
+        if self.task.compare_exchange(task, task - 1, taken, not).is_err() {
+            return false;
+        }
+        // SAFETY: the task's number had not changed, so `work` is this task's, and its leader
+        // waits in `run` until the part that was just taken is done.
+        let work = unsafe { &*work };
+        work.part(left as usize - 1);
+        true
+    }
+}
+
+impl Task<'_> {
+    /// Does a part. A panic is kept until all parts are done: others still use what they share.
+    fn part(&self, part: usize) {
+        if catch_unwind(AssertUnwindSafe(|| (self.work)(part))).is_err() {
+            self.panicked.store(true, Ordering::Relaxed);
+        }
+        // The last use of the task: its leader may return now.
+        self.done.fetch_add(1, Ordering::Release);
+    }
+}
+
+impl Drop for Team {
+    fn drop(&mut self) {
+        self.shared.closed.store(true, Ordering::SeqCst);
+        drop(self.shared.lock.lock().unwrap_or_else(PoisonError::into_inner));
+        self.shared.wake.notify_all();
+        for thread in self.threads.drain(..) {
+            // A follower keeps the panics of its parts for the leader.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The lead of a team, until it is dropped.
+pub(super) struct Leader<'a> {
+    team: &'a Team,
+}
+
+impl Drop for Leader<'_> {
+    fn drop(&mut self) {
+        self.team.shared.leader.store(0, Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_part_is_done_once_whoever_follows() {
+        for followers in 0..=3 {
+            let team = Team::new(followers).unwrap();
+            for nap in [0, 2] {
+                let leader = team.lead().unwrap();
+                assert!(team.is_led_here() && team.lead().is_none());
+                thread::scope(|scope| {
+                    scope.spawn(|| assert!(!team.is_led_here() && team.lead().is_none()));
+                });
+                for round in 0..2000 {
+                    let parts = round % 9;
+                    let done = [const { AtomicUsize::new(0) }; 9];
+                    team.run(parts, &|part| {
+                        assert!(follower() <= followers);
+                        done[part].fetch_add(1, Ordering::Relaxed);
+                    });
+                    for (part, done) in done.iter().enumerate() {
+                        assert_eq!(done.load(Ordering::Relaxed), usize::from(part < parts));
+                    }
+                }
+                drop(leader);
+                // The second time the followers sleep first.
+                thread::sleep(Duration::from_millis(nap));
+            }
+        }
+    }
+
+    #[test]
+    fn a_task_in_a_task_runs_where_it_is() {
+        let team = Team::new(2).unwrap();
+        let _leader = team.lead().unwrap();
+        let done = AtomicUsize::new(0);
+        team.run(4, &|_| {
+            if team.is_led_here() {
+                team.run(3, &|_| {
+                    done.fetch_add(1, Ordering::Relaxed);
+                });
+            } else {
+                done.fetch_add(3, Ordering::Relaxed);
+            }
+        });
+        assert_eq!(done.load(Ordering::Relaxed), 12);
+    }
+
+    #[test]
+    fn a_panic_reaches_the_leader_after_all_parts_are_done() {
+        let team = Team::new(1).unwrap();
+        let _leader = team.lead().unwrap();
+        let done = AtomicUsize::new(0);
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            team.run(8, &|part| {
+                assert_ne!(part, 3, "meant");
+                done.fetch_add(1, Ordering::Relaxed);
+            });
+        }));
+        assert!(result.is_err());
+        assert_eq!(done.load(Ordering::Relaxed), 7);
+        // The team goes on.
+        team.run(2, &|_| {
+            done.fetch_add(1, Ordering::Relaxed);
+        });
+        assert_eq!(done.load(Ordering::Relaxed), 9);
+    }
+}

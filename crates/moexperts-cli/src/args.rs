@@ -1,6 +1,7 @@
 //! The command line.
 
 mod bench;
+mod compile;
 mod shape;
 
 use std::{num::NonZero, path::PathBuf};
@@ -12,6 +13,7 @@ pub(crate) use self::{
     bench::{
         BenchCommand, BenchLayerArgs, BenchModelArgs, BenchVisionArgs, ImageSize, RoutingKind,
     },
+    compile::{CompileArgs, CompileLimits, Compiling},
     shape::Shape,
 };
 
@@ -64,6 +66,7 @@ Examples:
   moexperts generate --chat --model Qwen/Qwen1.5-MoE-A2.7B-Chat \"What is a lifetime?\"
   moexperts generate --temperature 0.8 --top-p 0.9 --seed 7 --max-new-tokens 64 < prompt.txt
   moexperts generate --experts-implementation eager --dtype bf16 \"Once\" 2> summary.txt
+  moexperts generate --compile max-autotune \"Ownership\"
   moexperts generate --model Qwen/Qwen3-VL-30B-A3B-Instruct --image cat.png \"What is this?\"")]
 pub(crate) struct GenerateArgs {
     /// The text to continue; standard input, less a last line break, if absent or `-`.
@@ -78,6 +81,9 @@ pub(crate) struct GenerateArgs {
 
     #[command(flatten)]
     pub(crate) model: ModelArgs,
+
+    #[command(flatten)]
+    pub(crate) compile: CompileArgs,
 
     #[command(flatten)]
     pub(crate) generation: GenerationArgs,
@@ -130,6 +136,9 @@ pub(crate) struct ChatArgs {
     pub(crate) model: ModelArgs,
 
     #[command(flatten)]
+    pub(crate) compile: CompileArgs,
+
+    #[command(flatten)]
     pub(crate) generation: GenerationArgs,
 }
 
@@ -177,15 +186,43 @@ pub(crate) struct LogitsArgs {
 ///
 /// The memory bandwidth is measured, which takes a second; with the bytes a model reads for one
 /// token it bounds the tokens per second of a single sequence.
+///
+/// With --compile the plans are shown too: their pieces, what breaks them, and for each operation its
+/// kernel, the bytes of its weights and the floating point operations of its products. Of experts
+/// those count that are hit if all are as likely.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   moexperts inspect
   moexperts inspect --model ./Qwen1.5-MoE-A2.7B --threads 4
+  moexperts inspect --compile default --prompt-tokens 512 --batch 4
   MOEXPERTS_ISA=avx2 moexperts inspect")]
 pub(crate) struct InspectArgs {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
+
+    #[command(flatten)]
+    pub(crate) compile: CompileArgs,
+
+    /// Tokens of each prompt that a plan is shown for, separated by commas; 128 by default.
+    #[arg(
+        long,
+        value_name = "COUNTS",
+        value_delimiter = ',',
+        requires = "compile",
+        help_heading = "Compile"
+    )]
+    pub(crate) prompt_tokens: Vec<NonZero<usize>>,
+
+    /// Sequences that plans are shown for, separated by commas; 1 by default.
+    #[arg(
+        long,
+        value_name = "COUNTS",
+        value_delimiter = ',',
+        requires = "compile",
+        help_heading = "Compile"
+    )]
+    pub(crate) batch: Vec<NonZero<usize>>,
 }
 
 /// Which model, and what runs its experts.

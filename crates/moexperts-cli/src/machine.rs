@@ -19,13 +19,6 @@ impl Memory {
     }
 }
 
-/// Its name.
-pub(crate) fn processor() -> Option<String> {
-    let text = fs::read_to_string("/proc/cpuinfo").ok()?;
-    let line = text.lines().find(|line| line.starts_with("model name"))?;
-    Some(line.split_once(':')?.1.trim().to_owned())
-}
-
 /// The most memory of this process that was in RAM, in bytes, since it began or since
 /// [`forget_peak_memory`].
 pub(crate) fn peak_memory() -> Option<u64> {

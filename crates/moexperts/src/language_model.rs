@@ -50,6 +50,10 @@ pub struct LanguageModel<D: Device = Cpu> {
     compiled: AtomicU64,
 }
 
+/// What compiling a model made: its plans, and copies of weights. Clones share it.
+#[derive(Debug, Clone)]
+pub struct CompiledPlans<D: Device = Cpu>(Arc<Compiled<D>>);
+
 /// How forwards are executed. Never changed: a switch makes a new one, so a forward that started
 /// with the old one finishes with it.
 #[derive(Debug)]
@@ -160,7 +164,7 @@ impl<D: Device> LanguageModel<D> {
                 return Err(Error::Option { option, got: got.to_string(), expected });
             }
         }
-        let compiled = Arc::new(Compiled::new(options, self.device())?);
+        let compiled = Arc::new(Compiled::new(options, &self.decoder)?);
         let state = self.state();
         self.check(&compiled, &state.choices)?;
         let backends =
@@ -177,9 +181,32 @@ impl<D: Device> LanguageModel<D> {
 
     /// Runs operation by operation again; what compiling made is dropped.
     pub fn reset_compile(&self) {
+        // What does not compile cannot be refused.
+        let _ = self.set_compiled(None);
+    }
+
+    /// What compiling made, to be given back later with [`set_compiled`](Self::set_compiled); `None`
+    /// if the model is not compiled.
+    pub fn compiled(&self) -> Option<CompiledPlans<D>> {
+        self.state().compiled.clone().map(CompiledPlans)
+    }
+
+    /// Goes back to what an earlier [`compile`](Self::compile) of this model made, with all plans
+    /// made since; operation by operation with `None`.
+    ///
+    /// # Errors
+    /// [`Error::GraphBreak`] if it was made with `fullgraph` and the backend has been switched to
+    /// one that breaks the graph; [`Error::Option`] if it is another model's. Nothing has changed
+    /// then.
+    pub fn set_compiled(&self, plans: Option<CompiledPlans<D>>) -> Result<()> {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(CompiledPlans(compiled)) = &plans {
+            compiled.check_model(&self.decoder, &self.origin)?;
+            self.check(compiled, &state.choices)?;
+        }
         let choices = state.choices.clone();
-        self.change(&mut state, choices, None);
+        self.change(&mut state, choices, plans.map(|plans| plans.0));
+        Ok(())
     }
 
     /// How the model is compiled, if it is.

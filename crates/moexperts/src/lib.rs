@@ -45,7 +45,7 @@ pub use generate::{
     Event, FinishReason, GenerateOptions, Generation, GenerationConfig, GenerationStats,
 };
 pub use image_processor::Image;
-pub use language_model::LanguageModel;
+pub use language_model::{CompiledPlans, LanguageModel};
 pub use model::{Prompt, Visual};
 pub use progress::{Amount, Progress};
 pub use tokenizer::Tokenizer;

@@ -5,7 +5,7 @@ use std::{fmt, num::NonZero, path::PathBuf, str::FromStr, time::Duration};
 use clap::{Subcommand, ValueEnum};
 use moexperts::DType;
 
-use super::{LoadArgs, shape::Shapes};
+use super::{CompileLimits, Compiling, LoadArgs, shape::Shapes};
 
 /// The longest side of an image: its pixels can be counted and held.
 const MAX_SIDE: usize = 1 << 13;
@@ -84,6 +84,7 @@ pub(crate) struct BenchLayerArgs {
 Examples:
   moexperts bench model
   moexperts bench model --model ./OLMoE-1B-7B-0924 --prompt-tokens 128 --batch 1,8
+  moexperts bench model --compile none,default,max-autotune --compile-memory 8GB
   moexperts bench model --experts-implementation eager,grouped_mm --json model.json")]
 pub(crate) struct BenchModelArgs {
     /// Tokens of each prompt, separated by commas.
@@ -105,6 +106,21 @@ pub(crate) struct BenchModelArgs {
     /// Chooses the prompts.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) seed: u64,
+
+    /// Ways to compile the model, separated by commas: `none` (the default), `default`,
+    /// `reduce-overhead`, `max-autotune`, `max-autotune-no-cudagraphs`. Each backend is measured in
+    /// each; they take turns too.
+    #[arg(
+        long,
+        value_name = "MODES",
+        value_delimiter = ',',
+        value_parser = str::parse::<Compiling>,
+        help_heading = "Compile"
+    )]
+    pub(crate) compile: Vec<Compiling>,
+
+    #[command(flatten)]
+    pub(crate) limits: CompileLimits,
 
     #[command(flatten)]
     pub(crate) common: BenchArgs,

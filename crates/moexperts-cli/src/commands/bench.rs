@@ -16,7 +16,6 @@ use moexperts::Cpu;
 use crate::{
     args::BenchCommand,
     error::CliError,
-    machine::processor,
     summary::{bytes, counted},
 };
 
@@ -30,7 +29,7 @@ pub(super) fn run(command: &BenchCommand) -> Result<(), CliError> {
 
 /// The first line of every report.
 fn machine(cpu: &Cpu) -> String {
-    let name = processor().map_or(String::new(), |name| format!("{name}, "));
+    let name = Cpu::processor().map_or(String::new(), |name| format!("{name}, "));
     format!("machine   {name}{}, {}", counted(cpu.thread_count(), "thread"), cpu.isa())
 }
 

@@ -17,7 +17,8 @@ use moexperts::{
 use rustyline::error::ReadlineError;
 
 use super::{
-    check_tokenizer, encode, encode_messages, load_model, open_images, prepare_images, print,
+    check_tokenizer, compile, encode, encode_messages, load_model, open_images, prepare_images,
+    print,
 };
 use crate::{
     args::ChatArgs,
@@ -41,6 +42,7 @@ const HELP: &str = "\
 pub(super) fn run(args: &ChatArgs) -> Result<(), CliError> {
     let model = load_model(&args.model)?;
     check_tokenizer(&model)?;
+    compile(&model, &args.compile, vec![1], Vec::new())?;
     let mut options = args.generation.options();
     let limit = options.max_new_tokens.or(model.generation_config().max_new_tokens);
     options.max_new_tokens = Some(limit.unwrap_or(MAX_NEW_TOKENS));

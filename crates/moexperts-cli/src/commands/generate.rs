@@ -8,7 +8,8 @@ use std::{
 use moexperts::{LanguageModel, Message, Prompt, Visual};
 
 use super::{
-    check_tokenizer, encode, encode_messages, load_model, open_images, prepare_images, print,
+    check_tokenizer, compile, encode, encode_messages, load_model, open_images, prepare_images,
+    print,
 };
 use crate::{args::GenerateArgs, error::CliError, summary::Summary};
 
@@ -32,6 +33,7 @@ pub(super) fn run(args: &GenerateArgs) -> Result<(), CliError> {
         visuals.push(model.prepare_video(&frames, &timestamps)?);
     }
     let prompt = encode_prompt(&model, &prompt, &visuals, args.chat)?;
+    compile(&model, &args.compile, vec![1], vec![prompt.tokens().len()])?;
     let mut generation = model.generate_tokens(vec![prompt], &args.generation.options())?;
     for event in generation.by_ref() {
         print(&event?.text)?;

@@ -3,6 +3,8 @@
 mod backends;
 mod environment;
 
+use std::num::NonZero;
+
 use moexperts::{
     DType, LanguageModel,
     cpu::{
@@ -13,11 +15,11 @@ use moexperts::{
     model::VisionSpec,
 };
 
-use super::{load_model, print};
+use super::{compile, load_model, print};
 use crate::{
     args::InspectArgs,
     error::CliError,
-    machine::{Memory, processor},
+    machine::Memory,
     summary::{self, bytes, counted},
 };
 
@@ -33,8 +35,21 @@ pub(super) fn run(args: &InspectArgs) -> Result<(), CliError> {
         ("Environment", environment::variables()),
         ("Model", describe(&model, &bandwidth)),
     ];
-    print(&sections.map(|(title, lines)| format!("{title}\n{lines}")).join("\n"))
+    print(&sections.map(|(title, lines)| format!("{title}\n{lines}")).join("\n"))?;
+    let counts = |given: &[NonZero<usize>], default| match given {
+        [] => vec![default],
+        given => given.iter().map(|count| count.get()).collect(),
+    };
+    let (batch, prompt) = (counts(&args.batch, 1), counts(&args.prompt_tokens, PROMPT_TOKENS));
+    compile(&model, &args.compile, batch, prompt)?;
+    match model.explain() {
+        Some(explanation) => print(&format!("\nPlans\n{explanation}\n")),
+        None => Ok(()),
+    }
 }
+
+/// Tokens of the prompt that a plan is shown for if nothing is said.
+const PROMPT_TOKENS: usize = 128;
 
 /// Lines of a name and what is to say of it, in two columns.
 fn table<S: AsRef<str>>(rows: impl IntoIterator<Item = (S, String)>) -> String {
@@ -49,7 +64,7 @@ fn listed(names: impl IntoIterator<Item = impl ToString>) -> String {
 
 fn machine(cpu: &Cpu, memory: Option<Memory>, bandwidth: &ReadBandwidth) -> String {
     let mut rows = Vec::new();
-    if let Some(name) = processor() {
+    if let Some(name) = Cpu::processor() {
         rows.push(("processor", name));
     }
     rows.push(("instruction set", format!("{} of {}", cpu.isa(), listed(Isa::available()))));

@@ -14,7 +14,7 @@ use std::{
 use moexperts::{AutoModel, Image, LanguageModel, LoadOptions, Message, Prompt, Visual};
 
 use crate::{
-    args::{Command, ModelArgs},
+    args::{Command, CompileArgs, ModelArgs},
     embedded,
     error::CliError,
     progress,
@@ -38,6 +38,19 @@ fn load_model(args: &ModelArgs) -> Result<LanguageModel, CliError> {
         None => options,
     };
     load(args.load.model.as_deref(), options)
+}
+
+/// Compiles a model for some shapes if it is to be, and says what came of it.
+fn compile(
+    model: &LanguageModel,
+    args: &CompileArgs,
+    batch_sizes: Vec<usize>,
+    prompt_tokens: Vec<usize>,
+) -> Result<(), CliError> {
+    if let Some(options) = args.options(batch_sizes, prompt_tokens) {
+        eprintln!("compiled {}", model.compile(options)?);
+    }
+    Ok(())
 }
 
 /// The model of this name, or the one in the program.

@@ -109,6 +109,7 @@ impl<D: Device> Autotuner<D> {
             let mut bench = Bench::new(plan, decoder, &unknown, progress)?;
             let measured = bench.measure(copies.left_bytes)?;
             for (key, choice) in measured {
+                tracing::debug!(key, ?choice, "measured");
                 choices.insert(key, choice);
             }
             if let Err(error) = choices.save() {
@@ -209,10 +210,11 @@ impl<D: Device> Copies<D> {
         if let Some(copy) = self.linears.get(&key) {
             return Ok(Some(Arc::clone(copy)));
         }
-        if !self.take(linear.weight.size_bytes()) {
+        if linear.weight.size_bytes() > self.left_bytes {
             return Ok(None);
         }
-        let copy = copied_linear(device, linear)?;
+        let (copy, bytes) = copied_linear(device, linear)?;
+        self.take(bytes);
         self.linears.insert(key, Arc::clone(&copy));
         Ok(Some(copy))
     }
@@ -227,54 +229,63 @@ impl<D: Device> Copies<D> {
             return Ok(Some(Arc::clone(copy)));
         }
         let spec = experts.spec();
-        if !self.take(spec.experts * spec.bytes_per_expert()) {
+        if spec.experts * spec.bytes_per_expert() > self.left_bytes {
             return Ok(None);
         }
-        let copy = copied_experts(device, experts)?;
+        let (copy, bytes) = copied_experts(device, experts)?;
+        self.take(bytes);
         self.experts.insert(key, Arc::clone(&copy));
         Ok(Some(copy))
     }
 
-    fn take(&mut self, bytes: usize) -> bool {
-        if bytes > self.left_bytes {
-            return false;
-        }
+    fn take(&mut self, bytes: usize) {
         self.left_bytes -= bytes;
         self.used_bytes += bytes;
-        true
     }
 }
 
+/// A layer with a copy of its weight, if the device makes one, and the bytes of the copy.
 fn copied_linear<D: Device>(
     device: &D,
     linear: &Arc<DeviceLinear<D>>,
-) -> Result<Arc<DeviceLinear<D>>> {
+) -> Result<(Arc<DeviceLinear<D>>, usize)> {
     Ok(match device.resident_copy(&linear.weight)? {
-        Some(weight) => Arc::new(Linear { weight, bias: linear.bias.clone() }),
-        None => Arc::clone(linear),
+        Some(weight) => {
+            let bytes = weight.size_bytes();
+            (Arc::new(Linear { weight, bias: linear.bias.clone() }), bytes)
+        }
+        None => (Arc::clone(linear), 0),
     })
 }
 
-fn copied_experts<D: Device>(device: &D, experts: &Experts<D>) -> Result<Arc<Experts<D>>> {
-    let copy =
-        |weight: &D::Matrix| Ok(device.resident_copy(weight)?.unwrap_or_else(|| weight.clone()));
-    Ok(Arc::new(experts.with_matrices(copy)?))
+/// Experts with copies of those weights that the device makes copies of, and the bytes of these.
+fn copied_experts<D: Device>(device: &D, experts: &Experts<D>) -> Result<(Arc<Experts<D>>, usize)> {
+    let mut bytes = 0;
+    let copy = |weight: &D::Matrix| {
+        let copy = device.resident_copy(weight)?;
+        bytes += copy.as_ref().map_or(0, Weight::size_bytes);
+        Ok(copy.unwrap_or_else(|| weight.clone()))
+    };
+    let copies = Arc::new(experts.with_matrices(copy)?);
+    Ok((copies, bytes))
 }
 
 /// A step with copies of its weights, whatever they take.
 fn with_copies<D: Device>(step: &mut Step<D>) -> Result<Op<D>> {
     let device = step.device.clone();
     let copied = |linears: &[Arc<DeviceLinear<D>>]| {
-        linears.iter().map(|linear| copied_linear(&device, linear)).collect::<Result<Vec<_>>>()
+        let copies = linears.iter().map(|linear| Ok(copied_linear(&device, linear)?.0));
+        copies.collect::<Result<Vec<_>>>()
     };
     let copy = match &step.op {
         Op::Linear(linears) => Op::Linear(copied(linears)?),
         Op::Router { linears, spec, shared_slices } => {
             Op::Router { linears: copied(linears)?, spec: *spec, shared_slices: *shared_slices }
         }
-        Op::Experts { experts, backend } => {
-            Op::Experts { experts: copied_experts(&device, experts)?, backend: Arc::clone(backend) }
-        }
+        Op::Experts { experts, backend } => Op::Experts {
+            experts: copied_experts(&device, experts)?.0,
+            backend: Arc::clone(backend),
+        },
         _ => unreachable!("only products have weights that are copied"),
     };
     Ok(std::mem::replace(&mut step.op, copy))

@@ -48,6 +48,8 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Compiled<D: Device> {
     options: CompileOptions,
+    /// The number of the decoder they are of.
+    decoder: u64,
     dense: Arc<dyn ExpertsBackend<D>>,
     joined: JoinedExperts<D>,
     autotuner: Option<Autotuner<D>>,
@@ -66,7 +68,8 @@ fn key<D: Device>(backend: &Arc<dyn ExpertsBackend<D>>) -> BackendKey {
 }
 
 impl<D: Device> Compiled<D> {
-    pub(crate) fn new(options: CompileOptions, device: &D) -> Result<Self> {
+    pub(crate) fn new(options: CompileOptions, decoder: &Decoder<D>) -> Result<Self> {
+        let device = decoder.device();
         let autotuner = options.mode.autotunes().then(|| {
             let folder = options.cache_dir.clone().or_else(choices::default_folder);
             let choices = Choices::open(folder.as_deref(), device.fingerprint(), device.knobs());
@@ -75,6 +78,7 @@ impl<D: Device> Compiled<D> {
         Ok(Self {
             dense: ExpertsInterface::get(DEFAULT)?,
             options,
+            decoder: decoder.number(),
             joined: JoinedExperts::default(),
             autotuner,
             plans: RwLock::default(),
@@ -83,6 +87,21 @@ impl<D: Device> Compiled<D> {
 
     pub(crate) fn options(&self) -> &CompileOptions {
         &self.options
+    }
+
+    /// Whether these plans are of this model.
+    ///
+    /// # Errors
+    /// [`Error::Option`] if they are another's.
+    pub(crate) fn check_model(&self, decoder: &Decoder<D>, origin: &str) -> Result<()> {
+        if self.decoder == decoder.number() {
+            return Ok(());
+        }
+        Err(Error::Option {
+            option: "compiled",
+            got: "made by another model".to_owned(),
+            expected: format!("what compiling `{origin}` made, as it is loaded here"),
+        })
     }
 
     /// Whether a backend can be compiled as this model is.

@@ -19,6 +19,8 @@ use crate::error::Result;
 #[derive(Debug)]
 pub struct Decoder<D: Device> {
     pub(super) device: D,
+    /// No other decoder of this process has it.
+    pub(super) number: u64,
     pub(super) spec: DecoderSpec,
     pub(super) embed_tokens: Arc<DeviceLinear<D>>,
     pub(super) layers: Vec<Layer<D>>,
@@ -152,6 +154,11 @@ impl<D: Device> Decoder<D> {
     /// Where it computes.
     pub fn device(&self) -> &D {
         &self.device
+    }
+
+    /// Tells it from every other decoder of this process.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
     }
 
     /// What it is.

@@ -1,6 +1,9 @@
 //! From tensor names to layers on a device.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use moexperts_core::{
     DType, Device, DeviceLinear, Expert, Experts, ExpertsSpec, GateUpLayout, Linear, Matrix,
@@ -96,7 +99,9 @@ impl<D: Device> Decoder<D> {
         if conversion > 0 {
             progress.finish(CONVERSION);
         }
-        Ok(Self { device, spec, embed_tokens, layers, norm, lm_head })
+        static LOADED: AtomicU64 = AtomicU64::new(0);
+        let number = LOADED.fetch_add(1, Ordering::Relaxed);
+        Ok(Self { device, number, spec, embed_tokens, layers, norm, lm_head })
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::LazyLock;
 use moexperts::{
     AutoModel, AutoModelForCausalLm, AutoModelForImageTextToText, Cpu, CpuOptions, DType,
     Generation, Image, LanguageModel, LoadOptions, Message, Prompt, Visual,
+    compile::CompileOptions,
     core::{Device, Tensor, made},
     cpu::Isa,
     image_processor::PixelValues,
@@ -240,6 +241,42 @@ fn greedy_tokens_are_transformers_from_the_image_files_on() {
         let events = MODEL.generate_tokens(vec![prompt], &greedy(20)).unwrap();
         let tokens: Vec<u32> = events.map(|event| event.unwrap().token).collect();
         assert_eq!(tokens, golden(name).ids("greedy_ids"), "{name}");
+    }
+}
+
+#[test]
+fn compiled_is_transformers_for_every_prompt_with_and_without_pictures() {
+    let model = load(LoadOptions::new().dtype(DType::F32));
+    for backend in BACKENDS {
+        model.set_experts_implementation([("text_config", backend)]).unwrap();
+        model.compile(CompileOptions::default()).unwrap();
+        for name in PROMPTS {
+            let (golden, what) = (golden(name), format!("{name} {backend}"));
+            let logits = model.logits(prompt(name, &golden)).unwrap();
+            assert_close(&what, &logits, golden.values("logits"), F32_TOLERANCE);
+            let events = model.generate_tokens(vec![prompt(name, &golden)], &greedy(20)).unwrap();
+            let tokens: Vec<u32> = events.map(|event| event.unwrap().token).collect();
+            assert_eq!(tokens, golden.ids("greedy_ids"), "{what}");
+        }
+        let explanation = model.explain().unwrap();
+        let mut with_pictures = 0;
+        for plan in &explanation.plans {
+            let steps = |operation: &str| -> Vec<Option<usize>> {
+                let steps = plan.steps.iter().filter(|step| step.operation == operation);
+                steps.map(|step| step.layer).collect()
+            };
+            let (put, add) = (steps("put_rows"), steps("add_rows"));
+            if plan.class.ends_with(", with pictures") {
+                with_pictures += 1;
+                // Over the placeholders before the first layer, and onto them after two.
+                assert_eq!((put, add), (vec![None], vec![Some(0), Some(1)]), "{}", plan.class);
+            } else {
+                assert!(put.is_empty() && add.is_empty(), "{}", plan.class);
+            }
+        }
+        // All logits or the last, of texts of two buckets.
+        assert!(with_pictures >= 4, "{with_pictures} {explanation}");
+        assert!(with_pictures < explanation.plans.len(), "{explanation}");
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod counting;
 mod row;
+mod variants;
 
 use std::time::Instant;
 
@@ -10,15 +11,9 @@ use moexperts::{Cpu, GenerateOptions, Generation, GenerationStats, LanguageModel
 use self::{
     counting::decode_bytes,
     row::{Row, Subject},
+    variants::Variant,
 };
-use super::{
-    backends::{Backend, Backends},
-    cached,
-    limits::Limits,
-    machine,
-    random::Random,
-    report::Report,
-};
+use super::{backends::Backends, cached, limits::Limits, machine, random::Random, report::Report};
 use crate::{
     args::BenchModelArgs,
     commands::load,
@@ -36,16 +31,20 @@ pub(super) fn run(args: &BenchModelArgs) -> Result<(), CliError> {
     let model = &load(args.load.model.as_deref(), args.load.options())?;
     let load_seconds = start.elapsed().as_secs_f64();
     check_context(args, model)?;
-    let (able, reasons) =
+    let (able, mut reasons) =
         backends.able(|backend| model.set_experts_implementation(backend.name()))?;
+    let (variants, lines) = variants::all(model, &able, args, &mut reasons)?;
 
-    let rows = able.len() * args.batch.len() * args.prompt_tokens.len();
-    let columns = Row::columns(able.iter().map(|backend| backend.name()));
+    let rows = variants.len() * args.batch.len() * args.prompt_tokens.len();
+    let columns = Row::columns(&variants);
     let mut report = Report::new(columns, rows, args.common.json.as_deref());
     let dtype = model.dtype().map_or(String::new(), |dtype| format!(", {dtype}"));
     report.line(&machine(model.device()))?;
     report.line(&format!("model     {}{dtype}, loaded in {load_seconds:.3} s", model.origin()))?;
     report.line("limits    the median of what was measured up to a row")?;
+    for line in lines {
+        report.line(&format!("compiled  {line}"))?;
+    }
     let weights = model.load_report();
     let few = cached(weights.in_place_bytes + weights.converted_bytes);
     for reason in reasons.into_iter().chain(few) {
@@ -59,7 +58,7 @@ pub(super) fn run(args: &BenchModelArgs) -> Result<(), CliError> {
         for prompt_tokens in args.prompt_tokens.iter().map(|tokens| tokens.get()) {
             report.doing(format!("batch {batch}, {prompt_tokens} prompt tokens"));
             limits.refresh();
-            let cell = Cell { args, model, backends: &able, batch, prompt_tokens };
+            let cell = Cell { args, model, variants: &variants, batch, prompt_tokens };
             let (measured, decode_bytes) = cell.measure()?;
             let new_tokens = args.new_tokens;
             let subject =
@@ -85,19 +84,19 @@ fn check_context(args: &BenchModelArgs, model: &LanguageModel) -> Result<(), Cli
     }
 }
 
-/// One cell: a batch of prompts, by each backend in turn.
+/// One cell: a batch of prompts, by each backend in each way to compile in turn.
 struct Cell<'a> {
     args: &'a BenchModelArgs,
     model: &'a LanguageModel,
-    backends: &'a [Backend],
+    variants: &'a [Variant],
     batch: usize,
     prompt_tokens: usize,
 }
 
-/// What one backend took.
+/// What one backend took in one way to compile.
 #[derive(Debug)]
-struct Measured {
-    name: String,
+struct Measured<'a> {
+    variant: &'a Variant,
     prefill_seconds: Vec<f64>,
     decode_seconds: Vec<f64>,
     peak_memory_bytes: Option<u64>,
@@ -105,26 +104,27 @@ struct Measured {
 
 impl Cell<'_> {
     /// What each took, and the bytes of weights that decoding read.
-    fn measure(&self) -> Result<(Vec<Measured>, usize), CliError> {
+    fn measure(&self) -> Result<(Vec<Measured<'_>>, usize), CliError> {
         let prompts = self.prompts();
         let options = options(self.args.new_tokens, self.args.seed);
-        let Some(first) = self.backends.first() else { return Ok((Vec::new(), 0)) };
-        let decode_bytes = decode_bytes(self.model, first, &prompts, &options)?;
-        let measured = |backend: &Backend| Measured {
-            name: backend.name().to_owned(),
+        let Some(first) = self.variants.first() else { return Ok((Vec::new(), 0)) };
+        self.model.reset_compile();
+        let decode_bytes = decode_bytes(self.model, &first.backend, &prompts, &options)?;
+        let measured = |variant| Measured {
+            variant,
             prefill_seconds: Vec::new(),
             decode_seconds: Vec::new(),
             peak_memory_bytes: None,
         };
-        let mut all: Vec<Measured> = self.backends.iter().map(measured).collect();
+        let mut all: Vec<Measured<'_>> = self.variants.iter().map(measured).collect();
         for measured in &all {
-            // What a backend makes on first use, it makes now.
-            self.model.set_experts_implementation(measured.name.as_str())?;
+            // What is made on first use is made now.
+            measured.variant.choose(self.model)?;
             finish(self.model.generate_tokens(prompts.clone(), &self::options(2, 0))?)?;
         }
         for _ in 0..self.args.repetitions.get() {
             for measured in &mut all {
-                self.model.set_experts_implementation(measured.name.as_str())?;
+                measured.variant.choose(self.model)?;
                 measured.generation(self.model, prompts.clone(), &options)?;
             }
         }
@@ -141,7 +141,7 @@ impl Cell<'_> {
     }
 }
 
-impl Measured {
+impl Measured<'_> {
     fn generation(
         &mut self,
         model: &LanguageModel,

@@ -6,6 +6,7 @@ use serde::Serialize;
 use super::{
     super::{digits, percent, report::Column, rounded, statistics::Statistics},
     Measured,
+    variants::Variant,
 };
 use crate::summary::bytes;
 
@@ -20,8 +21,8 @@ pub(super) struct Row {
     prompt_tokens: usize,
     new_tokens: usize,
     implementation: String,
-    /// Nothing is compiled here; results of other systems in the same form say `default` and so on.
-    compile: &'static str,
+    /// `none`, or the mode.
+    compile: String,
     load_s: f64,
     prefill_tok_per_s: f64,
     decode_tok_per_s: f64,
@@ -44,7 +45,7 @@ pub(super) struct Subject<'a> {
 
 impl Row {
     /// - `bandwidth`: bytes the machine reads a second
-    pub(super) fn new(subject: &Subject<'_>, measured: &Measured, bandwidth: f64) -> Self {
+    pub(super) fn new(subject: &Subject<'_>, measured: &Measured<'_>, bandwidth: f64) -> Self {
         let Subject { model, load_seconds, batch, prompt_tokens, new_tokens, decode_bytes } =
             *subject;
         let prefill = Statistics::of(&measured.prefill_seconds).median;
@@ -59,8 +60,8 @@ impl Row {
             batch,
             prompt_tokens,
             new_tokens,
-            implementation: measured.name.clone(),
-            compile: "none",
+            implementation: measured.variant.backend.name().to_owned(),
+            compile: measured.variant.compile.to_string(),
             load_s: rounded(load_seconds),
             prefill_tok_per_s: rounded((batch * prompt_tokens) as f64 / prefill),
             decode_tok_per_s: rounded(decoded as f64 / decode),
@@ -70,10 +71,12 @@ impl Row {
         }
     }
 
-    /// The columns of the table, for these names of backends.
-    pub(super) fn columns<'a>(backends: impl IntoIterator<Item = &'a str>) -> Vec<Column> {
+    /// The columns of the table, for these variants.
+    pub(super) fn columns(variants: &[Variant]) -> Vec<Column> {
+        let backends = variants.iter().map(|variant| variant.backend.name());
         vec![
             Column::words("implementation", backends),
+            Column::words("compile", variants.iter().map(|variant| variant.compile.to_string())),
             Column::number("batch", 0),
             Column::number("prompt", 0),
             Column::number("new", 0),
@@ -89,6 +92,7 @@ impl Row {
     pub(super) fn cells(&self) -> Vec<String> {
         vec![
             self.implementation.clone(),
+            self.compile.clone(),
             self.batch.to_string(),
             self.prompt_tokens.to_string(),
             self.new_tokens.to_string(),

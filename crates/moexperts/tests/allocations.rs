@@ -1,0 +1,110 @@
+//! A step of a compiled model allocates nothing. A file of its own, with one test: the counter sees
+//! the whole process.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    num::NonZero,
+    path::Path,
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+use moexperts::{
+    Cpu, CpuOptions, DType, GenerateOptions, LanguageModel, LoadOptions, compile::CompileOptions,
+    files::ModelFiles,
+};
+
+struct Counting;
+
+static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: everything is passed on to the system's allocator as it came.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: as the caller owes.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: as the caller owes.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: as the caller owes.
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+}
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+/// Every tiny checkpoint that reads text.
+const CASES: [&str; 6] =
+    ["qwen2_moe", "qwen2_moe_window", "qwen3_moe", "qwen3_moe_fused", "olmoe", "mixtral"];
+
+/// The backends that come with the CPU.
+const BACKENDS: [&str; 3] = ["eager", "batched_mm", "grouped_mm"];
+
+const NEW_TOKENS: usize = 40;
+
+/// Steps until all room is made: the prompts, and the first token after them.
+const FIRST_STEPS: usize = 2;
+
+fn load(case: &str, threads: usize, dtype: DType) -> LanguageModel {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata").join(case);
+    // Text allocates: an event carries it in a string of its own.
+    let files = ModelFiles { tokenizer: None, ..ModelFiles::open(&folder).unwrap() };
+    let cpu = Cpu::new(CpuOptions { threads: NonZero::new(threads), isa: None }).unwrap();
+    LanguageModel::load(cpu, files, &LoadOptions::new().dtype(dtype)).unwrap()
+}
+
+#[test]
+fn a_decode_step_of_a_compiled_model_allocates_nothing() {
+    let options = GenerateOptions {
+        do_sample: Some(false),
+        ignore_eos: true,
+        max_new_tokens: Some(NEW_TOKENS),
+        ..GenerateOptions::default()
+    };
+    // Of different lengths, and so short that the prompts do not make room for more than a step.
+    let long = [vec![5, 9, 3, 7, 11, 13, 17], vec![1], vec![2, 4, 6, 8]];
+    let short = [vec![5], vec![1], vec![2]];
+    for case in CASES {
+        for dtype in DType::ALL {
+            for threads in 1..=3 {
+                let model = load(case, threads, dtype);
+                for backend in BACKENDS {
+                    model.set_experts_implementation(backend).unwrap();
+                    model.compile(CompileOptions::default()).unwrap();
+                    for prompts in [&long[..1], &long, &short[..1], &short] {
+                        let what = format!("{case} {dtype} {backend}, {threads} threads");
+                        steps_allocate_nothing(&what, &model, prompts, &options);
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn steps_allocate_nothing(
+    what: &str,
+    model: &LanguageModel,
+    prompts: &[Vec<u32>],
+    options: &GenerateOptions,
+) {
+    let mut generation = model.generate_tokens(prompts.to_vec(), options).unwrap();
+    let first = FIRST_STEPS * prompts.len();
+    assert_eq!(generation.by_ref().take(first).filter(Result::is_ok).count(), first, "{what}");
+    for event in first..NEW_TOKENS * prompts.len() {
+        let before = ALLOCATIONS.load(Ordering::Relaxed);
+        let next = generation.next();
+        let allocations = ALLOCATIONS.load(Ordering::Relaxed) - before;
+        assert!(next.is_some_and(|event| event.is_ok()), "{what}: event {event}");
+        assert_eq!(allocations, 0, "{what}, batch {}: event {event}", prompts.len());
+    }
+    assert!(generation.next().is_none(), "{what}");
+}

@@ -64,4 +64,7 @@ mod documentation {
 
     #[doc = include_str!("../../../docs/adding-a-backend.md")]
     struct AddingABackend;
+
+    #[doc = include_str!("../../../docs/compile.md")]
+    struct Compile;
 }

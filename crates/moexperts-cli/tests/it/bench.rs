@@ -194,7 +194,7 @@ fn the_embedded_model_has_a_row_for_each_backend_batch_and_prompt() {
     for backend in BACKENDS {
         let lines = table(&run.stdout, backend);
         assert_eq!(lines.len(), 4);
-        assert_eq!(lines[3][1..4], ["2", "5", "4"]);
+        assert_eq!(lines[3][1..5], ["none", "2", "5", "4"]);
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod bench;
 mod chat;
+mod compile;
 mod embedded;
 mod errors;
 mod generate;

@@ -5,6 +5,7 @@
 mod backends;
 mod common;
 mod compile;
+mod compile_matrix;
 mod experts_golden;
 mod generation;
 mod golden;

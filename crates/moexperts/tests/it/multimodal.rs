@@ -275,7 +275,7 @@ fn compiled_is_transformers_for_every_prompt_with_and_without_pictures() {
             }
         }
         // All logits or the last, of texts of two buckets.
-        assert!(with_pictures >= 4, "{with_pictures} {explanation}");
+        assert_eq!(with_pictures, 4, "{explanation}");
         assert!(with_pictures < explanation.plans.len(), "{explanation}");
     }
 }

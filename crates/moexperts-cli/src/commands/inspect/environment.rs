@@ -29,7 +29,10 @@ const VARIABLES: [Variable; 9] = [
     },
     variable("HF_TOKEN_PATH", "file with the access token; token in HF_HOME"),
     variable("HF_HUB_OFFLINE", "1 uses the cache alone and never the network"),
-    variable("XDG_CACHE_HOME", "folder of caches where HF_HOME is not set; ~/.cache"),
+    variable(
+        "XDG_CACHE_HOME",
+        "folder of caches: what autotuning measured, the hub where HF_HOME is not set; ~/.cache",
+    ),
     variable(LOG_VARIABLE, "what is logged to standard error, as moexperts=debug; warn"),
 ];
 

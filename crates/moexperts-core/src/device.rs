@@ -111,6 +111,23 @@ pub fn made<T: Default, E>(write: impl FnOnce(&mut T) -> Result<(), E>) -> Resul
     Ok(out)
 }
 
+/// The arguments of one [`Device::attention`].
+#[derive(Debug)]
+pub struct AttentionCall<'a, D: Device> {
+    /// Queries [T, heads · D], keys and values [T, kv_heads · D].
+    pub qkv: [&'a D::Tensor; 3],
+    /// What was read before, and now.
+    pub cache: &'a mut D::KvCache,
+    /// Whose keys and values they are.
+    pub layer: usize,
+    /// Which sequence each token is of, and which place it has there.
+    pub batch: &'a Batch,
+    /// What is computed.
+    pub spec: &'a AttentionSpec,
+    /// The caller's buffers, kept from call to call.
+    pub scratch: &'a mut Scratch,
+}
+
 /// A linear layer on device `D`.
 pub type DeviceLinear<D> = Linear<<D as Device>::Matrix, <D as Device>::Vector>;
 
@@ -362,21 +379,12 @@ pub trait Device: Debug + Clone + Send + Sync + Sized + 'static {
         sin: &Self::Tensor,
     ) -> Result<()>;
 
-    /// Puts the keys and values [T, kv_heads · D] of `layer` into the cache and returns the causal
-    /// attention of the queries [T, heads · D] over it: [T, heads · D].
+    /// Puts the keys and values of a layer into the cache; the causal attention of the queries over
+    /// it: [T, heads · D].
     ///
     /// # Errors
     /// If the shapes differ or a span starts beyond what its sequence holds.
-    fn attention(
-        &self,
-        qkv: [&Self::Tensor; 3],
-        cache: &mut Self::KvCache,
-        layer: usize,
-        batch: &Batch,
-        spec: &AttentionSpec,
-        scratch: &mut Scratch,
-        out: &mut Self::Tensor,
-    ) -> Result<()>;
+    fn attention(&self, call: AttentionCall<'_, Self>, out: &mut Self::Tensor) -> Result<()>;
 
     /// The attention of the queries [T, heads · D] over the keys and values [T, kv_heads · D] of
     /// their own segment, before and after them: [T, heads · D]. Segments lie one after another;

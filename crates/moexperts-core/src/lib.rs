@@ -26,7 +26,8 @@ mod tensor;
 pub use backend::{ExpertsBackend, ExpertsCall};
 pub use cache::{Scratch, TypedCache};
 pub use device::{
-    AttentionSpec, Batch, Device, DeviceLinear, KvCacheSpec, SharedSlices, Span, made,
+    AttentionCall, AttentionSpec, Batch, Device, DeviceLinear, KvCacheSpec, SharedSlices, Span,
+    made,
 };
 pub use dtype::DType;
 pub use error::{Error, Result};

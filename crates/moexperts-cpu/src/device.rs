@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use moexperts_core::{
-    Activation, AttentionSpec, Batch, Device, DeviceKind, DeviceLinear, Error, ExpertsBackend,
-    Knob, KvCacheSpec, Matrix, Result, RouterSpec, Routing, Scratch, SharedSlices, Tensor,
+    Activation, AttentionCall, AttentionSpec, Device, DeviceKind, DeviceLinear, Error,
+    ExpertsBackend, Knob, KvCacheSpec, Matrix, Result, RouterSpec, Routing, Scratch, SharedSlices,
+    Tensor,
 };
 
 use crate::{
@@ -323,17 +324,8 @@ impl Device for Cpu {
         Ok(())
     }
 
-    fn attention(
-        &self,
-        qkv: [&Tensor; 3],
-        cache: &mut KvCache,
-        layer: usize,
-        batch: &Batch,
-        spec: &AttentionSpec,
-        scratch: &mut Scratch,
-        out: &mut Tensor,
-    ) -> Result<()> {
-        attention::causal(self, qkv, cache, layer, batch, spec, scratch, out)
+    fn attention(&self, call: AttentionCall<'_, Self>, out: &mut Tensor) -> Result<()> {
+        attention::causal(self, call, out)
     }
 
     fn full_attention(

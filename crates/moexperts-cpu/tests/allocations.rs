@@ -14,8 +14,8 @@ use std::{
 use common::{tensor, values};
 use moexperts_conformance::{Layer, cases};
 use moexperts_core::{
-    Activation, AttentionSpec, Batch, DType, Device, Experts, ExpertsCall, KvCacheSpec, Linear,
-    Matrix, RouterSpec, Routing, Scratch, SharedSlices, Span, Tensor,
+    Activation, AttentionCall, AttentionSpec, Batch, DType, Device, Experts, ExpertsCall,
+    KvCacheSpec, Linear, Matrix, RouterSpec, Routing, Scratch, SharedSlices, Span, Tensor,
 };
 use moexperts_cpu::{Cpu, CpuOptions};
 
@@ -161,7 +161,18 @@ fn reserved_positions_allocate_nothing(cpu: &Cpu) {
             let (q, k, v) = (tensor(tokens, 144, 1), tensor(tokens, 72, 2), tensor(tokens, 72, 3));
             let batch = Batch::new(vec![Span { sequence: 1, start, tokens }]);
             allocations(cpu, || {
-                cpu.attention([&q, &k, &v], cache, layer, &batch, &spec, scratch, out).unwrap();
+                cpu.attention(
+                    AttentionCall {
+                        qkv: [&q, &k, &v],
+                        cache,
+                        layer,
+                        batch: &batch,
+                        spec: &spec,
+                        scratch,
+                    },
+                    out,
+                )
+                .unwrap();
             })
         };
         for layer in 0..2 {

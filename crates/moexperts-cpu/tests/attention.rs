@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use common::{bits, device, devices, devices_by_threads, tensor};
 use moexperts_core::{
-    AttentionSpec, Batch, Device, Error, KvCacheSpec, Scratch, Span, Tensor, made,
+    AttentionCall, AttentionSpec, Batch, Device, Error, KvCacheSpec, Scratch, Span, Tensor, made,
 };
 use moexperts_cpu::{Cpu, Isa};
 
@@ -70,7 +70,9 @@ fn attend(
     let span = |&(sequence, start, tokens)| Span { sequence, start, tokens };
     let batch = Batch::new(spans.iter().map(span).collect());
     let (qkv, scratch) = ([&rows.q, &rows.k, &rows.v], &mut Scratch::default());
-    made(|out| cpu.attention(qkv, cache, 1, &batch, spec, scratch, out))
+    made(|out| {
+        cpu.attention(AttentionCall { qkv, cache, layer: 1, batch: &batch, spec, scratch }, out)
+    })
 }
 
 /// Checks every value of `out`, the causal attention of a whole sequence, against loops.
@@ -330,8 +332,13 @@ fn layers_and_sequences_do_not_see_each_other() {
     let qkv = [&b.q, &b.k, &b.v];
     let batch = Batch::new(vec![Span { sequence: 0, start: 0, tokens: 5 }]);
     let scratch = &mut Scratch::default();
-    let other_layer =
-        made(|out| cpu.attention(qkv, cache, 0, &batch, &spec, scratch, out)).unwrap();
+    let other_layer = made(|out| {
+        cpu.attention(
+            AttentionCall { qkv, cache, layer: 0, batch: &batch, spec: &spec, scratch },
+            out,
+        )
+    })
+    .unwrap();
     let other_sequence = attend(&cpu, cache, &[(2, 0, 5)], &b, &spec).unwrap();
     assert_eq!(bits(other_layer.data()), bits(other_sequence.data()));
     check_whole(&other_layer, &b, &spec, "another layer");
@@ -377,6 +384,11 @@ fn what_does_not_fit_the_cache_is_an_error() {
     let batch = Batch::new(vec![Span { sequence: 0, start: 0, tokens: 3 }]);
     let cache = &mut new_cache(&cpu, &spec);
     let (qkv, scratch) = ([&rows.q, &rows.k, &rows.v], &mut Scratch::default());
-    let result = made(|out| cpu.attention(qkv, cache, 2, &batch, &spec, scratch, out));
+    let result = made(|out| {
+        cpu.attention(
+            AttentionCall { qkv, cache, layer: 2, batch: &batch, spec: &spec, scratch },
+            out,
+        )
+    });
     assert_eq!(result.unwrap_err(), Error::OutOfRange { what: "layer", index: 2, limit: 2 });
 }

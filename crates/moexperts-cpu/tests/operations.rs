@@ -7,8 +7,9 @@ mod common;
 use common::{bits, device, devices, devices_by_threads, linear, tensor, values};
 use moexperts_conformance::{Bounded, Tolerance};
 use moexperts_core::{
-    Activation, AttentionSpec, Batch, DType, Device, DeviceLinear, Error, KvCacheSpec, Linear,
-    Matrix, Result, RouterSpec, Routing, Scratch, SharedSlices, Span, Tensor, made, reference,
+    Activation, AttentionCall, AttentionSpec, Batch, DType, Device, DeviceLinear, Error,
+    KvCacheSpec, Linear, Matrix, Result, RouterSpec, Routing, Scratch, SharedSlices, Span, Tensor,
+    made, reference,
 };
 use moexperts_cpu::{Cpu, Isa};
 
@@ -548,7 +549,10 @@ fn check_attention_reuse(cpu: &Cpu, tokens: usize, what: &str) {
         let cache_spec = KvCacheSpec { layers: 1, kv_heads: 2, head_dim: 20, sequences: 1 };
         let cache = &mut cpu.new_kv_cache(cache_spec)?;
         let batch = Batch::new(vec![Span { sequence: 0, start: 0, tokens }]);
-        cpu.attention([q, k, v], cache, 0, &batch, &spec, scratch, out)
+        cpu.attention(
+            AttentionCall { qkv: [q, k, v], cache, layer: 0, batch: &batch, spec: &spec, scratch },
+            out,
+        )
     });
     let segments = [tokens / 3, tokens - tokens / 3];
     check_reuse(&format!("full {what}"), |_, out| {

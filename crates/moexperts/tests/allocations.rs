@@ -54,12 +54,11 @@ const NEW_TOKENS: usize = 40;
 /// Steps until all room is made: the prompts, and the first token after them.
 const FIRST_STEPS: usize = 2;
 
-fn load(case: &str, threads: usize, dtype: DType) -> LanguageModel {
+fn load(case: &str, cpu: &Cpu, dtype: DType) -> LanguageModel {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata").join(case);
     // Text allocates: an event carries it in a string of its own.
     let files = ModelFiles { tokenizer: None, ..ModelFiles::open(&folder).unwrap() };
-    let cpu = Cpu::new(CpuOptions { threads: NonZero::new(threads), isa: None }).unwrap();
-    LanguageModel::load(cpu, files, &LoadOptions::new().dtype(dtype)).unwrap()
+    LanguageModel::load(cpu.clone(), files, &LoadOptions::new().dtype(dtype)).unwrap()
 }
 
 #[test]
@@ -73,10 +72,13 @@ fn a_decode_step_of_a_compiled_model_allocates_nothing() {
     // Of different lengths, and so short that the prompts do not make room for more than a step.
     let long = [vec![5, 9, 3, 7, 11, 13, 17], vec![1], vec![2, 4, 6, 8]];
     let short = [vec![5], vec![1], vec![2]];
+    // Threads that end would be seen too: they live as long as the test.
+    let cpus = [1, 2, 3]
+        .map(|threads| Cpu::new(CpuOptions { threads: NonZero::new(threads), isa: None }).unwrap());
     for case in CASES {
         for dtype in DType::ALL {
-            for threads in 1..=3 {
-                let model = load(case, threads, dtype);
+            for cpu in &cpus {
+                let (model, threads) = (load(case, cpu, dtype), cpu.thread_count());
                 for backend in BACKENDS {
                     model.set_experts_implementation(backend).unwrap();
                     model.compile(CompileOptions::default()).unwrap();

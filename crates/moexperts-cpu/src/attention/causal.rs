@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use moexperts_core::{
-    AttentionSpec, Batch, DType, Error, KvCacheSpec, Result, Scratch, Span, Tensor,
+    AttentionCall, AttentionSpec, DType, Error, KvCacheSpec, Result, Span, Tensor,
 };
 
 use crate::{
@@ -146,17 +146,8 @@ impl ThreadRoom {
     }
 }
 
-#[expect(clippy::too_many_arguments, reason = "those of `Device::attention`")]
-pub(crate) fn causal(
-    cpu: &Cpu,
-    [q, k, v]: [&Tensor; 3],
-    cache: &mut KvCache,
-    layer: usize,
-    batch: &Batch,
-    spec: &AttentionSpec,
-    scratch: &mut Scratch,
-    out: &mut Tensor,
-) -> Result<()> {
+pub(crate) fn causal(cpu: &Cpu, call: AttentionCall<'_, Cpu>, out: &mut Tensor) -> Result<()> {
+    let AttentionCall { qkv: [q, k, v], cache, layer, batch, spec, scratch } = call;
     let (width, tokens) = (cache.width(), batch.tokens());
     let shape = |what: &str, x: &Tensor, cols: usize| match [x.rows(), x.cols()] {
         got if got == [tokens, cols] => Ok(()),

@@ -47,6 +47,8 @@ struct Shared {
     work: AtomicPtr<Task<'static>>,
     /// Whether the leader is in a task.
     busy: AtomicBool,
+    /// Followers that have started.
+    started: AtomicUsize,
     /// Followers that sleep or are about to.
     asleep: AtomicUsize,
     /// Held to look whether there is a leader before sleeping, and to wake.
@@ -81,8 +83,13 @@ impl Team {
             let thread = thread::Builder::new().name(format!("moexperts-team-{number}"));
             team.threads.push(thread.spawn(move || {
                 FOLLOWER.set(number);
+                shared.started.fetch_add(1, Ordering::Release);
                 shared.follow();
             })?);
+        }
+        // A thread that has started has all it needs: nothing is allocated later.
+        while team.shared.started.load(Ordering::Acquire) < followers {
+            thread::yield_now();
         }
         Ok(team)
     }

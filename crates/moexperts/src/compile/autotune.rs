@@ -1,7 +1,7 @@
 //! Which settings of the kernels are fastest here, on a model's own weights and shapes.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -395,11 +395,21 @@ impl<'a, D: Device> Bench<'a, D> {
                 };
             })?;
             let default = knob.values.iter().position(|&value| value == knob.default);
+            let applying: BTreeSet<&String> = self
+                .kind_of
+                .iter()
+                .filter(|(step, _)| self.applies(knob, **step))
+                .map(|(_, key)| key)
+                .collect();
             for (key, choice) in &mut self.chosen {
-                if let Some(best) = best(&times, default.unwrap_or(0), key)
-                    && knob.values[best] != knob.default
-                {
-                    choice.knobs.insert(knob.name.to_owned(), knob.values[best]);
+                let Some(best) = best(&times, default.unwrap_or(0), key) else { continue };
+                if applying.contains(key) {
+                    let milliseconds: Vec<f64> =
+                        times.iter().map(|times| 1e3 * times.get(key).unwrap_or(&0.0)).collect();
+                    tracing::debug!(key, knob.name, ?knob.values, ?milliseconds, "timed");
+                    if knob.values[best] != knob.default {
+                        choice.knobs.insert(knob.name.to_owned(), knob.values[best]);
+                    }
                 }
             }
         }
@@ -442,8 +452,12 @@ impl<'a, D: Device> Bench<'a, D> {
             }
         })?;
         for (step, other) in others {
-            self.chosen.entry(self.kind_of[&step].clone()).or_default().copy =
-                Some(best(&times, 0, &self.kind_of[&step]) == Some(1));
+            let key = &self.kind_of[&step];
+            let milliseconds: Vec<f64> =
+                times.iter().map(|times| 1e3 * times.get(key).unwrap_or(&0.0)).collect();
+            tracing::debug!(key, knob.name = "copy", ?milliseconds, "timed");
+            self.chosen.entry(key.clone()).or_default().copy =
+                Some(best(&times, 0, key) == Some(1));
             if !other.is_copy {
                 self.plan.steps[step].op = other.op;
             }

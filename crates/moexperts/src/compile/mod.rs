@@ -53,8 +53,10 @@ pub(crate) struct Compiled<D: Device> {
     dense: Arc<dyn ExpertsBackend<D>>,
     joined: JoinedExperts<D>,
     autotuner: Option<Autotuner<D>>,
-    plans: RwLock<HashMap<(ShapeClass, BackendKey), Arc<Plan<D>>>>,
+    plans: RwLock<Plans<D>>,
 }
+
+type Plans<D> = HashMap<(ShapeClass, BackendKey), Arc<Plan<D>>>;
 
 /// A backend: its name, and its place in memory if it is a registered one, for another may be
 /// registered by its name later.

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use moexperts_core::{Device, ExpertsBackend, ExpertsCall, SharedSlices};
+use moexperts_core::{AttentionCall, Device, ExpertsBackend, ExpertsCall, SharedSlices};
 
 use super::{
     class::ShapeClass,
@@ -122,7 +122,7 @@ impl<D: Device> Plan<D> {
         workspace: &mut Workspace<D>,
         logits: &mut Vec<f32>,
     ) -> Result<()> {
-        self.run_steps(call, workspace, |step, workspace, call| step.run(workspace, call))?;
+        self.run_steps(call, workspace, Step::run)?;
         // Every step has the same memory.
         let Some(step) = self.steps.last() else { return Ok(()) };
         Ok(step.device.read_tensor(&workspace.tensors[self.output], logits)?)
@@ -370,7 +370,9 @@ impl<D: Device> Step<D> {
                 let qkv = [&all[reads[0]], &all[reads[1]], &all[reads[2]]];
                 let layer = self.layer.unwrap_or(0);
                 let (cache, scratch) = (&mut session.cache, &mut session.scratch);
-                Ok(device.attention(qkv, cache, layer, call.input.batch, spec, scratch, out)?)
+                let batch = call.input.batch;
+                let call = AttentionCall { qkv, cache, layer, batch, spec, scratch };
+                Ok(device.attention(call, out)?)
             }),
             Op::Add => workspace.write([writes[0]], |[x], all| Ok(device.add(x, &all[reads[0]])?)),
             Op::Route(spec) => {

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use moexperts_core::{
-    Activation, AttentionSpec, Device, DeviceLinear, Experts, ExpertsCall, RouterSpec, made,
+    Activation, AttentionCall, AttentionSpec, Device, DeviceLinear, Experts, ExpertsCall,
+    RouterSpec, made,
 };
 
 use super::decoder::{Forward, Stage};
@@ -166,9 +167,10 @@ impl<D: Device> Ops<D> for Immediate<'_, '_, D> {
 
     fn attention(&mut self, qkv: [&D::Tensor; 3], spec: &AttentionSpec) -> Result<D::Tensor> {
         let (session, batch) = (&mut *self.call.session, self.call.input.batch);
-        let (cache, scratch) = (&mut session.cache, &mut session.scratch);
-        let out =
-            |out: &mut _| self.device.attention(qkv, cache, self.layer, batch, spec, scratch, out);
+        let (cache, scratch, layer) = (&mut session.cache, &mut session.scratch, self.layer);
+        let out = |out: &mut _| {
+            self.device.attention(AttentionCall { qkv, cache, layer, batch, spec, scratch }, out)
+        };
         Ok(made(out)?)
     }
 

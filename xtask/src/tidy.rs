@@ -15,7 +15,7 @@ const SAFE: [&str; 5] = [
     "crates/moexperts-core",
     "crates/moexperts-conformance",
     "crates/moexperts-cli",
-    "crates/moexperts/tests",
+    "crates/moexperts/tests/it",
     "xtask",
 ];
 

@@ -4,11 +4,18 @@ use crate::error::{Error, Result};
 
 /// Activations `[rows, cols]` in f32, row-major: what flows between a model's operations on a
 /// device that shares the host's memory.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default)]
 pub struct Tensor {
     rows: usize,
     cols: usize,
+    /// The values, and after them what larger shapes have left.
     data: Vec<f32>,
+}
+
+impl PartialEq for Tensor {
+    fn eq(&self, other: &Self) -> bool {
+        [self.rows, self.cols] == [other.rows, other.cols] && self.data() == other.data()
+    }
 }
 
 impl Tensor {
@@ -25,7 +32,8 @@ impl Tensor {
     /// Takes another shape, its values unspecified; the room there is is used again.
     pub fn reset(&mut self, rows: usize, cols: usize) {
         (self.rows, self.cols) = (rows, cols);
-        self.data.resize(rows * cols, 0.0);
+        // Shorter, it would be cleared the next time it grows.
+        self.data.resize((rows * cols).max(self.data.len()), 0.0);
     }
 
     /// Takes row-major data.
@@ -72,16 +80,41 @@ impl Tensor {
 
     /// All values, row-major.
     pub fn data(&self) -> &[f32] {
-        &self.data
+        &self.data[..self.rows * self.cols]
     }
 
     /// All values, row-major, to write.
     pub fn data_mut(&mut self) -> &mut [f32] {
-        &mut self.data
+        &mut self.data[..self.rows * self.cols]
     }
 
     /// The values, row-major.
-    pub fn into_vec(self) -> Vec<f32> {
+    pub fn into_vec(mut self) -> Vec<f32> {
+        self.data.truncate(self.rows * self.cols);
         self.data
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_shape_uses_the_same_room() {
+        let mut tensor = Tensor::with_capacity(6);
+        let at = tensor.data().as_ptr();
+        for [rows, cols] in [[2, 3], [1, 2], [0, 4], [3, 2]] {
+            tensor.reset(rows, cols);
+            tensor.data_mut().fill(1.0);
+            assert_eq!(
+                (tensor.rows(), tensor.cols(), tensor.data().len()),
+                (rows, cols, rows * cols)
+            );
+            assert_eq!(tensor.data().as_ptr(), at);
+        }
+        tensor.reset(1, 2);
+        let small = Tensor::from_vec(1, 2, vec![1.0; 2]).unwrap();
+        assert_eq!(tensor, small);
+        assert_eq!(tensor.into_vec(), [1.0; 2]);
     }
 }

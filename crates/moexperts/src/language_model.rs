@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use moexperts_core::{Batch, DType, Device, ExpertsBackend, Span};
+use moexperts_core::{Batch, DType, Device, Experts, ExpertsBackend, Span};
 use moexperts_cpu::Cpu;
 
 use crate::{
@@ -504,14 +504,20 @@ impl<D: Device> LanguageModel<D> {
 
     /// Bytes that backends keep beside the weights, in layouts of their own.
     pub fn backend_cache_bytes(&self) -> usize {
-        self.decoder.experts().map(|experts| experts.cache().size_bytes()).sum()
+        self.all_experts().iter().map(|experts| experts.cache().size_bytes()).sum()
     }
 
     /// Drops what backends keep beside the weights; the next use makes it anew.
     pub fn clear_backend_caches(&self) {
-        for experts in self.decoder.experts() {
+        for experts in self.all_experts() {
             experts.cache().clear();
         }
+    }
+
+    /// The experts layers of the decoder, and those that compiling made of them.
+    fn all_experts(&self) -> Vec<Arc<Experts<D>>> {
+        let compiled = self.state().compiled.as_ref().map_or(Vec::new(), |all| all.experts());
+        self.decoder.experts().cloned().chain(compiled).collect()
     }
 
     /// The model's tokenizer.

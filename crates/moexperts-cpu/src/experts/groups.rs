@@ -74,6 +74,8 @@ impl Groups {
             }
         }
         self.all.clear();
+        // So many could be hit the next time.
+        self.all.reserve(experts.min(routing.top_k_index().len()));
         let [mut pairs, mut panel, mut row] = [0; 3];
         for (expert, count) in self.counts.iter_mut().enumerate() {
             let start = pairs;

@@ -192,20 +192,25 @@ impl Shared {
         }
         // SAFETY: the task's number had not changed, so `work` is this task's, and its leader
         // waits in `run` until the part that was just taken is done.
-        let work = unsafe { &*work };
-        work.part(left as usize - 1);
+        unsafe { Task::part(work, left as usize - 1) };
         true
     }
 }
 
 impl Task<'_> {
     /// Does a part. A panic is kept until all parts are done: others still use what they share.
-    fn part(&self, part: usize) {
-        if catch_unwind(AssertUnwindSafe(|| (self.work)(part))).is_err() {
-            self.panicked.store(true, Ordering::Relaxed);
+    ///
+    /// # Safety
+    /// The task is there until the part is done. It may be gone before this returns, so no
+    /// reference to it may be an argument.
+    unsafe fn part(task: *const Self, part: usize) {
+        // SAFETY: the part is not done yet.
+        let (work, panicked) = unsafe { ((*task).work, &(*task).panicked) };
+        if catch_unwind(AssertUnwindSafe(|| work(part))).is_err() {
+            panicked.store(true, Ordering::Relaxed);
         }
-        // The last use of the task: its leader may return now.
-        self.done.fetch_add(1, Ordering::Release);
+        // SAFETY: this makes the part done, and is the last use: the leader may return now.
+        unsafe { (*task).done.fetch_add(1, Ordering::Release) };
     }
 }
 

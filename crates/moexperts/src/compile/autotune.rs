@@ -77,6 +77,12 @@ impl<D: Device> Autotuner<D> {
         Self { choices: Mutex::new(choices), copies: Mutex::new(copies) }
     }
 
+    /// The experts that are copies.
+    pub(super) fn experts(&self) -> Vec<Arc<Experts<D>>> {
+        let copies = self.copies.lock().unwrap_or_else(PoisonError::into_inner);
+        copies.experts.values().cloned().collect()
+    }
+
     /// Bytes of the copies of weights there are.
     pub(super) fn copied_bytes(&self) -> usize {
         self.copies.lock().unwrap_or_else(PoisonError::into_inner).used_bytes
@@ -499,6 +505,9 @@ impl<'a, D: Device> Bench<'a, D> {
         let Self { plan, decoder, kind_of, ids, batch, positions, session, workspace, .. } = self;
         let backend = Arc::clone(&plan.backend);
         let last = kind_of.keys().max().copied().unwrap_or(0);
+        // A kind that the first layers do not have is measured in a layer of its own.
+        let layers: BTreeSet<usize> =
+            kind_of.keys().filter_map(|&step| plan.steps[step].layer).collect();
         decoder.device().enter_plan(|| {
             let logits = plan.class.logits;
             let mut call = Forward {
@@ -512,9 +521,11 @@ impl<'a, D: Device> Bench<'a, D> {
             plan.run_steps(&mut call, workspace, |step, workspace, call| {
                 let at = index;
                 index += 1;
-                let layer_is_measured = step.layer.is_none_or(|layer| layer < LAYERS);
-                if at > last || !(layer_is_measured || kind_of.contains_key(&at)) {
+                if at > last {
                     return Ok(());
+                }
+                if step.layer.is_some_and(|layer| layer >= LAYERS && !layers.contains(&layer)) {
+                    return step.pass_over(workspace, call);
                 }
                 let start = Instant::now();
                 step.run(workspace, call)?;

@@ -11,7 +11,8 @@ use moexperts_core::{
 
 use super::graph::{Graph, Node, Op, Shape, Value};
 
-/// Routed experts with the slices of a shared one beside them, made once for all plans.
+/// Routed experts with the slices of a shared one beside them, and dense layers as one expert: made
+/// once for all plans, by the place of the experts or of the gate projection.
 #[derive(Debug)]
 pub(super) struct JoinedExperts<D: Device>(Mutex<HashMap<usize, Arc<Experts<D>>>>);
 
@@ -22,10 +23,21 @@ impl<D: Device> Default for JoinedExperts<D> {
 }
 
 impl<D: Device> JoinedExperts<D> {
+    /// All there are.
+    pub(super) fn all(&self) -> Vec<Arc<Experts<D>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
     fn get(&self, routed: &Arc<Experts<D>>, shared: &Experts<D>) -> Arc<Experts<D>> {
         let mut joined = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let join = || Arc::new(routed.joined(slices(routed.spec(), shared)));
         Arc::clone(joined.entry(Arc::as_ptr(routed) as usize).or_insert_with(join))
+    }
+
+    fn single(&self, gate_proj: &Arc<DeviceLinear<D>>, experts: Experts<D>) -> Arc<Experts<D>> {
+        let mut joined = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = Arc::as_ptr(gate_proj) as usize;
+        Arc::clone(joined.entry(place).or_insert_with(|| Arc::new(experts)))
     }
 }
 
@@ -46,7 +58,7 @@ pub(super) fn fuse<D: Device>(
     dense: &Arc<dyn ExpertsBackend<D>>,
     joined: &JoinedExperts<D>,
 ) {
-    gated_layers(graph, dense);
+    gated_layers(graph, dense, joined);
     let slices = shared_experts(graph, tokens, joined);
     linears_of_one_input(graph);
     routers(graph, &slices);
@@ -65,10 +77,15 @@ fn single<D: Device>(node: &Node<D>, value: Value) -> Option<&Arc<DeviceLinear<D
     }
 }
 
-fn gated_layers<D: Device>(graph: &mut Graph<D>, dense: &Arc<dyn ExpertsBackend<D>>) {
+fn gated_layers<D: Device>(
+    graph: &mut Graph<D>,
+    dense: &Arc<dyn ExpertsBackend<D>>,
+    joined: &JoinedExperts<D>,
+) {
     let mut index = 0;
     while index + 3 < graph.nodes.len() {
-        if let Some((experts, reads, out)) = gated_layer(&graph.nodes[index..index + 4])
+        if let Some((gate_proj, experts, [reads, out])) =
+            gated_layer(&graph.nodes[index..index + 4])
             && dense_takes(dense, &experts)
         {
             let layer = graph.nodes[index].layer;
@@ -82,7 +99,8 @@ fn gated_layers<D: Device>(graph: &mut Graph<D>, dense: &Arc<dyn ExpertsBackend<
                 layer,
             };
             let parts = ["gate_proj", "up_proj", "act_fn", "down_proj"];
-            let op = Op::Experts { experts: Arc::new(experts), backend: Arc::clone(dense) };
+            let experts = joined.single(&gate_proj, experts);
+            let op = Op::Experts { experts, backend: Arc::clone(dense) };
             let nodes = [
                 node(Op::RouteAll, &["all tokens"], vec![], vec![routing]),
                 node(op, &parts, vec![reads, routing], vec![out]),
@@ -99,8 +117,11 @@ fn dense_takes<D: Device>(dense: &Arc<dyn ExpertsBackend<D>>, experts: &Experts<
     !dense.reads_routing_on_host() && experts.spec().gated
 }
 
-/// Gate and up projection, activation, down projection: as one expert, with its input and output.
-fn gated_layer<D: Device>(nodes: &[Node<D>]) -> Option<(Experts<D>, Value, Value)> {
+/// Gate and up projection, activation, down projection: the first and all as one expert, with its
+/// input and output.
+fn gated_layer<D: Device>(
+    nodes: &[Node<D>],
+) -> Option<(Arc<DeviceLinear<D>>, Experts<D>, [Value; 2])> {
     let [gate, up, act, down] = nodes else { return None };
     let Op::Activate(activation) = act.op else { return None };
     let ([gate_value], [up_value]) = (act.reads.as_slice(), act.writes.as_slice()) else {
@@ -120,9 +141,9 @@ fn gated_layer<D: Device>(nodes: &[Node<D>]) -> Option<(Experts<D>, Value, Value
     let (hidden, intermediate) = (weights[0].cols(), weights[0].rows());
     let spec = described(hidden, intermediate, dtype, activation);
     let bare = |weight: &D::Matrix| Linear { weight: weight.clone(), bias: None };
-    let [gate_proj, up_proj, down_proj] = weights.map(bare);
-    let expert = Expert { gate_proj: Some(gate_proj), up_proj, down_proj };
-    Some((Experts::single(spec, expert), gate.reads[0], *out))
+    let [first, up_proj, down_proj] = weights.map(bare);
+    let expert = Expert { gate_proj: Some(first), up_proj, down_proj };
+    Some((Arc::clone(gate_proj), Experts::single(spec, expert), [gate.reads[0], *out]))
 }
 
 fn described(

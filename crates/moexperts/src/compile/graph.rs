@@ -172,8 +172,19 @@ impl<D: Device> Graph<D> {
         }
     }
 
+    /// How many of those are slices of a shared expert, which every token goes to.
+    fn shared_slices(&self, routing: Value) -> usize {
+        let slices = self.nodes.iter().find_map(|node| match node.op {
+            Op::Router { shared_slices, .. } if node.writes.contains(&routing) => {
+                Some(shared_slices)
+            }
+            _ => None,
+        });
+        slices.unwrap_or(0)
+    }
+
     /// What a node costs for so many tokens and rows of logits. Of experts those count that are hit
-    /// if all are as likely.
+    /// if all routed ones are as likely.
     pub(super) fn cost(&self, node: &Node<D>, tokens: usize, logits_rows: usize) -> Cost {
         let Op::Experts { experts, .. } = &node.op else {
             let shape = node.writes.first().map(|value| self.values[value.0]);
@@ -181,8 +192,10 @@ impl<D: Device> Graph<D> {
         };
         let spec = experts.spec();
         let chosen = self.experts_per_token(node.reads[1]);
-        let missed = (1.0 - chosen as f64 / spec.experts.max(1) as f64).max(0.0);
-        let hit = spec.experts as f64 * (1.0 - missed.powi(tokens as i32));
+        let shared = self.shared_slices(node.reads[1]);
+        let routed = spec.experts.saturating_sub(shared) as f64;
+        let missed = (1.0 - chosen.saturating_sub(shared) as f64 / routed.max(1.0)).max(0.0);
+        let hit = shared as f64 + routed * (1.0 - missed.powi(tokens as i32));
         Cost {
             bytes: hit * spec.bytes_per_expert() as f64,
             flops: 2.0 * (tokens * chosen * spec.weights_per_expert()) as f64,

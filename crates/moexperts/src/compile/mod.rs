@@ -1,7 +1,7 @@
 //! Models compiled: a forward traced into a plan, its neighbours fused, its buffers in one
 //! workspace, its kernels chosen once.
 //!
-//! A decoder's forward is written in [`Ops`](crate::model::Ops). `trace` records it as a `graph`,
+//! A decoder's forward is written in operations that run or are recorded. `trace` records a `graph`,
 //! `fuse` makes one operation of neighbours, `plan` gives every value a place in a workspace, and
 //! `autotune` chooses the settings of the kernels, which `choices` keeps on disk. A plan is made for
 //! each `class` of shapes at its first forward, or when the model is compiled.
@@ -22,7 +22,7 @@ use std::{
     time::Instant,
 };
 
-use moexperts_core::{Device, ExpertsBackend, ExpertsInterface};
+use moexperts_core::{Device, Experts, ExpertsBackend, ExpertsInterface};
 
 use self::{
     autotune::{Autotuner, Tuned},
@@ -196,6 +196,13 @@ impl<D: Device> Compiled<D> {
         }
         let copied = self.autotuner.as_ref().map_or(0, Autotuner::copied_bytes);
         Ok(CompileReport::new(&self.options, &plans, tuned, copied, start.elapsed()))
+    }
+
+    /// The experts layers that compiling made, for which backends may keep something.
+    pub(crate) fn experts(&self) -> Vec<Arc<Experts<D>>> {
+        let mut experts = self.joined.all();
+        experts.extend(self.autotuner.iter().flat_map(Autotuner::experts));
+        experts
     }
 
     /// What every plan does.

@@ -39,6 +39,8 @@ pub(super) struct Step<D: Device> {
     pub(super) rows: usize,
     reads: Vec<usize>,
     writes: Vec<usize>,
+    /// Of what it writes.
+    shapes: Vec<Shape>,
 }
 
 impl<D: Device> Plan<D> {
@@ -70,6 +72,7 @@ impl<D: Device> Plan<D> {
             steps.push(Step {
                 reads: slot(&node.reads),
                 writes: slot(&node.writes),
+                shapes: node.writes.iter().map(|value| graph.values[value.0]).collect(),
                 device: device.clone(),
                 parts: node.parts,
                 layer: node.layer,
@@ -318,6 +321,27 @@ impl<D: Device> Step<D> {
         let hit = self.cost.bytes / spec.bytes_per_expert().max(1) as f64;
         let pairs = self.cost.flops / (2 * spec.weights_per_expert()).max(1) as f64;
         (pairs / hit.max(1.0)).round().max(1.0) as usize
+    }
+
+    /// Gives what it would write its shape, the values being whatever there is.
+    ///
+    /// # Errors
+    /// If the device has no room for it.
+    pub(super) fn pass_over(
+        &self,
+        workspace: &mut Workspace<D>,
+        call: &Forward<'_, D>,
+    ) -> Result<()> {
+        let tokens = call.input.batch.tokens();
+        for (&place, shape) in self.writes.iter().zip(&self.shapes) {
+            let Shape::Tensor { rows, cols } = *shape else { continue };
+            let rows = match rows {
+                Rows::Tokens => tokens,
+                Rows::Logits => call.session.inputs.logits_rows().map_or(tokens, <[_]>::len),
+            };
+            self.device.reset_tensor(&mut workspace.tensors[place], rows, cols)?;
+        }
+        Ok(())
     }
 
     /// Runs the operation.

@@ -103,14 +103,14 @@ impl<D: Device> Autotuner<D> {
         let mut choices = self.choices.lock().unwrap_or_else(PoisonError::into_inner);
         let mut copies = self.copies.lock().unwrap_or_else(PoisonError::into_inner);
         let kinds = kinds(plan);
-        let may_copy = copies.left_bytes > 0;
-        let is_known = |key: &String| {
-            choices.get(key).is_some_and(|choice| choice.copy.is_some() || !may_copy)
+        let is_known = |key: &String, steps: &[usize]| {
+            let can_copy = || weight_bytes(&plan.steps[steps[0]]) <= copies.left_bytes;
+            choices.get(key).is_some_and(|choice| choice.copy.is_some() || !can_copy())
         };
         let (known, unknown): (Kinds, Kinds) = kinds
             .iter()
             .map(|(key, steps)| (key.clone(), steps.clone()))
-            .partition(|(key, _)| is_known(key));
+            .partition(|(key, steps)| is_known(key, steps));
         if !unknown.is_empty() {
             let mut bench = Bench::new(plan, decoder, &unknown, progress)?;
             let measured = bench.measure(copies.left_bytes)?;
@@ -172,12 +172,13 @@ fn key<D: Device>(step: &Step<D>) -> Option<String> {
         Op::Experts { experts, backend } => {
             let spec = experts.spec();
             Some(format!(
-                "experts {} {} H {} I {} E {} {}, {rows} rows",
+                "experts {} {} H {} I {} E {} K {} {}, {rows} rows",
                 backend.name(),
                 spec.dtype,
                 spec.hidden,
                 spec.intermediate,
                 spec.experts,
+                step.experts_per_token(),
                 spec.activation.name(),
             ))
         }
@@ -385,8 +386,9 @@ impl<'a, D: Device> Bench<'a, D> {
             .filter(|(_, knob)| self.kind_of.keys().any(|&step| self.applies(knob, step)))
             .collect();
         let mut passes: usize = applying.iter().map(|(_, knob)| knob.values.len()).sum();
-        passes += if budget > 0 { 2 } else { 0 };
-        self.progress.start(WORK, Amount::Steps((passes * self.rounds()) as u64));
+        passes *= self.rounds();
+        passes += if budget > 0 { 2 * SAMPLES } else { 0 };
+        self.progress.start(WORK, Amount::Steps(passes as u64));
         self.chosen = self.kinds.keys().map(|key| (key.clone(), Choice::default())).collect();
         // The first forward finds the weights on disk.
         self.pass(&mut |_, _| {})?;
@@ -548,10 +550,10 @@ impl<'a, D: Device> Bench<'a, D> {
     }
 
     fn applies(&self, knob: &Knob, step: usize) -> bool {
-        let rows = self.plan.steps[step].rows;
+        let step = &self.plan.steps[step];
         match knob.rows {
-            Rows::Few => rows <= FEW,
-            Rows::Many => rows >= MANY,
+            Rows::Few => step.rows_at_once() <= FEW,
+            Rows::Many => step.rows >= MANY,
             Rows::Any => true,
         }
     }

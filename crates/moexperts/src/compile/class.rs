@@ -15,7 +15,8 @@ const BUCKETS: [usize; 2] = [16, 8192];
 /// Forwards that one plan runs.
 ///
 /// A decode step has a class for each number of sequences, up to 64. Prompts have one for each
-/// bucket of tokens, 16 to 8192 in powers of two. What is larger is a class of its own.
+/// bucket of tokens, 16 to 8192 in powers of two. What is larger is a class of its own, and so is
+/// every number of tokens whose logits are all wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct ShapeClass {
     /// Whether every sequence has one token.
@@ -67,13 +68,20 @@ impl ShapeClass {
                 Self { visuals, ..Self::prefill(input.batch.tokens(), sequences) }
             }
             (LogitsRows::All, visuals) => {
-                let class = Self::prefill(input.batch.tokens(), sequences);
-                Self { logits: LogitsRows::All, logits_rows: class.tokens, visuals, ..class }
+                // A bucket of logits would be large.
+                let (tokens, logits) = (input.batch.tokens(), LogitsRows::All);
+                Self { decode: false, tokens, logits, logits_rows: tokens, visuals }
             }
         }
     }
 
-    /// Whether no plan is made for it in advance.
+    /// Whether its plan is kept for the next forward of any session. A session keeps that of its
+    /// last forward, whatever it is.
+    pub(super) fn is_kept(&self) -> bool {
+        !self.is_outside() && self.logits == LogitsRows::LastOfSpan
+    }
+
+    /// Whether it is larger than every class.
     pub(super) fn is_outside(&self) -> bool {
         if self.decode { self.tokens > MAX_DECODE } else { self.tokens > BUCKETS[1] }
     }

@@ -207,8 +207,8 @@ fn kernel<D: Device>(step: &Step<D>) -> Option<String> {
             if !is_built_in || experts.spec().experts == 0 {
                 return Some(backend.name().to_owned());
             }
-            let rows = if backend.groups_tokens() { step.rows_per_expert() } else { 1 };
-            Some(step.device.kernel_name(&experts.expert(0).up_proj.weight, rows))
+            let weight = &experts.expert(0).up_proj.weight;
+            Some(step.device.kernel_name(weight, step.rows_at_once()))
         }
         _ => None,
     }

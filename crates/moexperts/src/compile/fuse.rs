@@ -6,7 +6,7 @@ use std::{
 };
 
 use moexperts_core::{
-    Activation, Device, DeviceLinear, Expert, Experts, ExpertsBackend, ExpertsSpec, Linear, Weight,
+    Device, DeviceLinear, Expert, Experts, ExpertsBackend, ExpertsSpec, Linear, Weight,
 };
 
 use super::graph::{Graph, Node, Op, Shape, Value};
@@ -54,12 +54,13 @@ impl<D: Device> JoinedExperts<D> {
 /// - the rotation of queries and keys.
 pub(super) fn fuse<D: Device>(
     graph: &mut Graph<D>,
+    device: &D,
     tokens: usize,
     dense: &Arc<dyn ExpertsBackend<D>>,
     joined: &JoinedExperts<D>,
 ) {
-    gated_layers(graph, dense, joined);
-    let slices = shared_experts(graph, tokens, joined);
+    gated_layers(graph, device, dense, joined);
+    let slices = shared_experts(graph, device, tokens, joined);
     linears_of_one_input(graph);
     routers(graph, &slices);
     residuals(graph);
@@ -79,14 +80,16 @@ fn single<D: Device>(node: &Node<D>, value: Value) -> Option<&Arc<DeviceLinear<D
 
 fn gated_layers<D: Device>(
     graph: &mut Graph<D>,
+    device: &D,
     dense: &Arc<dyn ExpertsBackend<D>>,
     joined: &JoinedExperts<D>,
 ) {
     let mut index = 0;
     while index + 3 < graph.nodes.len() {
-        if let Some((gate_proj, experts, [reads, out])) =
-            gated_layer(&graph.nodes[index..index + 4])
-            && dense_takes(dense, &experts)
+        if let Some(GatedLayer { gate_proj, experts, input, out }) =
+            GatedLayer::of(&graph.nodes[index..index + 4])
+            && !dense.reads_routing_on_host()
+            && dense.check(experts.spec(), device).is_ok()
         {
             let layer = graph.nodes[index].layer;
             graph.values.push(Shape::Routing { experts_per_token: 1 });
@@ -103,7 +106,7 @@ fn gated_layers<D: Device>(
             let op = Op::Experts { experts, backend: Arc::clone(dense) };
             let nodes = [
                 node(Op::RouteAll, &["all tokens"], vec![], vec![routing]),
-                node(op, &parts, vec![reads, routing], vec![out]),
+                node(op, &parts, vec![input, routing], vec![out]),
             ];
             graph.nodes.splice(index..index + 4, nodes);
         }
@@ -111,54 +114,50 @@ fn gated_layers<D: Device>(
     }
 }
 
-/// Whether the backend can run it; `check` needs no more than the description.
-fn dense_takes<D: Device>(dense: &Arc<dyn ExpertsBackend<D>>, experts: &Experts<D>) -> bool {
-    // A clamped swiglu and the like come with flags that a dense layer does not have.
-    !dense.reads_routing_on_host() && experts.spec().gated
+/// Gate and up projection, activation, down projection, as one expert.
+struct GatedLayer<D: Device> {
+    gate_proj: Arc<DeviceLinear<D>>,
+    experts: Experts<D>,
+    input: Value,
+    out: Value,
 }
 
-/// Gate and up projection, activation, down projection: the first and all as one expert, with its
-/// input and output.
-fn gated_layer<D: Device>(
-    nodes: &[Node<D>],
-) -> Option<(Arc<DeviceLinear<D>>, Experts<D>, [Value; 2])> {
-    let [gate, up, act, down] = nodes else { return None };
-    let Op::Activate(activation) = act.op else { return None };
-    let ([gate_value], [up_value]) = (act.reads.as_slice(), act.writes.as_slice()) else {
-        return None;
-    };
-    let (gate_proj, up_proj) = (single(gate, *gate_value)?, single(up, *up_value)?);
-    let [out] = down.writes.as_slice() else { return None };
-    let down_proj = single(down, *out)?;
-    if gate.reads != up.reads || down.reads != [*up_value] {
-        return None;
+impl<D: Device> GatedLayer<D> {
+    /// What four neighbours are, if they are that.
+    fn of(nodes: &[Node<D>]) -> Option<Self> {
+        let [gate, up, act, down] = nodes else { return None };
+        let Op::Activate(activation) = act.op else { return None };
+        let ([gate_value], [up_value], [out]) = (&act.reads[..], &act.writes[..], &down.writes[..])
+        else {
+            return None;
+        };
+        let gate_proj = single(gate, *gate_value)?;
+        let (up_proj, down_proj) = (single(up, *up_value)?, single(down, *out)?);
+        let weights = [&gate_proj.weight, &up_proj.weight, &down_proj.weight];
+        let (dtype, intermediate, hidden) =
+            (weights[0].dtype(), weights[0].rows(), weights[0].cols());
+        let in_turn = gate.reads == up.reads && down.reads == [*up_value];
+        if !in_turn || weights.iter().any(|weight| weight.dtype() != dtype) {
+            return None;
+        }
+        let spec = ExpertsSpec::gated_silu(hidden, intermediate, 1, dtype);
+        let bare = |weight: &D::Matrix| Linear { weight: weight.clone(), bias: None };
+        let [first, up_proj, down_proj] = weights.map(bare);
+        let expert = Expert { gate_proj: Some(first), up_proj, down_proj };
+        Some(Self {
+            gate_proj: Arc::clone(gate_proj),
+            experts: Experts::single(ExpertsSpec { activation, ..spec }, expert),
+            input: gate.reads[0],
+            out: *out,
+        })
     }
-    let weights = [&gate_proj.weight, &up_proj.weight, &down_proj.weight];
-    let dtype = weights[0].dtype();
-    if weights.iter().any(|weight| weight.dtype() != dtype) {
-        return None;
-    }
-    let (hidden, intermediate) = (weights[0].cols(), weights[0].rows());
-    let spec = described(hidden, intermediate, dtype, activation);
-    let bare = |weight: &D::Matrix| Linear { weight: weight.clone(), bias: None };
-    let [first, up_proj, down_proj] = weights.map(bare);
-    let expert = Expert { gate_proj: Some(first), up_proj, down_proj };
-    Some((Arc::clone(gate_proj), Experts::single(spec, expert), [gate.reads[0], *out]))
-}
-
-fn described(
-    hidden: usize,
-    intermediate: usize,
-    dtype: moexperts_core::DType,
-    activation: Activation,
-) -> ExpertsSpec {
-    ExpertsSpec { activation, ..ExpertsSpec::gated_silu(hidden, intermediate, 1, dtype) }
 }
 
 /// Joins shared experts to the routed ones before them, where their backend lets the tokens of an
 /// expert pass its weights together: how many slices became experts, by the routing they need.
 fn shared_experts<D: Device>(
     graph: &mut Graph<D>,
+    device: &D,
     tokens: usize,
     joined: &JoinedExperts<D>,
 ) -> HashMap<Value, (usize, Value)> {
@@ -178,6 +177,7 @@ fn shared_experts<D: Device>(
             && !backend.reads_routing_on_host()
             && (tokens == 1 || backend.groups_tokens())
             && can_be_cut(experts.spec(), one.spec())
+            && backend.check(&with_slices(experts.spec(), one.spec()), device).is_ok()
         {
             let (routing, gate_value) = (routed.reads[1], gate.writes[0]);
             let count = one.spec().intermediate / experts.spec().intermediate;
@@ -200,6 +200,12 @@ fn shared_experts<D: Device>(
         index += 1;
     }
     slices
+}
+
+/// Routed experts with the slices of a shared one.
+fn with_slices(routed: &ExpertsSpec, shared: &ExpertsSpec) -> ExpertsSpec {
+    let slices = shared.intermediate / routed.intermediate;
+    ExpertsSpec { experts: routed.experts + slices, ..*routed }
 }
 
 /// Whether a shared expert is a whole number of routed ones.
@@ -268,7 +274,7 @@ fn linears_of_one_input<D: Device>(graph: &mut Graph<D>) {
 
 /// The router's linear layer, with the shared expert's gate, and what makes a routing of it.
 fn routers<D: Device>(graph: &mut Graph<D>, slices: &HashMap<Value, (usize, Value)>) {
-    let mut index = 0;
+    let (mut index, mut routed) = (0, 0);
     while index + 1 < graph.nodes.len() {
         let (before, rest) = graph.nodes.split_at_mut(index + 1);
         let (product, route) = (&mut before[index], &mut rest[0]);
@@ -286,6 +292,7 @@ fn routers<D: Device>(graph: &mut Graph<D>, slices: &HashMap<Value, (usize, Valu
             if product.writes.starts_with(&expected) {
                 let (linears, spec) = (std::mem::take(linears), *spec);
                 let shared_slices = shared.map_or(0, |(count, _)| *count);
+                routed += usize::from(shared_slices > 0);
                 product.op = Op::Router { linears, spec, shared_slices };
                 product.writes.push(routing);
                 product.parts.append(&mut route.parts);
@@ -294,6 +301,7 @@ fn routers<D: Device>(graph: &mut Graph<D>, slices: &HashMap<Value, (usize, Valu
         }
         index += 1;
     }
+    assert_eq!(routed, slices.len(), "every slice of a shared expert is routed to");
 }
 
 fn residuals<D: Device>(graph: &mut Graph<D>) {

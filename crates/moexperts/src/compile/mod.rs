@@ -149,13 +149,17 @@ impl<D: Device> Compiled<D> {
         if class.is_outside() {
             tracing::info!(%class, "no class has this shape: traced anew");
         }
+        let kept = class.is_kept();
         let start = Instant::now();
         let mut graph = trace::trace(decoder, backend, class)?;
-        fuse::fuse(&mut graph, class.tokens, &self.dense, &self.joined);
+        fuse::fuse(&mut graph, decoder.device(), class.tokens, &self.dense, &self.joined);
         let mut plan = Plan::new(decoder.device(), graph, class, Arc::clone(backend));
         let tuned = match &self.autotuner {
-            Some(autotuner) => autotuner.tune(&mut plan, decoder, &*self.options.progress)?,
-            None => Tuned::default(),
+            // What is not kept is not worth its measurements.
+            Some(autotuner) if kept => {
+                autotuner.tune(&mut plan, decoder, &*self.options.progress)?
+            }
+            _ => Tuned::default(),
         };
         tracing::debug!(
             %class,
@@ -164,6 +168,9 @@ impl<D: Device> Compiled<D> {
             seconds = start.elapsed().as_secs_f64(),
             "planned"
         );
+        if !kept {
+            return Ok((Arc::new(plan), tuned));
+        }
         let mut plans = self.plans.write().unwrap_or_else(PoisonError::into_inner);
         // Another thread may have been faster.
         Ok((Arc::clone(plans.entry(key).or_insert_with(|| Arc::new(plan))), tuned))

@@ -314,9 +314,19 @@ impl<D: Device> Workspace<D> {
 }
 
 impl<D: Device> Step<D> {
-    /// Tokens of each expert that is hit, if all are as likely.
-    pub(super) fn rows_per_expert(&self) -> usize {
-        let Op::Experts { experts, .. } = &self.op else { return self.rows };
+    /// Experts that each token goes to.
+    pub(super) fn experts_per_token(&self) -> usize {
+        let Op::Experts { experts, .. } = &self.op else { return 0 };
+        let once = 2 * self.rows * experts.spec().weights_per_expert();
+        (self.cost.flops / once.max(1) as f64).round() as usize
+    }
+
+    /// Rows that pass weights together; of an expert, if all are as likely.
+    pub(super) fn rows_at_once(&self) -> usize {
+        let Op::Experts { experts, backend } = &self.op else { return self.rows };
+        if !backend.groups_tokens() {
+            return 1;
+        }
         let spec = experts.spec();
         let hit = self.cost.bytes / spec.bytes_per_expert().max(1) as f64;
         let pairs = self.cost.flops / (2 * spec.weights_per_expert()).max(1) as f64;
@@ -526,7 +536,7 @@ mod tests {
     ) -> Graph<Cpu> {
         let mut graph = trace(decoder, backend, class).unwrap();
         let dense = ExpertsInterface::get(DEFAULT).unwrap();
-        fuse(&mut graph, class.tokens, &dense, &JoinedExperts::default());
+        fuse(&mut graph, decoder.device(), class.tokens, &dense, &JoinedExperts::default());
         graph
     }
 

@@ -318,7 +318,7 @@ fn a_forward_of_no_class_is_planned_for_itself() {
     }
     let compiled: Vec<_> = (0..70).map(|sequence| generation.tokens(sequence).to_vec()).collect();
     let classes: Vec<_> = model.explain().unwrap().plans.into_iter().map(|p| p.class).collect();
-    assert!(classes.contains(&"decode of batch 70".to_owned()), "{classes:?}");
+    assert!(!classes.contains(&"decode of batch 70".to_owned()), "{classes:?}");
     model.reset_compile();
     let mut generation = model.generate_tokens(prompts, &greedy(3)).unwrap();
     for event in generation.by_ref() {

@@ -3,14 +3,14 @@
 use std::path::Path;
 
 use moexperts::{
-    Cpu, CpuOptions, DType, Error, ExpertsBackend, ExpertsCall, ExpertsInterface, ExpertsSpec,
-    LanguageModel, LoadOptions,
+    AutoModel, Cpu, CpuOptions, DType, Error, ExpertsBackend, ExpertsCall, ExpertsInterface,
+    ExpertsSpec, LanguageModel, LoadOptions,
     compile::{CompileMode, CompileOptions},
     core::{Result, Tensor},
     cpu::{Eager, GroupedMm},
 };
 
-use crate::common::{BACKENDS, CASES, Golden, assert_close, greedy, load};
+use crate::common::{BACKENDS, CASES, Golden, assert_close, data, greedy, load};
 
 /// As for models that are not compiled.
 const F32_TOLERANCE: f64 = 1e-4;
@@ -305,6 +305,138 @@ fn what_was_measured_is_known_the_next_time() {
     assert!(third.copied_bytes <= 1 << 20);
     let files: Vec<_> = std::fs::read_dir(folder.path()).unwrap().collect();
     assert_eq!(files.len(), 1);
+}
+
+/// The embedded model's folder: a weight of it is large enough to be copied.
+fn book_model() -> LanguageModel {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/rust-book-moe");
+    AutoModel::from_pretrained(folder, LoadOptions::new()).unwrap()
+}
+
+#[test]
+fn what_was_chosen_is_what_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = book_model();
+    let ids: Vec<u32> = (0..5).collect();
+    let prompts: Vec<Vec<u32>> = ids.iter().map(|&id| vec![id + 7, id + 9]).collect();
+    let logits = |model: &LanguageModel| {
+        let mut generation = model.generate_tokens(prompts.clone(), &greedy(6)).unwrap();
+        for event in generation.by_ref() {
+            event.unwrap();
+        }
+        prompts.iter().enumerate().map(|(i, _)| generation.tokens(i).to_vec()).collect::<Vec<_>>()
+    };
+    let expected = logits(&model);
+    let options = CompileOptions {
+        batch_sizes: vec![5],
+        memory_bytes: 1 << 24,
+        prompt_tokens: Vec::new(),
+        ..options(CompileMode::MaxAutotune, folder.path())
+    };
+    let kernels = |model: &LanguageModel| {
+        let plans = model.explain().unwrap().plans;
+        let steps = plans[0].steps.iter().filter(|step| step.operation == "linear");
+        steps.map(|step| step.kernel.clone().unwrap()).collect::<Vec<_>>()
+    };
+    model.compile(options.clone()).unwrap();
+    // Whatever was measured, the file says now that five rows fill a panel, and copies are faster.
+    let file = std::fs::read_dir(folder.path()).unwrap().next().unwrap().unwrap().path();
+    let text = std::fs::read_to_string(&file).unwrap();
+    let mut document: serde_json::Value = serde_json::from_str(&text).unwrap();
+    for (_, choice) in document["choices"].as_object_mut().unwrap() {
+        *choice = serde_json::json!({ "knobs": { "panel_rows": 4 }, "copy": true });
+    }
+    std::fs::write(&file, document.to_string()).unwrap();
+    let report = model.compile(options.clone()).unwrap();
+    assert_eq!(report.measured, 0, "{report}");
+    assert!(
+        kernels(&model).iter().all(|kernel| kernel.ends_with(" lanes")),
+        "{:?}",
+        kernels(&model)
+    );
+    // The head, 4096 x 192 of bf16, and nothing else is large enough.
+    assert_eq!(report.copied_bytes, 4096 * 192 * 2);
+    assert_eq!(logits(&model), expected);
+    for (_, choice) in document["choices"].as_object_mut().unwrap() {
+        *choice = serde_json::json!({ "copy": false });
+    }
+    std::fs::write(&file, document.to_string()).unwrap();
+    let report = model.compile(options.clone()).unwrap();
+    assert!(kernels(&model).iter().all(|kernel| kernel.ends_with(" dot")), "{:?}", kernels(&model));
+    assert_eq!(report.copied_bytes, 0);
+    // No copy is larger than what is left.
+    for (_, choice) in document["choices"].as_object_mut().unwrap() {
+        *choice = serde_json::json!({ "copy": true });
+    }
+    std::fs::write(&file, document.to_string()).unwrap();
+    let report = model.compile(CompileOptions { memory_bytes: 1 << 20, ..options }).unwrap();
+    assert_eq!((report.measured, report.copied_bytes), (0, 0), "{report}");
+}
+
+#[test]
+fn plans_go_back_to_the_model_they_are_of_and_to_no_other() {
+    let [model, other] = [(); 2].map(|()| load("mixtral", LoadOptions::new()));
+    model.compile(CompileOptions::default()).unwrap();
+    let plans = model.compiled();
+    assert!(plans.is_some() && other.compiled().is_none());
+    let error = other.set_compiled(plans.clone()).unwrap_err();
+    assert!(
+        error.to_string().starts_with("option `compiled` is made by another model, "),
+        "{error}"
+    );
+    assert!(other.explain().is_none());
+    let made = model.explain();
+    model.reset_compile();
+    assert!(model.explain().is_none());
+    model.set_compiled(plans).unwrap();
+    assert_eq!(model.explain(), made);
+}
+
+/// `qwen2_moe` with so many layers, those of `dense` dense, the others with experts.
+fn deep(folder: &Path, layers: usize, dense: &[usize]) -> LanguageModel {
+    let bytes = std::fs::read(data("qwen2_moe").join("model.safetensors")).unwrap();
+    let stored = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let mut tensors = Vec::new();
+    for (name, tensor) in stored.tensors() {
+        let Some(rest) = name.strip_prefix("model.layers.") else {
+            tensors.push((name, tensor));
+            continue;
+        };
+        let (from, rest) = rest.split_once('.').unwrap();
+        for layer in 0..layers {
+            let source = if dense.contains(&layer) { "1" } else { "0" };
+            if from == source {
+                tensors.push((format!("model.layers.{layer}.{rest}"), tensor.clone()));
+            }
+        }
+    }
+    let file = folder.join("model.safetensors");
+    safetensors::serialize_to_file(tensors, None, &file).unwrap();
+    let config = std::fs::read(data("qwen2_moe").join("config.json")).unwrap();
+    let mut config: serde_json::Value = serde_json::from_slice(&config).unwrap();
+    config["num_hidden_layers"] = layers.into();
+    config["mlp_only_layers"] = serde_json::json!(dense);
+    std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
+    AutoModel::from_pretrained(folder.to_str().unwrap(), LoadOptions::new()).unwrap()
+}
+
+#[test]
+fn layers_that_are_not_measured_do_not_disturb_those_that_are() {
+    for dense in [&[0, 6][..], &[6], &[1, 2, 8]] {
+        let folder = tempfile::tempdir().unwrap();
+        let model = deep(folder.path(), 9, dense);
+        let ids: Vec<u32> = (3..15).collect();
+        let expected: Vec<f64> =
+            model.logits(ids.clone()).unwrap().into_iter().map(f64::from).collect();
+        let text = texts(&model, &ids);
+        for backend in BACKENDS {
+            model.set_experts_implementation(backend).unwrap();
+            model.compile(options(CompileMode::MaxAutotune, folder.path())).unwrap();
+            let what = format!("dense {dense:?} {backend}");
+            assert_close(&what, &model.logits(ids.clone()).unwrap(), &expected, F32_TOLERANCE);
+            assert_eq!(texts(&model, &ids), text, "{what}");
+        }
+    }
 }
 
 #[test]

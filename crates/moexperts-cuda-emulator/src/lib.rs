@@ -1,0 +1,1 @@
+//! Runs the CUDA kernels of moexperts on the host, for tests.

@@ -1,0 +1,104 @@
+// Types and small functions of all kernels.
+//
+// A kernel takes one argument, a struct that a `#[repr(C)]` struct in Rust mirrors, and is written
+// with KERNEL. Instructions that C++ has no words for stand in ptx.cuh alone, so that the same
+// kernels run on a host that has another ptx.cuh. Includes nothing.
+
+typedef unsigned char u8;
+typedef unsigned short u16;
+typedef unsigned int u32;
+typedef unsigned long long u64;
+typedef int i32;
+
+#ifndef EMULATED
+// A kernel `name` with an argument `p`, in blocks of `threads` threads.
+#define KERNEL(name, Params, threads) \
+    extern "C" __global__ void __launch_bounds__(threads, 1) name(const __grid_constant__ Params p)
+// The dynamic shared memory of the block as `name`, aligned to 1024 bytes.
+#define DYNAMIC_SHARED(name) extern __shared__ __align__(1024) u8 name[]
+#endif
+
+#define WARP 32
+#define ALL_LANES 0xffffffffu
+// An expert id of no expert: the pair contributes nothing.
+#define DEVICE static __device__ __forceinline__
+
+// Weights are stored in these.
+struct f16 { u16 bits; };
+struct bf16 { u16 bits; };
+typedef float f32;
+
+// Writes `body(suffix, type)` for each element type of weights.
+#define FOR_EACH_WEIGHT(body) body(f32, f32) body(f16, f16) body(bf16, bf16)
+
+DEVICE u32 bits_of(float x) { return __float_as_uint(x); }
+
+DEVICE float widen(f32 x) { return x; }
+DEVICE float widen(bf16 x) { return __uint_as_float((u32)x.bits << 16); }
+DEVICE float widen(f16 x);
+
+// To nearest, ties to even.
+template <class T> DEVICE T narrow(float x);
+template <> DEVICE float narrow<f32>(float x) { return x; }
+template <> DEVICE bf16 narrow<bf16>(float x) {
+    u32 bits = bits_of(x);
+    bf16 out;
+    out.bits = x != x ? 0x7fc0 : (u16)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+    return out;
+}
+template <> DEVICE f16 narrow<f16>(float x);
+
+DEVICE int ceil_div(int a, int b) { return (a + b - 1) / b; }
+
+// The sum over the lanes of a warp, in each of them; always in the same order.
+DEVICE float warp_sum(float x) {
+#pragma unroll
+    for (int lanes = WARP / 2; lanes > 0; lanes /= 2) x += __shfl_xor_sync(ALL_LANES, x, lanes);
+    return x;
+}
+
+DEVICE float warp_max(float x) {
+#pragma unroll
+    for (int lanes = WARP / 2; lanes > 0; lanes /= 2)
+        x = fmaxf(x, __shfl_xor_sync(ALL_LANES, x, lanes));
+    return x;
+}
+
+DEVICE float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+
+// What stands between an expert's first products and its last; the numbers are those of
+// `Activation` in Rust (activation.rs).
+enum ActivationKind { SILU = 0, GELU = 1, GELU_TANH = 2, CLAMPED_SWIGLU = 3, RELU2 = 4 };
+
+struct Activation {
+    u32 kind;
+    u32 gated;
+    float alpha;
+    float limit;
+};
+
+DEVICE float activate_one(u32 kind, float x) {
+    switch (kind) {
+        case SILU: return x * sigmoid(x);
+        case GELU: return 0.5f * x * (1.0f + erff(x * 0.70710678118654752f));
+        case GELU_TANH: {
+            float inner = 0.79788456080286536f * (x + 0.044715f * x * x * x);
+            return 0.5f * x * (1.0f + tanhf(inner));
+        }
+        default: {
+            // Not fmaxf, which would lose a NaN.
+            float positive = x < 0.0f ? 0.0f : x;
+            return positive * positive;
+        }
+    }
+}
+
+// `activation(gate, up)`, or of `up` alone where there is no gate.
+DEVICE float activate(const Activation& activation, float gate, float up) {
+    if (!activation.gated) return activate_one(activation.kind, up);
+    if (activation.kind != CLAMPED_SWIGLU) return activate_one(activation.kind, gate) * up;
+    float limit = activation.limit;
+    float g = gate > limit ? limit : gate;
+    float u = up > limit ? limit : up < -limit ? -limit : up;
+    return (u + 1.0f) * g * sigmoid(activation.alpha * g);
+}

@@ -1,0 +1,19 @@
+//! Mixture-of-Experts on an NVIDIA GPU: the device, its kernels and the three experts backends.
+//!
+//! Nothing of CUDA is needed to build this crate. The driver is found when a [`Cuda`] is made, and
+//! NVRTC when a kernel is first compiled; compiled kernels are kept on disk.
+//!
+//! `kernels/` holds the sources, [`kernels`] how they are launched, [`driver`] what a GPU is asked
+//! for; above these, everything is as on a processor.
+
+mod activation;
+mod cuda;
+mod device;
+pub mod driver;
+pub mod kernels;
+mod memory;
+mod replay;
+
+pub use cuda::{Cuda, CudaOptions};
+pub use device::KvCache;
+pub use memory::{CudaMatrix, CudaRouting, CudaTensor, CudaVector};

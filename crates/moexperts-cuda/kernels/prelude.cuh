@@ -20,7 +20,6 @@ typedef int i32;
 
 #define WARP 32
 #define ALL_LANES 0xffffffffu
-// An expert id of no expert: the pair contributes nothing.
 #define DEVICE static __device__ __forceinline__
 
 // Weights are stored in these.
@@ -37,16 +36,15 @@ DEVICE float widen(f32 x) { return x; }
 DEVICE float widen(bf16 x) { return __uint_as_float((u32)x.bits << 16); }
 DEVICE float widen(f16 x);
 
-// To nearest, ties to even.
-template <class T> DEVICE T narrow(float x);
-template <> DEVICE float narrow<f32>(float x) { return x; }
-template <> DEVICE bf16 narrow<bf16>(float x) {
+// To nearest, ties to even, in the type of the second argument: narrow(x, bf16()).
+DEVICE f32 narrow(float x, f32) { return x; }
+DEVICE bf16 narrow(float x, bf16) {
     u32 bits = bits_of(x);
     bf16 out;
     out.bits = x != x ? 0x7fc0 : (u16)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
     return out;
 }
-template <> DEVICE f16 narrow<f16>(float x);
+DEVICE f16 narrow(float x, f16);
 
 DEVICE int ceil_div(int a, int b) { return (a + b - 1) / b; }
 

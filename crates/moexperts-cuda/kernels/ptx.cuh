@@ -9,7 +9,7 @@ DEVICE float widen(f16 x) {
     return out;
 }
 
-template <> DEVICE f16 narrow<f16>(float x) {
+DEVICE f16 narrow(float x, f16) {
     f16 out;
     asm("cvt.rn.f16.f32 %0, %1;" : "=h"(out.bits) : "f"(x));
     return out;

@@ -155,6 +155,8 @@ pub trait Device: Debug + Clone + Send + Sync + Sized + 'static {
     type Routing: Debug + Default + Send + Sync;
     /// Keys and values of all layers and sequences.
     type KvCache: Debug + Send;
+    /// What the device keeps of a plan that runs again and again; by default nothing.
+    type Recording: Debug + Default + Send;
 
     /// The backends that come with the device, in the order users see them.
     fn built_in_experts() -> Vec<Arc<dyn ExpertsBackend<Self>>>;
@@ -184,9 +186,27 @@ pub trait Device: Debug + Clone + Send + Sync + Sized + 'static {
     /// Runs `work` where the device's operations start fastest (inside its thread pool).
     fn enter<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R;
 
-    /// [`enter`](Self::enter) for the many operations of a plan, one after another.
-    fn enter_plan<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+    /// [`enter`](Self::enter) for the many operations of a plan, one after another, at the end of
+    /// which something is read. With a `recording`, they are those of the runs before on the same
+    /// memory: a device may capture what it is asked for, and do all of it at once.
+    fn enter_plan<R: Send>(
+        &self,
+        recording: Option<&mut Self::Recording>,
+        work: impl FnOnce() -> R + Send,
+    ) -> R {
+        let _ = recording;
         self.enter(work)
+    }
+
+    /// Waits until everything asked for so far is done, for whoever reads a clock: a device may do
+    /// its work after the operation has returned. Reading a tensor waits by itself.
+    ///
+    /// By default nothing is left to be done.
+    ///
+    /// # Errors
+    /// If the device failed at an operation before.
+    fn synchronize(&self) -> Result<()> {
+        Ok(())
     }
 
     /// Brings a weight to the device; where the device reads host memory, the view itself.

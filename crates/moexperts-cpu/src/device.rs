@@ -54,6 +54,7 @@ impl Device for Cpu {
     type Tensor = Tensor;
     type Routing = Routing;
     type KvCache = KvCache;
+    type Recording = ();
 
     fn built_in_experts() -> Vec<Arc<dyn ExpertsBackend<Self>>> {
         vec![Arc::new(Eager), Arc::new(BatchedMm), Arc::new(GroupedMm)]
@@ -90,7 +91,7 @@ impl Device for Cpu {
         self.threads().enter(work)
     }
 
-    fn enter_plan<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+    fn enter_plan<R: Send>(&self, _: Option<&mut ()>, work: impl FnOnce() -> R + Send) -> R {
         self.threads().lead(work)
     }
 

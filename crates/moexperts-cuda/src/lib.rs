@@ -11,9 +11,11 @@ mod cuda;
 mod device;
 pub mod driver;
 pub mod kernels;
+pub mod limits;
 mod memory;
 mod replay;
 
 pub use cuda::{Cuda, CudaOptions};
 pub use device::KvCache;
 pub use memory::{CudaMatrix, CudaRouting, CudaTensor, CudaVector};
+pub use replay::Recording;

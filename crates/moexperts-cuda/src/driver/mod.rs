@@ -3,7 +3,9 @@
 //! Everything above is written over [`Driver`]. [`nvidia`] is the one users have; tests have one
 //! that runs the same kernels on the host.
 
+mod cubins;
 pub mod nvidia;
+pub mod nvrtc;
 
 use std::fmt::Debug;
 

@@ -12,7 +12,9 @@ use super::{
     choices::{Choice, Choices},
     class::ShapeClass,
     graph::Op,
-    plan::{Plan, Step, Workspace},
+    plan::Plan,
+    step::Step,
+    workspace::Workspace,
 };
 use crate::{
     error::Result,
@@ -510,7 +512,7 @@ impl<'a, D: Device> Bench<'a, D> {
         // A kind that the first layers do not have is measured in a layer of its own.
         let layers: BTreeSet<usize> =
             kind_of.keys().filter_map(|&step| plan.steps[step].layer).collect();
-        decoder.device().enter_plan(|| {
+        decoder.device().enter_plan(None, || {
             let logits = plan.class.logits;
             let mut call = Forward {
                 input: Input { ids, batch, positions, visuals: &[], logits },
@@ -529,11 +531,12 @@ impl<'a, D: Device> Bench<'a, D> {
                 if step.layer.is_some_and(|layer| layer >= LAYERS && !layers.contains(&layer)) {
                     return step.pass_over(workspace, call);
                 }
+                let Some(key) = kind_of.get(&at) else { return step.run(workspace, call) };
+                step.device.synchronize()?;
                 let start = Instant::now();
                 step.run(workspace, call)?;
-                if let Some(key) = kind_of.get(&at) {
-                    told(key, start.elapsed());
-                }
+                step.device.synchronize()?;
+                told(key, start.elapsed());
                 Ok(())
             })
         })

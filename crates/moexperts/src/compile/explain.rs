@@ -4,12 +4,7 @@ use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
 
 use moexperts_core::{Device, DeviceKind};
 
-use super::{
-    CompileMode, CompileOptions,
-    autotune::Tuned,
-    graph::Op,
-    plan::{Plan, Step},
-};
+use super::{CompileMode, CompileOptions, autotune::Tuned, graph::Op, plan::Plan, step::Step};
 use crate::{
     model::DecoderSpec,
     units::{Bytes, Flops},

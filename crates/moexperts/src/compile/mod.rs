@@ -13,8 +13,11 @@ mod explain;
 mod fuse;
 mod graph;
 mod options;
+mod places;
 mod plan;
+mod step;
 mod trace;
+mod workspace;
 
 use std::{
     collections::HashMap,
@@ -31,7 +34,8 @@ use self::{
 };
 pub(crate) use self::{
     class::ShapeClass,
-    plan::{LastPlan, Plan, Workspace},
+    plan::Plan,
+    workspace::{LastPlan, Workspace},
 };
 pub use self::{
     explain::{Break, CompileReport, Explanation, PlanExplanation, StepExplanation},
@@ -161,6 +165,9 @@ impl<D: Device> Compiled<D> {
             }
             _ => Tuned::default(),
         };
+        // Of prompts, hardly two are alike.
+        plan.captured =
+            self.options.mode.captures_graph() && class.decode && plan.breaks().next().is_none();
         tracing::debug!(
             %class,
             backend = backend.name(),
@@ -234,12 +241,16 @@ impl<D: Device> Plan<D> {
         mut call: Forward<'_, D>,
         logits: &mut Vec<f32>,
     ) -> Result<()> {
-        decoder.device().enter_plan(|| {
+        let mut workspace = std::mem::take(call.session.scratch.slot::<Workspace<D>>());
+        let mut recording = self.captured.then(|| workspace.take_recording(self.number));
+        let result = decoder.device().enter_plan(recording.as_mut(), || {
             decoder.prepare(&mut call)?;
-            let mut workspace = std::mem::take(call.session.scratch.slot::<Workspace<D>>());
-            let result = self.run(&mut call, &mut workspace, logits);
-            *call.session.scratch.slot() = workspace;
-            result
-        })
+            self.run(&mut call, &mut workspace, logits)
+        });
+        if let Some(recording) = recording {
+            workspace.keep_recording(self.number, recording);
+        }
+        *call.session.scratch.slot() = workspace;
+        result
     }
 }

@@ -1,5 +1,11 @@
 // Operations that take each value on its own.
 
+// The values i below `len` of a thread: at every step, a block's are next to each other.
+#define FOR_EACH_VALUE(i, len)                                                  \
+    _Pragma("unroll 4")                                                         \
+    for (u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x; i < (len);         \
+         i += (u64)gridDim.x * blockDim.x)
+
 struct AddParams {
     float* x;
     const float* y;
@@ -8,6 +14,58 @@ struct AddParams {
 
 // x += y
 KERNEL(add, AddParams, 256) {
-    u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x;
-    if (i < p.len) p.x[i] += p.y[i];
+    float* __restrict__ x = p.x;
+    const float* __restrict__ y = p.y;
+    FOR_EACH_VALUE(i, p.len) x[i] += y[i];
+}
+
+struct AddGatedParams {
+    float* x;           // [rows, cols]
+    const float* y;     // [rows, cols]
+    const float* gate;  // [rows]
+    u32 cols;
+    u32 padding;
+};
+
+// x[row] += sigmoid(gate[row]) · y[row], a row for each block of the grid's first axis
+KERNEL(add_gated, AddGatedParams, 256) {
+    float* __restrict__ x = p.x + (u64)blockIdx.x * p.cols;
+    const float* __restrict__ y = p.y + (u64)blockIdx.x * p.cols;
+    float factor = sigmoid(p.gate[blockIdx.x]);
+#pragma unroll 4
+    for (u32 col = blockIdx.y * blockDim.x + threadIdx.x; col < p.cols;
+         col += gridDim.y * blockDim.x)
+        x[col] += factor * y[col];
+}
+
+struct ClampParams {
+    float* x;
+    u64 len;
+    float limit;
+    u32 padding;
+};
+
+// x = x limited to -limit .. limit; NaN stays
+KERNEL(clamp, ClampParams, 256) {
+    FOR_EACH_VALUE(i, p.len) {
+        float x = p.x[i];
+        p.x[i] = x > p.limit ? p.limit : x < -p.limit ? -p.limit : x;
+    }
+}
+
+struct ActivateParams {
+    const float* gate;  // null where the activation is not gated
+    float* up;
+    u64 len;
+    Activation activation;
+};
+
+// up = activation(gate, up)
+KERNEL(activate_values, ActivateParams, 256) {
+    const float* __restrict__ gates = p.gate;
+    float* __restrict__ ups = p.up;
+    FOR_EACH_VALUE(i, p.len) {
+        float gate = p.activation.gated ? gates[i] : 0.0f;
+        ups[i] = activate(p.activation, gate, ups[i]);
+    }
 }

@@ -16,6 +16,12 @@ typedef int i32;
     extern "C" __global__ void __launch_bounds__(threads, 1) name(const __grid_constant__ Params p)
 // The dynamic shared memory of the block as `name`, aligned to 1024 bytes.
 #define DYNAMIC_SHARED(name) extern __shared__ __align__(1024) u8 name[]
+// The same, with registers so few that a multiprocessor has them for `blocks` blocks at a time.
+#define KERNEL_BLOCKS(name, Params, threads, blocks)                    \
+    extern "C" __global__ void __launch_bounds__(threads, blocks) name( \
+        const __grid_constant__ Params p)
+#else
+#define KERNEL_BLOCKS(name, Params, threads, blocks) KERNEL(name, Params, threads)
 #endif
 
 #define WARP 32
@@ -62,7 +68,8 @@ DEVICE float warp_max(float x) {
     return x;
 }
 
-DEVICE float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+// By the fast division, which has no branch and is off by two units in the last place at most.
+DEVICE float sigmoid(float x) { return __fdividef(1.0f, 1.0f + expf(-x)); }
 
 // What stands between an expert's first products and its last; the numbers are those of
 // `Activation` in Rust (activation.rs).
@@ -93,10 +100,13 @@ DEVICE float activate_one(u32 kind, float x) {
 
 // `activation(gate, up)`, or of `up` alone where there is no gate.
 DEVICE float activate(const Activation& activation, float gate, float up) {
-    if (!activation.gated) return activate_one(activation.kind, up);
-    if (activation.kind != CLAMPED_SWIGLU) return activate_one(activation.kind, gate) * up;
-    float limit = activation.limit;
-    float g = gate > limit ? limit : gate;
-    float u = up > limit ? limit : up < -limit ? -limit : up;
-    return (u + 1.0f) * g * sigmoid(activation.alpha * g);
+    if (activation.kind != CLAMPED_SWIGLU) {
+        if (!activation.gated) return activate_one(activation.kind, up);
+        return activate_one(activation.kind, gate) * up;
+    }
+    float limit = activation.limit, g = activation.gated ? gate : up;
+    g = g > limit ? limit : g;
+    g *= sigmoid(activation.alpha * g);
+    if (!activation.gated) return g;
+    return ((up > limit ? limit : up < -limit ? -limit : up) + 1.0f) * g;
 }

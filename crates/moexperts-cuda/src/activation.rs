@@ -24,4 +24,9 @@ impl ActivationParams {
         };
         Self { kind, gated: u32::from(gated), alpha, limit }
     }
+
+    /// Whether there is a gate.
+    pub(crate) fn is_gated(self) -> bool {
+        self.gated != 0
+    }
 }

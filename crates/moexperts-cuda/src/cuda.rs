@@ -10,6 +10,7 @@ use crate::{
     kernels::Kernel,
     memory::Buffer,
     replay,
+    tuning::Tuning,
 };
 
 /// Which GPU.
@@ -23,6 +24,7 @@ pub struct CudaOptions {
 #[derive(Debug, Clone)]
 pub struct Cuda {
     driver: Arc<dyn Driver>,
+    tuning: Tuning,
 }
 
 impl Cuda {
@@ -37,7 +39,7 @@ impl Cuda {
 
     /// A GPU behind a driver of one's own.
     pub fn with_driver(driver: Arc<dyn Driver>) -> Self {
-        Self { driver }
+        Self { driver, tuning: Tuning::default() }
     }
 
     /// The GPUs there are, in the order of their numbers.
@@ -56,6 +58,16 @@ impl Cuda {
     /// The driver, for a backend with kernels of its own.
     pub fn driver(&self) -> &Arc<dyn Driver> {
         &self.driver
+    }
+
+    /// How the kernels are set.
+    pub(crate) fn tuning(&self) -> Tuning {
+        self.tuning
+    }
+
+    /// The same GPU with other settings of its kernels.
+    pub(crate) fn tuned(&self, tuning: Tuning) -> Self {
+        Self { tuning, ..self.clone() }
     }
 
     /// Whether the GPU has tensor cores that `mma` of bf16 runs on.

@@ -3,40 +3,43 @@
 use std::sync::Arc;
 
 use moexperts_core::{
-    Activation, AttentionCall, AttentionSpec, DType, Device, DeviceKind, DeviceLinear, Elements, Error,
+    Activation, AttentionCall, AttentionSpec, Device, DeviceKind, DeviceLinear, Error,
     ExpertsBackend, Knob, KvCacheSpec, Matrix, Result, RouterSpec, Routing, Scratch, SharedSlices,
-    Weight,
 };
 
 use crate::{
+    attention::{self, KvCache},
     cuda::Cuda,
-    memory::{Buffer, CudaMatrix, CudaRouting, CudaTensor, CudaVector},
+    elementwise, experts, linear,
+    memory::{CudaMatrix, CudaRouting, CudaTensor, CudaVector},
+    norm,
+    replay::{self, Recording},
+    rope, routing, rows,
+    tuning::KNOBS,
 };
-
-/// Keys and values of all layers and sequences.
-#[derive(Debug)]
-pub struct KvCache;
 
 impl Device for Cuda {
     const NAME: &'static str = "CUDA";
     const KIND: DeviceKind = DeviceKind::Gpu;
+    const CAPTURES_GRAPHS: bool = true;
 
     type Matrix = CudaMatrix;
     type Vector = CudaVector;
     type Tensor = CudaTensor;
     type Routing = CudaRouting;
     type KvCache = KvCache;
+    type Recording = Recording;
 
     fn built_in_experts() -> Vec<Arc<dyn ExpertsBackend<Self>>> {
-        Vec::new()
+        experts::built_in()
     }
 
     fn knobs(&self) -> &'static [Knob] {
-        &[]
+        KNOBS
     }
 
-    fn with_knob(&self, _index: usize, _value: usize) -> Self {
-        self.clone()
+    fn with_knob(&self, index: usize, value: usize) -> Self {
+        self.tuned(self.tuning().with(index, value))
     }
 
     fn fingerprint(&self) -> String {
@@ -44,8 +47,8 @@ impl Device for Cuda {
         format!("{}, sm_{major}{minor}", self.properties().name)
     }
 
-    fn kernel_name(&self, _weight: &CudaMatrix, _rows: usize) -> String {
-        String::new()
+    fn kernel_name(&self, weight: &CudaMatrix, rows: usize) -> String {
+        linear::kernel_name(self, weight, rows)
     }
 
     fn resident_copy(&self, _weight: &CudaMatrix) -> Result<Option<CudaMatrix>> {
@@ -54,6 +57,21 @@ impl Device for Cuda {
 
     fn enter<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         work()
+    }
+
+    fn synchronize(&self) -> Result<()> {
+        replay::finish(self.driver())
+    }
+
+    fn enter_plan<R: Send>(
+        &self,
+        recording: Option<&mut Recording>,
+        work: impl FnOnce() -> R + Send,
+    ) -> R {
+        match recording {
+            Some(recording) => replay::with(self.driver(), recording, work),
+            None => work(),
+        }
     }
 
     fn load_matrix(&self, weight: Matrix) -> Result<CudaMatrix> {
@@ -121,79 +139,144 @@ impl Device for Cuda {
         Ok(x.reshaped(rows, cols))
     }
 
-    fn new_kv_cache(&self, spec: KvCacheSpec) -> Result<Self::KvCache> {
-        Err(Self::problem("not written yet: new_kv_cache"))
+    fn new_kv_cache(&self, spec: KvCacheSpec) -> Result<KvCache> {
+        Ok(KvCache::new(spec))
     }
 
-    fn reserve_positions(&self, cache: &mut Self::KvCache, sequence: usize, positions: usize) -> Result<()> {
-        Err(Self::problem("not written yet: reserve_positions"))
+    fn reserve_positions(
+        &self,
+        cache: &mut KvCache,
+        sequence: usize,
+        positions: usize,
+    ) -> Result<()> {
+        cache.reserve(self, sequence, positions)
     }
 
-    fn embed(&self, table: &Self::Matrix, ids: &[u32], out: &mut Self::Tensor) -> Result<()> {
-        Err(Self::problem("not written yet: embed"))
+    fn embed(&self, table: &CudaMatrix, ids: &[u32], out: &mut CudaTensor) -> Result<()> {
+        rows::embed(self, table, ids, out)
     }
 
-    fn embedding_bag(&self, table: &Self::Matrix, rows: &[u32], weights: &[f32], taps: usize, out: &mut Self::Tensor) -> Result<()> {
-        Err(Self::problem("not written yet: embedding_bag"))
+    fn embedding_bag(
+        &self,
+        table: &CudaMatrix,
+        rows: &[u32],
+        weights: &[f32],
+        taps: usize,
+        out: &mut CudaTensor,
+    ) -> Result<()> {
+        rows::embedding_bag(self, table, rows, weights, taps, out)
     }
 
-    fn select_rows(&self, x: &Self::Tensor, rows: &[usize], out: &mut Self::Tensor) -> Result<()> {
-        Err(Self::problem("not written yet: select_rows"))
+    fn select_rows(&self, x: &CudaTensor, rows: &[usize], out: &mut CudaTensor) -> Result<()> {
+        rows::select(self, x, rows, out)
     }
 
-    fn put_rows(&self, x: &mut Self::Tensor, rows: &[usize], y: &Self::Tensor) -> Result<()> {
-        Err(Self::problem("not written yet: put_rows"))
+    fn put_rows(&self, x: &mut CudaTensor, rows: &[usize], y: &CudaTensor) -> Result<()> {
+        rows::put(self, x, rows, y)
     }
 
-    fn add_rows(&self, x: &mut Self::Tensor, rows: &[usize], y: &Self::Tensor) -> Result<()> {
-        Err(Self::problem("not written yet: add_rows"))
+    fn add_rows(&self, x: &mut CudaTensor, rows: &[usize], y: &CudaTensor) -> Result<()> {
+        rows::add(self, x, rows, y)
     }
 
-    fn layer_norm(&self, x: &Self::Tensor, weight: &Self::Vector, bias: &Self::Vector, eps: f32, out: &mut Self::Tensor) -> Result<()> {
-        Err(Self::problem("not written yet: layer_norm"))
+    fn layer_norm(
+        &self,
+        x: &CudaTensor,
+        weight: &CudaVector,
+        bias: &CudaVector,
+        eps: f32,
+        out: &mut CudaTensor,
+    ) -> Result<()> {
+        norm::layer_norm(self, x, [weight, bias], eps, out)
     }
 
-    fn rms_norm(&self, x: &Self::Tensor, weight: &Self::Vector, eps: f32, out: &mut Self::Tensor) -> Result<()> {
-        Err(Self::problem("not written yet: rms_norm"))
+    fn rms_norm(
+        &self,
+        x: &CudaTensor,
+        weight: &CudaVector,
+        eps: f32,
+        out: &mut CudaTensor,
+    ) -> Result<()> {
+        norm::rms_norm(self, x, None, weight, eps, out)
     }
 
-    fn linear(&self, x: &Self::Tensor, linears: &[&DeviceLinear<Self>], scratch: &mut Scratch, outs: &mut [Self::Tensor]) -> Result<()> {
-        Err(Self::problem("not written yet: linear"))
+    fn add_rms_norm(
+        &self,
+        x: &mut CudaTensor,
+        y: &CudaTensor,
+        weight: &CudaVector,
+        eps: f32,
+        out: &mut CudaTensor,
+    ) -> Result<()> {
+        norm::rms_norm(self, x, Some(y), weight, eps, out)
     }
 
-    fn rope(&self, x: &mut Self::Tensor, head_dim: usize, cos: &Self::Tensor, sin: &Self::Tensor) -> Result<()> {
-        Err(Self::problem("not written yet: rope"))
+    fn linear(
+        &self,
+        x: &CudaTensor,
+        linears: &[&DeviceLinear<Self>],
+        scratch: &mut Scratch,
+        outs: &mut [CudaTensor],
+    ) -> Result<()> {
+        linear::linear(self, x, linears, scratch, outs)
     }
 
-    fn attention(&self, call: AttentionCall<'_, Self>, out: &mut Self::Tensor) -> Result<()> {
-        Err(Self::problem("not written yet: attention"))
+    fn rope(
+        &self,
+        x: &mut CudaTensor,
+        head_dim: usize,
+        cos: &CudaTensor,
+        sin: &CudaTensor,
+    ) -> Result<()> {
+        rope::rope(self, x, head_dim, cos, sin)
     }
 
-    fn full_attention(&self, qkv: [&Self::Tensor; 3], segments: &[usize], spec: &AttentionSpec, out: &mut Self::Tensor) -> Result<()> {
-        Err(Self::problem("not written yet: full_attention"))
+    fn attention(&self, call: AttentionCall<'_, Self>, out: &mut CudaTensor) -> Result<()> {
+        attention::causal(self, call, out)
     }
 
-    fn route(&self, logits: &Self::Tensor, spec: &RouterSpec, shared: Option<SharedSlices<'_, Self>>, out: &mut Self::Routing) -> Result<()> {
-        Err(Self::problem("not written yet: route"))
+    fn full_attention(
+        &self,
+        qkv: [&CudaTensor; 3],
+        segments: &[usize],
+        spec: &AttentionSpec,
+        out: &mut CudaTensor,
+    ) -> Result<()> {
+        attention::full(self, qkv, segments, spec, out)
     }
 
-    fn route_all(&self, tokens: usize, out: &mut Self::Routing) -> Result<()> {
-        Err(Self::problem("not written yet: route_all"))
+    fn route(
+        &self,
+        logits: &CudaTensor,
+        spec: &RouterSpec,
+        shared: Option<SharedSlices<'_, Self>>,
+        out: &mut CudaRouting,
+    ) -> Result<()> {
+        routing::route(self, logits, spec, shared, out)
     }
 
-    fn activate(&self, activation: Activation, gate: Option<&Self::Tensor>, up: &mut Self::Tensor) -> Result<()> {
-        Err(Self::problem("not written yet: activate"))
+    fn route_all(&self, tokens: usize, out: &mut CudaRouting) -> Result<()> {
+        routing::route_all(self, tokens, out)
     }
 
-    fn add(&self, x: &mut Self::Tensor, y: &Self::Tensor) -> Result<()> {
-        Err(Self::problem("not written yet: add"))
+    fn activate(
+        &self,
+        activation: Activation,
+        gate: Option<&CudaTensor>,
+        up: &mut CudaTensor,
+    ) -> Result<()> {
+        elementwise::activate(self, activation, gate, up)
     }
 
-    fn add_gated(&self, x: &mut Self::Tensor, y: &Self::Tensor, gate: &Self::Tensor) -> Result<()> {
-        Err(Self::problem("not written yet: add_gated"))
+    fn add(&self, x: &mut CudaTensor, y: &CudaTensor) -> Result<()> {
+        elementwise::add(self, x, y)
     }
 
-    fn clamp(&self, x: &mut Self::Tensor, limit: f32) -> Result<()> {
-        Err(Self::problem("not written yet: clamp"))
+    fn add_gated(&self, x: &mut CudaTensor, y: &CudaTensor, gate: &CudaTensor) -> Result<()> {
+        elementwise::add_gated(self, x, y, gate)
+    }
+
+    fn clamp(&self, x: &mut CudaTensor, limit: f32) -> Result<()> {
+        elementwise::clamp(self, x, limit)
     }
 }

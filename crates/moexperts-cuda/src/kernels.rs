@@ -45,6 +45,17 @@ macro_rules! modules {
 
 modules! {
     ELEMENTWISE = ["elementwise.cu"];
+    ROWS = ["rows.cu"];
+    NORM = ["norm.cu"];
+    ROPE = ["rope.cu"];
+    ROUTE = ["route.cu"];
+    ATTENTION = ["attention.cu"];
+    LIMITS = ["limits.cu"];
+    GEMV = ["grouped.cuh", "gemv.cu"];
+    SCHEDULE = ["schedule.cu"];
+    SIMT = ["grouped.cuh", "tiles.cuh", "simt.cu"];
+    TILES = ["grouped.cuh", "tiles.cuh", "tiles.cu"];
+    HOPPER = ["grouped.cuh", "hopper.cu"], hopper = true;
 }
 
 /// A kernel that takes a `P`.

@@ -7,15 +7,29 @@
 //! for; above these, everything is as on a processor.
 
 mod activation;
+mod attention;
+mod checks;
 mod cuda;
 mod device;
 pub mod driver;
+mod elementwise;
+mod experts;
+mod grouped;
+mod hopper;
 pub mod kernels;
 pub mod limits;
+mod linear;
 mod memory;
+mod narrow;
+mod norm;
 mod replay;
+mod rope;
+mod routing;
+mod rows;
+mod tuning;
 
+pub use attention::KvCache;
 pub use cuda::{Cuda, CudaOptions};
-pub use device::KvCache;
+pub use experts::{BatchedMm, Eager, GroupedMm, Schedule};
 pub use memory::{CudaMatrix, CudaRouting, CudaTensor, CudaVector};
 pub use replay::Recording;

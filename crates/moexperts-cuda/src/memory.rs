@@ -51,12 +51,34 @@ impl Buffer {
     }
 }
 
+/// Numbers that an operation brings to the device; none by default.
+#[derive(Debug, Default)]
+pub(crate) struct Indices {
+    values: Vec<u32>,
+    buffer: Buffer,
+}
+
+impl Indices {
+    /// Brings numbers in the place of those before; the room there is is used again.
+    pub(crate) fn upload(
+        &mut self,
+        cuda: &Cuda,
+        values: impl IntoIterator<Item = u32>,
+    ) -> Result<DevicePtr> {
+        self.values.clear();
+        self.values.extend(values);
+        cuda.upload(&self.values, &mut self.buffer)
+    }
+}
+
 /// Activations [rows, cols] in f32, row-major without gaps.
 #[derive(Debug, Default)]
 pub struct CudaTensor {
     buffer: Buffer,
     rows: usize,
     cols: usize,
+    /// Of the operations that write this tensor and have no room of their own.
+    pub(crate) indices: Indices,
 }
 
 impl CudaTensor {

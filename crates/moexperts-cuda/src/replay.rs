@@ -144,7 +144,8 @@ pub(crate) fn with<R>(
                 // the next run begins anew.
                 if run.stage != Stage::Done {
                     let _ = run.submit_held();
-                    run.recording = Recording::default();
+                    run.recording.works.clear();
+                    run.recording.graph = None;
                 }
                 *self.0 = run.recording;
             }

@@ -1,0 +1,109 @@
+//! Operations that take each value on its own.
+
+use bytemuck::NoUninit;
+use moexperts_core::{Activation, Result};
+
+use crate::{
+    activation::ActivationParams,
+    checks,
+    cuda::Cuda,
+    driver::DevicePtr,
+    kernels::{ELEMENTWISE, Kernel},
+    memory::CudaTensor,
+};
+
+/// Values of a block: its 256 threads have four each.
+pub(crate) const VALUES: usize = 1024;
+
+#[derive(Clone, Copy, NoUninit)]
+#[repr(C)]
+struct AddParams {
+    x: DevicePtr,
+    y: DevicePtr,
+    len: u64,
+}
+
+#[derive(Clone, Copy, NoUninit)]
+#[repr(C)]
+struct AddGatedParams {
+    x: DevicePtr,
+    y: DevicePtr,
+    gate: DevicePtr,
+    cols: u32,
+    padding: u32,
+}
+
+#[derive(Clone, Copy, NoUninit)]
+#[repr(C)]
+struct ClampParams {
+    x: DevicePtr,
+    len: u64,
+    limit: f32,
+    padding: u32,
+}
+
+#[derive(Clone, Copy, NoUninit)]
+#[repr(C)]
+struct ActivateParams {
+    gate: DevicePtr,
+    up: DevicePtr,
+    len: u64,
+    activation: ActivationParams,
+}
+
+static ADD: Kernel<AddParams> = Kernel::new(&ELEMENTWISE, "add", 256);
+static ADD_GATED: Kernel<AddGatedParams> = Kernel::new(&ELEMENTWISE, "add_gated", 256);
+static CLAMP: Kernel<ClampParams> = Kernel::new(&ELEMENTWISE, "clamp", 256);
+static ACTIVATE: Kernel<ActivateParams> = Kernel::new(&ELEMENTWISE, "activate_values", 256);
+
+/// Blocks for each value of a tensor.
+fn grid(x: &CudaTensor) -> [usize; 3] {
+    [x.len().div_ceil(VALUES), 1, 1]
+}
+
+pub(crate) fn add(cuda: &Cuda, x: &CudaTensor, y: &CudaTensor) -> Result<()> {
+    checks::same_shape("summand", x, y)?;
+    let params = AddParams { x: x.ptr(), y: y.ptr(), len: x.len() as u64 };
+    cuda.launch(&ADD, grid(x), 0, params)
+}
+
+pub(crate) fn add_gated(
+    cuda: &Cuda,
+    x: &CudaTensor,
+    y: &CudaTensor,
+    gate: &CudaTensor,
+) -> Result<()> {
+    checks::same_shape("summand", x, y)?;
+    checks::shape("gate", gate, [x.rows(), 1])?;
+    let params = AddGatedParams {
+        x: x.ptr(),
+        y: y.ptr(),
+        gate: gate.ptr(),
+        cols: x.cols() as u32,
+        padding: 0,
+    };
+    cuda.launch(&ADD_GATED, [x.rows(), x.cols().div_ceil(VALUES), 1], 0, params)
+}
+
+pub(crate) fn clamp(cuda: &Cuda, x: &CudaTensor, limit: f32) -> Result<()> {
+    let params = ClampParams { x: x.ptr(), len: x.len() as u64, limit, padding: 0 };
+    cuda.launch(&CLAMP, grid(x), 0, params)
+}
+
+pub(crate) fn activate(
+    cuda: &Cuda,
+    activation: Activation,
+    gate: Option<&CudaTensor>,
+    up: &CudaTensor,
+) -> Result<()> {
+    if let Some(gate) = gate {
+        checks::same_shape("gate", up, gate)?;
+    }
+    let params = ActivateParams {
+        gate: gate.map_or(DevicePtr(0), CudaTensor::ptr),
+        up: up.ptr(),
+        len: up.len() as u64,
+        activation: ActivationParams::new(activation, gate.is_some()),
+    };
+    cuda.launch(&ACTIVATE, grid(up), 0, params)
+}

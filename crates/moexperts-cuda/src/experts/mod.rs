@@ -1,0 +1,99 @@
+//! The experts backends of the GPU, and what they share.
+//!
+//! `batched_mm` lets every pair (token, expert) pass on its own, `grouped_mm` the pairs of an expert
+//! together, both without a word from the host about the routing; `eager` reads it and goes from
+//! expert to expert. All add a token's pairs in the order in which the routing has them.
+
+mod batched_mm;
+mod eager;
+mod grouped_mm;
+mod layer;
+mod schedule;
+mod tables;
+
+use std::sync::Arc;
+
+use moexperts_core::{
+    Activation, Device, Error, Experts, ExpertsBackend, ExpertsCall, ExpertsSpec, Orientation, Result,
+};
+
+use crate::{
+    checks,
+    cuda::Cuda,
+    memory::{CudaRouting, CudaTensor},
+};
+
+pub use batched_mm::BatchedMm;
+pub use eager::Eager;
+pub use grouped_mm::GroupedMm;
+pub use schedule::Schedule;
+
+/// The backends that come with the device, in the order users see them.
+pub(crate) fn built_in() -> Vec<Arc<dyn ExpertsBackend<Cuda>>> {
+    vec![Arc::new(Eager), Arc::new(BatchedMm), Arc::new(GroupedMm)]
+}
+
+/// What every backend of this crate needs of the experts.
+fn check(name: &str, spec: &ExpertsSpec) -> Result<()> {
+    let missing = |problem: &str| {
+        Err(Error::Backend {
+            name: name.to_owned(),
+            device: Cuda::NAME,
+            problem: problem.to_owned(),
+        })
+    };
+    if spec.post_expert_norm {
+        return missing("a norm after each expert is not supported");
+    }
+    if spec.orientation == Orientation::InOut {
+        return missing("projections stored [in, out] have to be transposed first");
+    }
+    if !spec.gated && matches!(spec.activation, Activation::ClampedSwiglu { .. }) {
+        return missing("the clamped swiglu needs a gate projection");
+    }
+    Ok(())
+}
+
+/// Whether a call's experts are of a kind that this crate runs, and its shapes agree.
+fn check_call(name: &str, call: &ExpertsCall<'_, Cuda>, out: &CudaTensor) -> Result<()> {
+    let (spec, tokens) = (call.experts.spec(), call.x.rows());
+    check(name, spec)?;
+    checks::shape("hidden_states", call.x, [tokens, spec.hidden])?;
+    let (routed, top_k) = (call.routing.tokens(), call.routing.top_k());
+    if top_k > 0 && routed != tokens {
+        return Err(Error::shape("top_k_index", [tokens, top_k], [routed, top_k]));
+    }
+    // Kernels count pairs in 32 bits, some with a sign.
+    if tokens.checked_mul(top_k).is_none_or(|pairs| i32::try_from(pairs).is_err()) {
+        return Err(Cuda::problem(format!("{tokens} tokens of {top_k} experts each are too many")));
+    }
+    checks::shape("out", out, [tokens, spec.hidden])
+}
+
+/// The sizes of a call, as kernels take them.
+#[derive(Debug, Clone, Copy)]
+struct Sizes {
+    tokens: usize,
+    top_k: usize,
+    experts: usize,
+    hidden: usize,
+    intermediate: usize,
+}
+
+impl Sizes {
+    fn new(experts: &Experts<Cuda>, x: &CudaTensor, routing: &CudaRouting) -> Self {
+        let spec = experts.spec();
+        Self {
+            tokens: x.rows(),
+            top_k: routing.top_k(),
+            experts: spec.experts,
+            hidden: spec.hidden,
+            intermediate: spec.intermediate,
+        }
+    }
+
+    /// T · K.
+    fn pairs(&self) -> usize {
+        self.tokens * self.top_k
+    }
+}

@@ -1,0 +1,195 @@
+//! What a GPU can do at most, measured: bytes read from its memory, and, as far as the kernels of
+//! this crate go, operations a second.
+
+use std::slice::from_mut;
+
+use bytemuck::{Pod, Zeroable};
+use moexperts_core::{DType, Device, Linear, Matrix, Result, Scratch};
+
+use crate::{
+    cuda::Cuda,
+    driver::{DevicePtr, Work},
+    kernels::{Kernel, LIMITS},
+    memory::{Buffer, CudaMatrix, CudaTensor, CudaVector},
+};
+
+/// Larger than any second-level cache, so that reads come from memory.
+const BUFFER_BYTES: usize = 1 << 30;
+
+/// What is read at least, however little memory is free.
+const LEAST_BYTES: usize = 1 << 20;
+
+/// Rows, inputs and outputs of the product: enough work for every multiprocessor to reach its speed.
+const PRODUCT: usize = 8192;
+
+/// Measurements after one that does not count; their median counts.
+const ROUNDS: usize = 5;
+
+/// Threads of a block that reads.
+const READ_THREADS: u32 = 256;
+
+/// Blocks that read, for each multiprocessor: as many as it holds at once.
+const READ_BLOCKS: usize = 8;
+
+/// `ReadParams` of limits.cu.
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct ReadParams {
+    from: DevicePtr,
+    out: DevicePtr,
+    len: u64,
+}
+
+static READ: Kernel<ReadParams> = Kernel::new(&LIMITS, "read_bandwidth", READ_THREADS);
+
+/// How fast the memory is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Bandwidth {
+    /// Bytes that a kernel reads a second.
+    pub read_bytes_per_second: f64,
+    /// Bytes that a copy on the device reads and writes a second, both counted.
+    pub copy_bytes_per_second: f64,
+    /// The memory that was read, of which a copy reads one half and writes the other.
+    pub buffer_bytes: usize,
+}
+
+impl Bandwidth {
+    /// The larger of the two.
+    pub fn bytes_per_second(&self) -> f64 {
+        self.read_bytes_per_second.max(self.copy_bytes_per_second)
+    }
+}
+
+/// How fast the device's own linear layer is where it has the most work: no limit of the machine, but
+/// one of this crate.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LinearSpeed {
+    /// Multiplications and additions a second.
+    pub flops_per_second: f64,
+    /// The dtype of the weight.
+    pub dtype: DType,
+    /// Rows, inputs and outputs.
+    pub size: usize,
+}
+
+/// Measures a GPU, again and again.
+#[derive(Debug)]
+pub struct Limits {
+    cuda: Cuda,
+    /// What is read, if there is room.
+    bytes: usize,
+    product: Option<Product>,
+}
+
+/// A linear layer of random values.
+#[derive(Debug)]
+struct Product {
+    size: usize,
+    dtype: DType,
+    linear: Linear<CudaMatrix, CudaVector>,
+    x: CudaTensor,
+    out: CudaTensor,
+    scratch: Scratch,
+}
+
+impl Limits {
+    /// Makes what products are measured on, which is kept.
+    ///
+    /// - `dtype`: that of the weights whose products are measured, if they are
+    ///
+    /// # Errors
+    /// If the device has no room.
+    pub fn new(cuda: &Cuda, dtype: Option<DType>) -> Result<Self> {
+        Self::with_sizes(cuda, BUFFER_BYTES, dtype.map(|dtype| (dtype, PRODUCT)))
+    }
+
+    /// The same, with other sizes.
+    ///
+    /// - `bytes`: what is read
+    /// - `product`: the dtype of the weight, and rows, inputs and outputs alike
+    ///
+    /// # Errors
+    /// If the device has no room.
+    pub fn with_sizes(cuda: &Cuda, bytes: usize, product: Option<(DType, usize)>) -> Result<Self> {
+        let product = product.map(|(dtype, size)| Product::new(cuda, dtype, size)).transpose()?;
+        Ok(Self { cuda: cuda.clone(), bytes, product })
+    }
+
+    /// How fast the memory is; a quarter of what is free is used at most, and given back.
+    ///
+    /// # Errors
+    /// If the device has no room, or fails.
+    pub fn bandwidth(&mut self) -> Result<Bandwidth> {
+        let cuda = &self.cuda;
+        let free = usize::try_from(cuda.driver().free_bytes()?).unwrap_or(usize::MAX);
+        // A copy reads and writes halves, all of them in units of 16 bytes.
+        let bytes = self.bytes.min((free / 4).max(LEAST_BYTES)) / 32 * 32;
+        let (mut memory, mut sums) = (Buffer::default(), Buffer::default());
+        memory.reserve(cuda, bytes)?;
+        let from = memory.ptr();
+        cuda.submit(Work::Zero { at: from, bytes })?;
+        sums.reserve(cuda, 4 * read_blocks(cuda) * READ_THREADS as usize)?;
+        let params = ReadParams { from, out: sums.ptr(), len: bytes as u64 / 16 };
+        let read = seconds(cuda, || cuda.launch(&READ, [read_blocks(cuda), 1, 1], 0, params))?;
+        let (to, half) = (from.offset(bytes / 2), bytes / 2);
+        let copy = seconds(cuda, || cuda.submit(Work::Copy { from, to, bytes: half }))?;
+        Ok(Bandwidth {
+            read_bytes_per_second: bytes as f64 / read,
+            copy_bytes_per_second: bytes as f64 / copy,
+            buffer_bytes: bytes,
+        })
+    }
+
+    /// How fast the linear layer is; `None` if no dtype was given.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn linear(&mut self) -> Result<Option<LinearSpeed>> {
+        let Self { cuda, product, .. } = self;
+        let Some(Product { size, dtype, linear, x, out, scratch }) = product else {
+            return Ok(None);
+        };
+        let seconds = seconds(cuda, || cuda.linear(x, &[linear], scratch, from_mut(out)))?;
+        let flops_per_second = 2.0 * (*size as f64).powi(3) / seconds;
+        Ok(Some(LinearSpeed { flops_per_second, dtype: *dtype, size: *size }))
+    }
+}
+
+impl Product {
+    fn new(cuda: &Cuda, dtype: DType, size: usize) -> Result<Self> {
+        // Zeros would need less power than weights do, and run at a higher clock.
+        let mut state = 1_u32;
+        let random = |_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+        };
+        let values: Vec<f32> = (0..size * size).map(random).collect();
+        let weight = cuda.load_matrix(Matrix::from_f32(size, size, &values, dtype)?)?;
+        let mut x = CudaTensor::default();
+        cuda.load_tensor(size, size, &values, &mut x)?;
+        Ok(Self {
+            size,
+            dtype,
+            linear: Linear { weight, bias: None },
+            x,
+            out: CudaTensor::default(),
+            scratch: Scratch::default(),
+        })
+    }
+}
+
+fn read_blocks(cuda: &Cuda) -> usize {
+    READ_BLOCKS * cuda.properties().multiprocessors.max(1) as usize
+}
+
+/// The median of several measurements, from the device's own clock.
+fn seconds(cuda: &Cuda, mut work: impl FnMut() -> Result<()>) -> Result<f64> {
+    work()?;
+    let mut times = Vec::with_capacity(ROUNDS);
+    for _ in 0..ROUNDS {
+        times.push(cuda.driver().time(&mut work)?);
+    }
+    times.sort_by(f64::total_cmp);
+    // A clock that stands still is no reason to divide by zero.
+    Ok(times[ROUNDS / 2].max(1.0) * 1e-9)
+}

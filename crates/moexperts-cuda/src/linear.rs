@@ -1,0 +1,210 @@
+//! Dense layers: few rows by gemv.cu, which is done when the weights are read once; many as a grouped
+//! product with one group.
+
+use bytemuck::{Pod, Zeroable};
+use moexperts_core::{DType, DeviceLinear, Error, Result, Scratch, Weight};
+
+use crate::{
+    activation::ActivationParams,
+    cuda::Cuda,
+    driver::DevicePtr,
+    grouped::{self, GroupWeights, GroupedParams, Shape, Tile},
+    kernels::{GEMV, PerDType, per_dtype},
+    memory::{CudaMatrix, CudaTensor},
+    narrow::Narrowed,
+};
+
+/// `LinearPart` of gemv.cu.
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct LinearPart {
+    weight: DevicePtr,
+    bias: DevicePtr,
+    out: DevicePtr,
+    stride: u64,
+    outs: u32,
+    first_warp: u32,
+}
+
+/// Layers in one launch at most.
+const MOST_PARTS: usize = 4;
+
+/// `LinearParams` of gemv.cu.
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct LinearParams {
+    x: DevicePtr,
+    parts: [LinearPart; MOST_PARTS],
+    part_count: u32,
+    rows: u32,
+    depth: u32,
+    vector: u32,
+}
+
+/// A kernel of gemv.cu.
+struct Few {
+    /// Rows of x that it takes at most.
+    rows: usize,
+    /// Outputs of a warp.
+    outs: usize,
+    kernels: PerDType<LinearParams>,
+}
+
+const WARPS: usize = 4;
+const THREADS: u32 = 32 * WARPS as u32;
+
+/// By the rows they take.
+static FEW: [Few; 4] = [
+    Few { rows: 1, outs: 2, kernels: per_dtype!(&GEMV, "gemv_linear_1", THREADS) },
+    Few { rows: 2, outs: 2, kernels: per_dtype!(&GEMV, "gemv_linear_2", THREADS) },
+    Few { rows: 4, outs: 4, kernels: per_dtype!(&GEMV, "gemv_linear_4", THREADS) },
+    Few { rows: 8, outs: 4, kernels: per_dtype!(&GEMV, "gemv_linear_8", THREADS) },
+];
+
+impl Few {
+    /// The kernel for so many rows, if they are few.
+    fn of(rows: usize) -> Option<&'static Self> {
+        FEW.iter().find(|few| rows <= few.rows)
+    }
+}
+
+/// Room of one caller.
+#[derive(Debug, Default)]
+struct Room {
+    x: Narrowed,
+}
+
+/// `outs[i] = x · linears[i].weightᵀ + linears[i].bias`.
+pub(crate) fn linear(
+    cuda: &Cuda,
+    x: &CudaTensor,
+    linears: &[&DeviceLinear<Cuda>],
+    scratch: &mut Scratch,
+    outs: &mut [CudaTensor],
+) -> Result<()> {
+    if linears.len() != outs.len() {
+        let [expected, got] = [linears.len(), outs.len()].map(|len| format!("[{len}]"));
+        return Err(Error::Shape { what: "results of linear layers".into(), expected, got });
+    }
+    for (linear, out) in linears.iter().zip(&mut *outs) {
+        check(x, linear)?;
+        out.reset(cuda, x.rows(), linear.weight.rows())?;
+    }
+    if x.rows() == 0 {
+        return Ok(());
+    }
+    match Few::of(x.rows()) {
+        Some(kernel) => few(cuda, kernel, x, linears, outs),
+        None => many(cuda, x, linears, scratch, outs),
+    }
+}
+
+/// The kernel that [`linear`] takes for so many rows.
+pub(crate) fn kernel_name(cuda: &Cuda, weight: &CudaMatrix, rows: usize) -> String {
+    let (major, minor) = cuda.properties().compute_capability;
+    let form = match Few::of(rows) {
+        Some(_) => "gemv".to_owned(),
+        None => Tile::choose(cuda, &shape(weight, rows)).name(),
+    };
+    format!("sm_{major}{minor} {form}")
+}
+
+fn check(x: &CudaTensor, linear: &DeviceLinear<Cuda>) -> Result<()> {
+    let (weight, bias) = (&linear.weight, linear.bias.as_ref());
+    if x.cols() != weight.cols() {
+        let (expected, got) = ([x.rows(), weight.cols()], [x.rows(), x.cols()]);
+        return Err(Error::shape("input of a linear layer", expected, got));
+    }
+    if let Some(bias) = bias.filter(|bias| bias.len() != weight.rows()) {
+        let (expected, got) = (format!("[{}]", weight.rows()), format!("[{}]", bias.len()));
+        return Err(Error::Shape { what: "bias".into(), expected, got });
+    }
+    Ok(())
+}
+
+fn shape(weight: &CudaMatrix, rows: usize) -> Shape {
+    let (outs, dtype) = (weight.rows(), weight.dtype());
+    Shape { groups: 1, positions: rows, outs, gated: false, dtype }
+}
+
+/// As many layers in a launch as are of a type, aligned alike, and fit.
+fn few(
+    cuda: &Cuda,
+    kernel: &Few,
+    x: &CudaTensor,
+    linears: &[&DeviceLinear<Cuda>],
+    outs: &[CudaTensor],
+) -> Result<()> {
+    let x_aligned = x.cols().is_multiple_of(4);
+    let kind = |linear: &DeviceLinear<Cuda>| {
+        let dtype = linear.weight.dtype();
+        (dtype, x_aligned && GroupWeights::new(linear, None).aligned(dtype))
+    };
+    let mut left = linears.iter().zip(outs).peekable();
+    while let Some(&(first, _)) = left.peek() {
+        let (dtype, vector) = kind(first);
+        let mut params = LinearParams {
+            x: x.ptr(),
+            parts: [LinearPart::zeroed(); MOST_PARTS],
+            part_count: 0,
+            rows: x.rows() as u32,
+            depth: x.cols() as u32,
+            vector: u32::from(vector),
+        };
+        let mut warps = 0;
+        for part in &mut params.parts {
+            let alike = |(linear, _): &(&&DeviceLinear<Cuda>, _)| kind(linear) == (dtype, vector);
+            let Some((linear, out)) = left.next_if(alike) else { break };
+            let weights = GroupWeights::new(linear, None);
+            *part = LinearPart {
+                weight: weights.first,
+                bias: weights.first_bias,
+                out: out.ptr(),
+                stride: weights.first_stride,
+                outs: out.cols() as u32,
+                first_warp: warps as u32,
+            };
+            params.part_count += 1;
+            warps += out.cols().div_ceil(kernel.outs);
+        }
+        cuda.launch(kernel.kernels.of(dtype), [warps.div_ceil(WARPS), 1, 1], 0, params)?;
+    }
+    Ok(())
+}
+
+fn many(
+    cuda: &Cuda,
+    x: &CudaTensor,
+    linears: &[&DeviceLinear<Cuda>],
+    scratch: &mut Scratch,
+    outs: &[CudaTensor],
+) -> Result<()> {
+    let room = scratch.slot::<Room>();
+    let mut narrowed: Option<DType> = None;
+    for (linear, out) in linears.iter().zip(outs) {
+        let weight = &linear.weight;
+        let dtype = weight.dtype();
+        if narrowed != Some(dtype) {
+            room.x.load(cuda, x, dtype)?;
+            narrowed = Some(dtype);
+        }
+        let only = GroupWeights::new(linear, None);
+        let params = GroupedParams {
+            x: room.x.ptr(x),
+            x_stride: room.x.stride() as u64,
+            out: out.ptr(),
+            out_stride: out.cols() as u64,
+            only,
+            groups: 1,
+            rows: x.rows() as u32,
+            depth: weight.cols() as u32,
+            outs: weight.rows() as u32,
+            vector: u32::from(room.x.aligned() && only.aligned(dtype)),
+            out_f32: 1,
+            activation: ActivationParams::zeroed(),
+            ..GroupedParams::zeroed()
+        };
+        grouped::multiply(cuda, dtype, params, x.rows())?;
+    }
+    Ok(())
+}

@@ -1,0 +1,133 @@
+//! Rows of tables and tensors, gathered and put.
+
+use bytemuck::NoUninit;
+use moexperts_core::{Error, Result, Weight};
+
+use crate::{
+    checks,
+    cuda::Cuda,
+    driver::DevicePtr,
+    elementwise::VALUES,
+    kernels::{Kernel, PerDType, ROWS, per_dtype},
+    memory::{CudaMatrix, CudaTensor},
+};
+
+#[derive(Clone, Copy, NoUninit)]
+#[repr(C)]
+struct EmbedParams {
+    table: DevicePtr,
+    ids: DevicePtr,
+    weights: DevicePtr,
+    out: DevicePtr,
+    stride: u64,
+    cols: u32,
+    taps: u32,
+}
+
+#[derive(Clone, Copy, NoUninit)]
+#[repr(C)]
+struct RowsParams {
+    x: DevicePtr,
+    y: DevicePtr,
+    rows: DevicePtr,
+    cols: u32,
+    padding: u32,
+}
+
+static EMBED: PerDType<EmbedParams> = per_dtype!(&ROWS, "embed", 256);
+static SELECT_ROWS: Kernel<RowsParams> = Kernel::new(&ROWS, "select_rows", 256);
+static PUT_ROWS: Kernel<RowsParams> = Kernel::new(&ROWS, "put_rows", 256);
+static ADD_ROWS: Kernel<RowsParams> = Kernel::new(&ROWS, "add_rows", 256);
+
+/// Blocks for each of so many rows.
+fn grid(rows: usize, cols: usize) -> [usize; 3] {
+    [rows, cols.div_ceil(VALUES), 1]
+}
+
+pub(crate) fn embed(
+    cuda: &Cuda,
+    table: &CudaMatrix,
+    ids: &[u32],
+    out: &mut CudaTensor,
+) -> Result<()> {
+    checks::in_range("token id", ids.iter().map(|&id| id as usize), table.rows())?;
+    out.reset(cuda, ids.len(), table.cols())?;
+    let params = EmbedParams {
+        table: table.ptr(),
+        ids: out.indices.upload(cuda, ids.iter().copied())?,
+        weights: DevicePtr(0),
+        out: out.ptr(),
+        stride: table.row_stride() as u64,
+        cols: table.cols() as u32,
+        taps: 1,
+    };
+    cuda.launch(EMBED.of(table.dtype()), grid(ids.len(), table.cols()), 0, params)
+}
+
+pub(crate) fn embedding_bag(
+    cuda: &Cuda,
+    table: &CudaMatrix,
+    rows: &[u32],
+    weights: &[f32],
+    taps: usize,
+    out: &mut CudaTensor,
+) -> Result<()> {
+    let bags = rows.len().checked_div(taps).unwrap_or(0);
+    if rows.len() != weights.len() || rows.len() != bags * taps {
+        let expected = format!("[{bags}, {taps}]");
+        let got = format!("[{}] and [{}]", rows.len(), weights.len());
+        return Err(Error::Shape { what: "rows and weights of a bag".into(), expected, got });
+    }
+    checks::in_range("row", rows.iter().map(|&row| row as usize), table.rows())?;
+    out.reset(cuda, bags, table.cols())?;
+    let both = rows.iter().copied().chain(weights.iter().map(|weight| weight.to_bits()));
+    let ids = out.indices.upload(cuda, both)?;
+    let params = EmbedParams {
+        table: table.ptr(),
+        ids,
+        weights: ids.offset(4 * rows.len()),
+        out: out.ptr(),
+        stride: table.row_stride() as u64,
+        cols: table.cols() as u32,
+        taps: taps as u32,
+    };
+    cuda.launch(EMBED.of(table.dtype()), grid(bags, table.cols()), 0, params)
+}
+
+pub(crate) fn select(
+    cuda: &Cuda,
+    x: &CudaTensor,
+    rows: &[usize],
+    out: &mut CudaTensor,
+) -> Result<()> {
+    checks::in_range("row", rows.iter().copied(), x.rows())?;
+    out.reset(cuda, rows.len(), x.cols())?;
+    move_rows(cuda, &SELECT_ROWS, out, rows, x)
+}
+
+pub(crate) fn put(cuda: &Cuda, x: &mut CudaTensor, rows: &[usize], y: &CudaTensor) -> Result<()> {
+    checks::rows_of(x, rows, y)?;
+    move_rows(cuda, &PUT_ROWS, x, rows, y)
+}
+
+pub(crate) fn add(cuda: &Cuda, x: &mut CudaTensor, rows: &[usize], y: &CudaTensor) -> Result<()> {
+    checks::rows_of(x, rows, y)?;
+    move_rows(cuda, &ADD_ROWS, x, rows, y)
+}
+
+fn move_rows(
+    cuda: &Cuda,
+    kernel: &Kernel<RowsParams>,
+    x: &mut CudaTensor,
+    rows: &[usize],
+    y: &CudaTensor,
+) -> Result<()> {
+    let params = RowsParams {
+        x: x.ptr(),
+        y: y.ptr(),
+        rows: x.indices.upload(cuda, rows.iter().map(|&row| row as u32))?,
+        cols: x.cols() as u32,
+        padding: 0,
+    };
+    cuda.launch(kernel, grid(rows.len(), x.cols()), 0, params)
+}

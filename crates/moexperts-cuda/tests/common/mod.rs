@@ -1,0 +1,127 @@
+//! What the integration tests share.
+
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+use moexperts_core::{Device, Result};
+use moexperts_cuda::Cuda;
+use moexperts_cuda_emulator::{Copies, EmulatorOptions, Order, test_devices};
+
+/// A GPU, or some emulated: one of Hopper's and one with less shared memory, which differ in who
+/// runs first and when copies happen.
+pub(crate) fn devices() -> Vec<(String, Cuda)> {
+    let hopper = EmulatorOptions::default();
+    let small = EmulatorOptions { compute_capability: (8, 9), multiprocessors: 20, ..hopper };
+    test_devices(&[
+        EmulatorOptions { order: Order::Shuffled(1), ..hopper },
+        EmulatorOptions { order: Order::Descending, copies: Copies::Early, ..small },
+    ])
+}
+
+/// Values in `-1 .. 1` (SplitMix64).
+pub(crate) fn values(len: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed;
+    let mut next = || {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) >> 40) as f32 / (1_u64 << 23) as f32 - 1.0
+    };
+    (0..len).map(|_| next()).collect()
+}
+
+/// Values in `-1 .. 1`, on a device.
+pub(crate) fn tensor<D: Device>(device: &D, rows: usize, cols: usize, seed: u64) -> D::Tensor {
+    let mut out = D::Tensor::default();
+    device.load_tensor(rows, cols, &values(rows * cols, seed), &mut out).unwrap();
+    out
+}
+
+pub(crate) fn read<D: Device>(device: &D, tensor: &D::Tensor) -> Vec<f32> {
+    let mut out = Vec::new();
+    device.read_tensor(tensor, &mut out).unwrap();
+    out
+}
+
+pub(crate) fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|value| value.to_bits()).collect()
+}
+
+/// What an operation gave: its values and how far off they may be, or the text of its error.
+pub(crate) struct Outcome {
+    what: String,
+    result: Result<Vec<f32>, String>,
+    allowance: f32,
+}
+
+/// The outcomes of one operation after another on some device.
+pub(crate) struct Walk<'a, D> {
+    pub(crate) device: &'a D,
+    pub(crate) outcomes: Vec<Outcome>,
+}
+
+impl<'a, D: Device> Walk<'a, D> {
+    pub(crate) fn new(device: &'a D) -> Self {
+        Self { device, outcomes: Vec::new() }
+    }
+
+    pub(crate) fn push(&mut self, what: &str, allowance: f32, result: Result<Vec<f32>>) {
+        let result = result.map_err(|error| error.to_string());
+        self.outcomes.push(Outcome { what: what.to_owned(), result, allowance });
+    }
+
+    /// An operation with a result: into a new one, then twice into one that held something else.
+    pub(crate) fn made(
+        &mut self,
+        what: &str,
+        allowance: f32,
+        run: impl Fn(&D, &mut D::Tensor) -> Result<()>,
+    ) {
+        let device = self.device;
+        let made = |mut out: D::Tensor, times: usize| {
+            (0..times).try_for_each(|_| run(device, &mut out))?;
+            Ok(read(device, &out))
+        };
+        let result = made(D::Tensor::default(), 1);
+        let mut other = D::Tensor::default();
+        device.load_tensor(3, 50, &[f32::NAN; 150], &mut other).unwrap();
+        if let (Ok(result), Ok(again)) = (&result, made(other, 2)) {
+            assert_eq!(bits(result), bits(&again), "{what} again");
+        }
+        self.push(what, allowance, result);
+    }
+
+    /// An operation that changes a tensor [rows, cols].
+    pub(crate) fn changed(
+        &mut self,
+        what: &str,
+        allowance: f32,
+        [rows, cols]: [usize; 2],
+        run: impl FnOnce(&D, &mut D::Tensor) -> Result<()>,
+    ) {
+        let mut x = tensor(self.device, rows, cols, 1);
+        let result = run(self.device, &mut x).map(|()| read(self.device, &x));
+        self.push(what, allowance, result);
+    }
+}
+
+/// Checks outcomes: values are as expected but for what is allowed, times those beyond 1, and errors
+/// say the same.
+pub(crate) fn check(device: &str, got: &[Outcome], expected: &[Outcome]) {
+    assert_eq!(got.len(), expected.len(), "{device}");
+    for (got, Outcome { what, result: expected, allowance }) in got.iter().zip(expected) {
+        let (got, expected) = match (&got.result, expected) {
+            (Ok(got), Ok(expected)) => (got, expected),
+            (got, expected) => {
+                assert_eq!(got.as_ref().err(), expected.as_ref().err(), "{device}: {what}");
+                continue;
+            }
+        };
+        assert_eq!(got.len(), expected.len(), "{device}: {what}");
+        for (at, (&got, &expected)) in got.iter().zip(expected).enumerate() {
+            let near = (got - expected).abs() <= allowance * expected.abs().max(1.0);
+            let same = got == expected || got.is_nan() && expected.is_nan();
+            assert!(near || same, "{device}: {what} at {at}: {got}, expected {expected}");
+        }
+    }
+}

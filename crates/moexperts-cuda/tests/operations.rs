@@ -1,0 +1,251 @@
+//! The operations of the GPU against those of the CPU.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail with them")]
+
+mod common;
+
+use common::{Outcome, Walk, check, devices, read, tensor, values};
+use moexperts_core::{
+    Activation, DType, Device, Matrix, Result, RouterSpec, Routing, SharedSlices, made,
+};
+use moexperts_cpu::{Cpu, CpuOptions};
+use moexperts_cuda::CudaTensor;
+
+#[test]
+fn every_operation_gives_what_the_cpu_gives() {
+    let expected = walk(&Cpu::new(CpuOptions::default()).unwrap());
+    for (name, cuda) in devices() {
+        check(&name, &walk(&cuda), &expected);
+    }
+}
+
+/// All operations but products and attention, and the errors they have.
+fn walk<D: Device>(device: &D) -> Vec<Outcome> {
+    let mut walk = Walk::new(device);
+    // More than a block has columns, and rows that share a block.
+    for shape in [[0, 8], [1, 1], [3, 67], [2, 1100], [21, 96]] {
+        elementwise(&mut walk, shape);
+        norms(&mut walk, shape);
+        rows(&mut walk, shape);
+    }
+    tables(&mut walk);
+    for [tokens, heads, head_dim, half] in
+        [[5, 3, 8, 4], [2, 33, 64, 32], [4, 2, 10, 3], [3, 3, 6, 0]]
+    {
+        rope(&mut walk, [tokens, heads * head_dim], head_dim, [tokens, half], [tokens, half]);
+    }
+    rope(&mut walk, [2, 8], 4, [2, 3], [2, 3]);
+    rope(&mut walk, [2, 8], 4, [3, 2], [3, 2]);
+    rope(&mut walk, [2, 8], 4, [2, 2], [2, 1]);
+    rope(&mut walk, [2, 9], 4, [2, 2], [2, 2]);
+    rope(&mut walk, [2, 8], 0, [2, 0], [2, 0]);
+    routings(&mut walk);
+    walk.outcomes
+}
+
+fn elementwise<D: Device>(walk: &mut Walk<'_, D>, [rows, cols]: [usize; 2]) {
+    let what = |operation: &str| format!("{operation} of [{rows}, {cols}]");
+    let wider = [rows, cols + 1];
+    for [y_rows, y_cols] in [[rows, cols], wider] {
+        walk.changed(&what("add"), 0.0, [rows, cols], |device, x| {
+            device.add(x, &tensor(device, y_rows, y_cols, 2))
+        });
+        for gates in [[rows, 1], [rows + 1, 1], [rows, 2]] {
+            walk.changed(&what("add_gated"), 1e-6, [rows, cols], |device, x| {
+                let mut gate = D::Tensor::default();
+                let values =
+                    values(gates[0] * gates[1], 3).iter().map(|x| 30.0 * x).collect::<Vec<_>>();
+                device.load_tensor(gates[0], gates[1], &values, &mut gate)?;
+                device.add_gated(x, &tensor(device, y_rows, y_cols, 2), &gate)
+            });
+        }
+        for activation in Activation::ALL {
+            let scaled = |device: &D, cols: usize, seed: u64| {
+                let mut out = D::Tensor::default();
+                let mut values = values(rows * cols, seed);
+                values.iter_mut().for_each(|value| *value *= 12.0);
+                // Not a number, which an activation may not lose.
+                values.last_mut().into_iter().for_each(|value| *value = f32::NAN);
+                device.load_tensor(rows, cols, &values, &mut out).map(|()| out)
+            };
+            for gated in [true, false] {
+                let what = what(&format!("{} {gated}", activation.name()));
+                walk.made(&what, 4e-6, |device, out| {
+                    *out = scaled(device, cols, 5)?;
+                    let gate = scaled(device, y_cols, 4)?;
+                    device.activate(activation, gated.then_some(&gate), out)
+                });
+            }
+        }
+    }
+    walk.made(&what("clamp"), 0.0, |device, out| {
+        let mut values = values(rows * cols, 6);
+        for (value, special) in values.iter_mut().zip([f32::NAN, f32::INFINITY, -7.0, -0.0]) {
+            *value = special;
+        }
+        device.load_tensor(rows, cols, &values, out)?;
+        device.clamp(out, 0.5)
+    });
+    walk.made(&what("reshape"), 0.0, |device, out| {
+        *out = device.reshape(tensor(device, rows, cols, 1), rows)?;
+        Ok(())
+    });
+}
+
+fn norms<D: Device>(walk: &mut Walk<'_, D>, [rows, cols]: [usize; 2]) {
+    for width in [cols, cols / 4, 1, 0, cols + 1] {
+        let what = format!("norm of [{rows}, {cols}] by {width}");
+        let vector = |device: &D, seed| device.load_vector(values(width, seed));
+        walk.made(&format!("rms {what}"), 4e-6, |device, out| {
+            let x = tensor(device, rows, cols, 1);
+            device.rms_norm(&x, &vector(device, 2)?, 1e-5, out)
+        });
+        walk.made(&format!("layer {what}"), 4e-6, |device, out| {
+            let x = tensor(device, rows, cols, 1);
+            device.layer_norm(&x, &vector(device, 2)?, &vector(device, 3)?, 1e-5, out)
+        });
+        for y_rows in [rows, rows + 1] {
+            walk.changed(&format!("sum, then {what}"), 0.0, [rows, cols], |device, x| {
+                let y = tensor(device, y_rows, cols, 4);
+                let weight = vector(device, 2)?;
+                let mut sum = tensor(device, rows, cols, 1);
+                let out = made(|out| device.add_rms_norm(x, &y, &weight, 1e-5, out))?;
+                device.add(&mut sum, &y)?;
+                let apart = made(|out| device.rms_norm(&sum, &weight, 1e-5, out))?;
+                assert_eq!(read(device, &out), read(device, &apart), "{what}");
+                Ok(())
+            });
+        }
+    }
+}
+
+fn rows<D: Device>(walk: &mut Walk<'_, D>, [rows, cols]: [usize; 2]) {
+    let reversed: Vec<usize> = (0..rows).rev().step_by(2).collect();
+    for (chosen, y_cols) in [(&reversed[..], cols), (&[], cols), (&[rows], cols), (&[0], cols + 1)]
+    {
+        let what = |operation: &str| format!("{operation} {chosen:?} of [{rows}, {cols}]");
+        walk.made(&what("select_rows"), 0.0, |device, out| {
+            device.select_rows(&tensor(device, rows, cols, 1), chosen, out)
+        });
+        for y_rows in [chosen.len(), chosen.len() + 1] {
+            walk.changed(&what("put_rows"), 0.0, [rows, cols], |device, x| {
+                device.put_rows(x, chosen, &tensor(device, y_rows, y_cols, 2))
+            });
+            walk.changed(&what("add_rows"), 0.0, [rows, cols], |device, x| {
+                device.add_rows(x, chosen, &tensor(device, y_rows, y_cols, 2))
+            });
+        }
+    }
+}
+
+fn tables<D: Device>(walk: &mut Walk<'_, D>) {
+    for (dtype, cols) in DType::ALL.into_iter().flat_map(|dtype| [(dtype, 33), (dtype, 1100)]) {
+        // Every second row of what is stored.
+        let stored = Matrix::from_f32(18, cols, &values(18 * cols, 8), dtype).unwrap();
+        let table = walk.device.load_matrix(stored.rows_stepped(1..18, 2)).unwrap();
+        let what = |operation: &str, ids: &[u32]| format!("{operation} {ids:?} {dtype}");
+        for ids in [&[8, 0, 8, 3][..], &[], &[0, 9], &[u32::MAX]] {
+            walk.made(&what("embed", ids), 0.0, |device, out| device.embed(&table, ids, out));
+        }
+        for (ids, weights, taps) in [
+            (&[8, 0, 8, 3, 1, 2][..], 6, 3),
+            (&[8, 3], 2, 1),
+            (&[], 0, 3),
+            (&[0, 9], 2, 2),
+            (&[0, 1], 1, 2),
+            (&[0, 1, 2], 3, 2),
+            (&[0, 1], 2, 0),
+        ] {
+            walk.made(&what("bags", ids), 1e-6, |device, out| {
+                device.embedding_bag(&table, ids, &values(weights, 9), taps, out)
+            });
+        }
+    }
+}
+
+fn rope<D: Device>(
+    walk: &mut Walk<'_, D>,
+    x: [usize; 2],
+    head_dim: usize,
+    cos: [usize; 2],
+    sin: [usize; 2],
+) {
+    walk.changed(&format!("rope of {x:?} by {head_dim}"), 1e-6, x, |device, x| {
+        let [cos, sin] = [(cos, 2), (sin, 3)].map(|([r, c], seed)| tensor(device, r, c, seed));
+        device.rope(x, head_dim, &cos, &sin)
+    });
+}
+
+fn routings<D: Device>(walk: &mut Walk<'_, D>) {
+    let routed = |routing: Routing| {
+        let ids = routing.top_k_index().iter().map(|&id| id as f32);
+        let shape = [routing.tokens() as f32, routing.top_k() as f32];
+        (shape.into_iter().chain(ids).collect::<Vec<_>>(), routing.top_k_weights().to_vec())
+    };
+    let push = |walk: &mut Walk<'_, D>, what: &str, result: Result<D::Routing>| {
+        let result = result.and_then(|routing| walk.device.read_routing(&routing)).map(routed);
+        walk.push(&format!("ids of {what}"), 0.0, result.clone().map(|(ids, _)| ids));
+        walk.push(&format!("weights of {what}"), 1e-6, result.map(|(_, weights)| weights));
+    };
+    for (tokens, experts, top_k, slices) in [
+        (9, 33, 1, 0),
+        (9, 33, 33, 2),
+        (5, 8, 0, 3),
+        (1, 128, 8, 0),
+        (6, 513, 40, 1),
+        (0, 4, 2, 0),
+        (2, 1, 1, 0),
+        (2, 3, 4, 0),
+    ] {
+        // Many equal ones, zeros of both signs among them.
+        let logits: Vec<f32> =
+            values(tokens * experts, 1).iter().map(|x| (9.0 * x).trunc() / 2.0).collect();
+        for (norm_topk_prob, gates) in [(false, 0), (true, 1), (true, 2)] {
+            let what = format!("[{tokens}, {experts}] to {top_k} + {slices}, {norm_topk_prob}");
+            let spec = RouterSpec { top_k, norm_topk_prob };
+            let device = walk.device;
+            let result = made(|out| {
+                let mut x = D::Tensor::default();
+                device.load_tensor(tokens, experts, &logits, &mut x)?;
+                let gate = tensor(device, tokens, gates, 2);
+                let gate = (gates > 0).then_some(&gate);
+                let shared = || (slices > 0).then_some(SharedSlices { slices, gate });
+                // Room that held more.
+                *out = device.new_routing(900)?;
+                device.route_all(900, out)?;
+                device.route(&x, &spec, shared(), out)
+            });
+            push(walk, &what, result);
+        }
+    }
+    let result = made(|out| walk.device.route_all(300, out));
+    push(walk, "all", result);
+}
+
+/// The CPU refuses them; the GPU would have to wait to do so.
+#[test]
+fn logits_that_are_not_finite_give_weights_that_are_not() {
+    for (name, cuda) in devices() {
+        for (bad, norm_topk_prob) in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY]
+            .map(|x| [(x, false), (x, true)])
+            .concat()
+        {
+            let (tokens, experts, top_k) = (3, 40, 4);
+            let mut logits = values(tokens * experts, 1);
+            logits[experts..2 * experts].fill(bad);
+            logits[2 * experts + 7] = bad;
+            let mut x = CudaTensor::default();
+            cuda.load_tensor(tokens, experts, &logits, &mut x).unwrap();
+            let spec = RouterSpec { top_k, norm_topk_prob };
+            let routing = made(|out| cuda.route(&x, &spec, None, out)).unwrap();
+            let routing = cuda.read_routing(&routing).unwrap();
+            for (token, finite) in [true, false, false].into_iter().enumerate() {
+                let (ids, weights): (Vec<_>, Vec<_>) = routing.pairs(token).unzip();
+                let what = format!("{name}: {bad} {norm_topk_prob} {ids:?} {weights:?}");
+                assert!(weights.iter().all(|weight| weight.is_nan() != finite), "{what}");
+                let in_order = |id: &u32| ids.iter().filter(|other| *other == id).count() == 1;
+                assert!(ids.iter().all(|id| (*id as usize) < experts && in_order(id)), "{what}");
+            }
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! Work that repeats is captured once, and what is asked for is what is done.
+
+use moexperts_core::{Device, Result, made};
+use moexperts_cuda::{Cuda, CudaTensor, Recording};
+use moexperts_cuda_emulator::{EmulatorOptions, test_devices};
+
+/// A sum on the device, and what it should be.
+struct Sum {
+    cuda: Cuda,
+    x: CudaTensor,
+    y: CudaTensor,
+    expected: Vec<f32>,
+}
+
+const LEN: usize = 37;
+
+impl Sum {
+    fn new(cuda: &Cuda) -> Self {
+        let zeros = [0.0; LEN];
+        let x = made(|out| cuda.load_tensor(1, LEN, &zeros, out)).unwrap();
+        let y = made(|out| cuda.load_tensor(1, LEN, &zeros, out)).unwrap();
+        Self { cuda: cuda.clone(), x, y, expected: zeros.to_vec() }
+    }
+
+    /// Brings `step` over and adds it so many times, within a plan; then reads the sum if asked to.
+    fn run(&mut self, recording: &mut Recording, step: usize, times: usize, read: bool) {
+        let values: Vec<f32> = (0..LEN).map(|i| (step * LEN + i) as f32).collect();
+        for (sum, value) in self.expected.iter_mut().zip(&values) {
+            *sum += times as f32 * value;
+        }
+        let Self { cuda, x, y, .. } = self;
+        let got = cuda.enter_plan(Some(recording), || -> Result<Vec<f32>> {
+            cuda.load_tensor(1, LEN, &values, y)?;
+            for _ in 0..times {
+                cuda.add(x, y)?;
+            }
+            let mut out = Vec::new();
+            if read {
+                cuda.read_tensor(x, &mut out)?;
+            }
+            Ok(out)
+        });
+        if read {
+            assert_eq!(got.unwrap(), self.expected, "step {step}");
+        }
+    }
+}
+
+fn sums() -> Vec<Sum> {
+    let devices = test_devices(&[EmulatorOptions::default()]);
+    devices.iter().map(|(_, cuda)| Sum::new(cuda)).collect()
+}
+
+#[test]
+fn the_third_run_of_the_same_work_is_a_graph() {
+    for mut sum in sums() {
+        let mut recording = Recording::default();
+        for step in 0..6 {
+            sum.run(&mut recording, step, 3, true);
+            assert_eq!(recording.graph_launches(), step.saturating_sub(1));
+        }
+    }
+}
+
+#[test]
+fn other_work_is_done_as_it_comes() {
+    for mut sum in sums() {
+        let mut recording = Recording::default();
+        // More, less, none; while it is written down, compared and launched as a graph.
+        let all = [2, 3, 3, 3, 3, 1, 1, 1, 0, 0, 0, 4, 2, 4, 4, 4, 5, 4];
+        for (step, times) in all.into_iter().enumerate() {
+            sum.run(&mut recording, step, times, true);
+        }
+        assert!(recording.graph_launches() > 0);
+    }
+}
+
+#[test]
+fn what_nobody_read_is_done_all_the_same() {
+    for mut sum in sums() {
+        let mut recording = Recording::default();
+        for step in 0..20 {
+            sum.run(&mut recording, step, 2, step % 5 != 3);
+        }
+        assert!(recording.graph_launches() > 0);
+        let mut out = Vec::new();
+        sum.cuda.read_tensor(&sum.x, &mut out).unwrap();
+        assert_eq!(out, sum.expected);
+    }
+}
+
+#[test]
+fn a_plan_that_fails_or_panics_leaves_its_thread_as_it_was() {
+    for mut sum in sums() {
+        let mut recording = Recording::default();
+        for step in 0..4 {
+            sum.run(&mut recording, step, 2, true);
+        }
+        let (cuda, x, y) = (sum.cuda.clone(), &mut sum.x, &sum.y);
+        let failed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            cuda.enter_plan(Some(&mut recording), || {
+                cuda.add(x, y).unwrap();
+                panic!("on purpose");
+            })
+        }));
+        assert!(failed.is_err());
+        // The last step's values once more: what was asked for before the panic is done.
+        for (sum, i) in sum.expected.iter_mut().zip(0..) {
+            *sum += (3 * LEN + i) as f32;
+        }
+        for step in 4..9 {
+            sum.run(&mut recording, step, 2, true);
+        }
+    }
+}

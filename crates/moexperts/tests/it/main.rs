@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 mod backends;
+mod checks;
 mod common;
 mod compile;
 mod compile_matrix;
@@ -17,4 +18,5 @@ mod memory;
 mod multimodal;
 mod multimodal_files;
 mod perplexity;
+mod pictures;
 mod switching;

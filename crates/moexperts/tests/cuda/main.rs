@@ -1,0 +1,97 @@
+//! Models on a GPU: an emulated one, or that of `MOEXPERTS_TEST_GPU`.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+#[path = "../it/checks.rs"]
+mod checks;
+#[path = "../it/common.rs"]
+#[expect(dead_code, reason = "the tests on the CPU share it")]
+mod common;
+#[path = "../it/pictures.rs"]
+mod pictures;
+
+use moexperts::{
+    CompileMode, CompileOptions, Cuda, DType, LanguageModel, LoadOptions, files::ModelFiles,
+};
+use moexperts_cuda_emulator::{EmulatorOptions, test_devices};
+
+use crate::common::{CASES, Golden, data, greedy};
+
+fn device() -> Cuda {
+    let (_, cuda) = test_devices(&[EmulatorOptions::default()]).pop().unwrap();
+    cuda
+}
+
+fn load(case: &str, device: Cuda, options: LoadOptions) -> LanguageModel<Cuda> {
+    LanguageModel::load(device, ModelFiles::open(&data(case)).unwrap(), &options).unwrap()
+}
+
+fn in_f32(case: &str) -> LanguageModel<Cuda> {
+    load(case, device(), LoadOptions::new().dtype(DType::F32))
+}
+
+#[test]
+fn every_stage_in_f32_is_transformers() {
+    for case in CASES {
+        checks::every_stage(case, &in_f32(case));
+    }
+}
+
+#[test]
+fn greedy_tokens_in_f32_are_transformers() {
+    for case in CASES {
+        checks::greedy_tokens(case, &in_f32(case));
+        checks::batched_greedy_tokens(case, &in_f32(case));
+    }
+}
+
+#[test]
+fn prompts_with_pictures_in_f32_are_transformers() {
+    checks::pictures(&in_f32(pictures::CASE));
+}
+
+#[test]
+fn half_precision_is_no_further_from_f64_than_transformers() {
+    for compute_capability in [(7, 5), (8, 0), (9, 0)] {
+        let options = EmulatorOptions { compute_capability, ..EmulatorOptions::default() };
+        for (what, device) in test_devices(&[options]) {
+            for case in CASES {
+                for dtype in [DType::Bf16, DType::F16] {
+                    let model = load(case, device.clone(), LoadOptions::new().dtype(dtype));
+                    checks::half_precision(case, &model, &what);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn every_cell_of_the_compile_matrix_agrees_or_says_why_not() {
+    for dtype in DType::ALL {
+        let model = load("mixtral", device(), LoadOptions::new().dtype(dtype));
+        checks::compile_matrix("mixtral", dtype, &model);
+    }
+}
+
+/// Compiled so that decoding is captured, the tokens of every family are transformers'.
+#[test]
+fn a_captured_decode_step_continues_as_transformers() {
+    for case in CASES {
+        let golden = Golden::open(case);
+        let model = in_f32(case);
+        let options = CompileOptions {
+            mode: CompileMode::ReduceOverhead,
+            fullgraph: true,
+            ..CompileOptions::default()
+        };
+        let report = model.compile(options).unwrap();
+        assert_eq!(report.captured, Some(true), "{report}");
+        for _ in 0..2 {
+            let events = model.generate_tokens(vec![golden.ids("input_ids")], &greedy(20)).unwrap();
+            let tokens: Vec<u32> = events.map(|event| event.unwrap().token).collect();
+            assert_eq!(tokens, golden.ids("greedy_ids"), "{case}");
+        }
+        let explanation = model.explain().unwrap();
+        assert!(explanation.plans.iter().any(|plan| plan.captured), "{case}: {explanation}");
+    }
+}

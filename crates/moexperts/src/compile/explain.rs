@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
 
-use moexperts_core::{Device, DeviceKind};
+use moexperts_core::Device;
 
 use super::{CompileMode, CompileOptions, autotune::Tuned, graph::Op, plan::Plan, step::Step};
 use crate::{
@@ -31,11 +31,13 @@ pub struct CompileReport {
     pub workspace_bytes: usize,
     /// Bytes of copies of weights.
     pub copied_bytes: usize,
-    /// Whether decode steps are captured as a graph; `None` if the mode does not ask for it.
+    /// Whether decode steps are captured as a graph (at their second run, to be launched as one from
+    /// the third on); `None` if the mode does not ask for it.
     pub captured: Option<bool>,
     /// How long it took.
     pub time: Duration,
     device: &'static str,
+    can_capture: bool,
 }
 
 impl CompileReport {
@@ -48,7 +50,7 @@ impl CompileReport {
     ) -> Self {
         let steps = plans.iter().flat_map(|plan| &plan.steps);
         let kernels: BTreeSet<String> = steps.filter_map(kernel).collect();
-        let can_capture = D::KIND == DeviceKind::Gpu;
+        let captured = plans.iter().any(|plan| plan.captured);
         Self {
             mode: options.mode,
             fullgraph: options.fullgraph,
@@ -59,9 +61,10 @@ impl CompileReport {
             known: tuned.known,
             workspace_bytes: plans.iter().map(|plan| plan.workspace_bytes()).max().unwrap_or(0),
             copied_bytes,
-            captured: options.mode.captures_graph().then_some(can_capture),
+            captured: options.mode.captures_graph().then_some(captured),
             time,
             device: D::NAME,
+            can_capture: D::CAPTURES_GRAPHS,
         }
     }
 }
@@ -88,7 +91,8 @@ impl fmt::Display for CompileReport {
         }
         write!(f, ", {:.3} s", self.time.as_secs_f64())?;
         match self.captured {
-            Some(true) => f.write_str(", graph captured"),
+            Some(true) => f.write_str(", decoding as a graph"),
+            Some(false) if self.can_capture => f.write_str("; no graph of a plan in pieces"),
             Some(false) => write!(f, "; no graph to capture on {}", self.device),
             None => Ok(()),
         }
@@ -122,6 +126,8 @@ pub struct PlanExplanation {
     pub steps: Vec<StepExplanation>,
     /// Bytes of its workspace.
     pub workspace_bytes: usize,
+    /// Whether its steps are captured as a graph.
+    pub captured: bool,
 }
 
 /// Why a plan is not one piece.
@@ -185,6 +191,7 @@ impl PlanExplanation {
             breaks: plan.breaks().map(broken).collect(),
             steps: plan.steps.iter().map(step).collect(),
             workspace_bytes: plan.workspace_bytes(),
+            captured: plan.captured,
         }
     }
 }
@@ -227,10 +234,11 @@ impl fmt::Display for PlanExplanation {
         let flops: f64 = self.steps.iter().map(|step| step.flops).sum();
         writeln!(
             f,
-            "{}, {}: {} {pieces}, {} steps, workspace {}, {} of weights, {}",
+            "{}, {}: {} {pieces}{}, {} steps, workspace {}, {} of weights, {}",
             self.class,
             self.backend,
             self.pieces,
+            if self.captured { " as a graph" } else { "" },
             self.steps.len(),
             Bytes(self.workspace_bytes as f64),
             Bytes(total),

@@ -166,8 +166,10 @@ impl<D: Device> Compiled<D> {
             _ => Tuned::default(),
         };
         // Of prompts, hardly two are alike.
-        plan.captured =
-            self.options.mode.captures_graph() && class.decode && plan.breaks().next().is_none();
+        plan.captured = D::CAPTURES_GRAPHS
+            && self.options.mode.captures_graph()
+            && class.decode
+            && plan.breaks().next().is_none();
         tracing::debug!(
             %class,
             backend = backend.name(),

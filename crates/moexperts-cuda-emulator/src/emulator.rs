@@ -83,6 +83,7 @@ struct State {
     used_bytes: u64,
     kernels: Vec<&'static str>,
     synchronisations: usize,
+    graph_launches: usize,
 }
 
 impl fmt::Debug for Gpu {
@@ -145,6 +146,7 @@ impl Emulator {
             used_bytes: 0,
             kernels: Vec::new(),
             synchronisations: 0,
+            graph_launches: 0,
         });
         Self(Arc::new(Gpu { properties, state }))
     }
@@ -170,6 +172,11 @@ impl Emulator {
         self.0.lock().synchronisations
     }
 
+    /// How many graphs were launched since the last [`reset`](Self::reset).
+    pub fn graph_launches(&self) -> usize {
+        self.0.lock().graph_launches
+    }
+
     /// Bytes of memory in use.
     pub fn used_bytes(&self) -> u64 {
         self.0.lock().used_bytes
@@ -180,6 +187,7 @@ impl Emulator {
         let mut state = self.0.lock();
         state.kernels.clear();
         state.synchronisations = 0;
+        state.graph_launches = 0;
     }
 }
 
@@ -392,6 +400,7 @@ impl Graph for EmulatedGraph {
         if !lengths.eq(uploads.iter().map(|bytes| bytes.len())) {
             return Err(problem("a graph is launched with uploads of other lengths"));
         }
+        self.gpu.lock().graph_launches += 1;
         let mut uploads = uploads.iter();
         for work in &self.works {
             let work = match *work {

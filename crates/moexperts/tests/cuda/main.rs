@@ -13,7 +13,7 @@ mod pictures;
 use moexperts::{
     CompileMode, CompileOptions, Cuda, DType, LanguageModel, LoadOptions, files::ModelFiles,
 };
-use moexperts_cuda_emulator::{EmulatorOptions, test_devices};
+use moexperts_cuda_emulator::{Emulator, EmulatorOptions, test_devices, test_gpu};
 
 use crate::common::{CASES, Golden, data, greedy};
 
@@ -73,12 +73,19 @@ fn every_cell_of_the_compile_matrix_agrees_or_says_why_not() {
     }
 }
 
-/// Compiled so that decoding is captured, the tokens of every family are transformers'.
+/// Compiled so that decoding is captured, the tokens of every family are transformers', and all steps
+/// but the first two of a session are launches of a graph.
 #[test]
 fn a_captured_decode_step_continues_as_transformers() {
+    const TOKENS: usize = 20;
     for case in CASES {
         let golden = Golden::open(case);
-        let model = in_f32(case);
+        let emulator = Emulator::new(EmulatorOptions::default());
+        let (device, counts) = match test_gpu() {
+            Some(cuda) => (cuda, false),
+            None => (emulator.cuda(), true),
+        };
+        let model = load(case, device, LoadOptions::new().dtype(DType::F32));
         let options = CompileOptions {
             mode: CompileMode::ReduceOverhead,
             fullgraph: true,
@@ -87,9 +94,14 @@ fn a_captured_decode_step_continues_as_transformers() {
         let report = model.compile(options).unwrap();
         assert_eq!(report.captured, Some(true), "{report}");
         for _ in 0..2 {
-            let events = model.generate_tokens(vec![golden.ids("input_ids")], &greedy(20)).unwrap();
+            emulator.reset();
+            let prompt = vec![golden.ids("input_ids")];
+            let events = model.generate_tokens(prompt, &greedy(TOKENS)).unwrap();
             let tokens: Vec<u32> = events.map(|event| event.unwrap().token).collect();
             assert_eq!(tokens, golden.ids("greedy_ids"), "{case}");
+            // The prompt gives the first token.
+            let steps = TOKENS - 1;
+            assert!(!counts || emulator.graph_launches() == steps - 2, "{case}");
         }
         let explanation = model.explain().unwrap();
         assert!(explanation.plans.iter().any(|plan| plan.captured), "{case}: {explanation}");

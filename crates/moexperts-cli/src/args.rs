@@ -2,18 +2,22 @@
 
 mod bench;
 mod compile;
+mod device;
+mod generation;
 mod shape;
 
 use std::{num::NonZero, path::PathBuf};
 
 use clap::{Parser, Subcommand, ValueEnum};
-use moexperts::{DType, ExpertsImplementation, GenerateOptions, LoadOptions, hub::HubOptions};
+use moexperts::{DType, ExpertsImplementation, LoadOptions, hub::HubOptions};
 
 pub(crate) use self::{
     bench::{
         BenchCommand, BenchLayerArgs, BenchModelArgs, BenchVisionArgs, ImageSize, RoutingKind,
     },
     compile::{CompileArgs, CompileLimits, Compiling},
+    device::DeviceArgs,
+    generation::GenerationArgs,
     shape::Shape,
 };
 
@@ -67,6 +71,7 @@ Examples:
   moexperts generate --temperature 0.8 --top-p 0.9 --seed 7 --max-new-tokens 64 < prompt.txt
   moexperts generate --experts-implementation eager --dtype bf16 \"Once\" 2> summary.txt
   moexperts generate --compile max-autotune \"Ownership\"
+  moexperts generate --device cuda:1 \"Ownership\"
   moexperts generate --model Qwen/Qwen3-VL-30B-A3B-Instruct --image cat.png \"What is this?\"")]
 pub(crate) struct GenerateArgs {
     /// The text to continue; standard input, less a last line break, if absent or `-`.
@@ -182,7 +187,7 @@ pub(crate) struct LogitsArgs {
     pub(crate) model: ModelArgs,
 }
 
-/// Shows the machine, the experts backends, the kernels and a model.
+/// Shows the machine, its devices, the experts backends, the kernels and a model.
 ///
 /// The memory bandwidth is measured, which takes a second; with the bytes a model reads for one
 /// token it bounds the tokens per second of a single sequence.
@@ -254,9 +259,8 @@ pub(crate) struct LoadArgs {
     #[arg(long, value_name = "DTYPE", default_value = "auto", help_heading = "Model")]
     dtype: DTypeArg,
 
-    /// Threads to compute with; as many as the machine has by default.
-    #[arg(long, value_name = "N", help_heading = "Model")]
-    pub(crate) threads: Option<NonZero<usize>>,
+    #[command(flatten)]
+    pub(crate) device: DeviceArgs,
 
     #[command(flatten)]
     hub: HubArgs,
@@ -292,60 +296,6 @@ struct HubArgs {
     offline: bool,
 }
 
-/// How text is generated. What is not given is as the model's generation_config.json says.
-#[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Generation")]
-pub(crate) struct GenerationArgs {
-    /// The most tokens to generate; by default what the model asks for, else 128 (512 in a chat).
-    #[arg(long, value_name = "N")]
-    pub(crate) max_new_tokens: Option<usize>,
-
-    /// Draws tokens at random instead of taking the most likely; by default what the model asks
-    /// for, else false. --temperature above 0, --top-k, --top-p and --min-p turn it on.
-    #[arg(
-        long,
-        value_name = "BOOL",
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "true"
-    )]
-    do_sample: Option<bool>,
-
-    /// Divides the logits before a draw: below 1 favours likely tokens, 0 takes the most likely;
-    /// 1 by default.
-    #[arg(long, value_name = "X")]
-    temperature: Option<f32>,
-
-    /// Draws among the N most likely tokens; 50 by default, 0 is off.
-    #[arg(long, value_name = "N")]
-    top_k: Option<usize>,
-
-    /// Draws among the fewest tokens that have probability P together; 1 by default, which is off.
-    #[arg(long, value_name = "P")]
-    top_p: Option<f32>,
-
-    /// Draws among tokens at least P times as likely as the most likely; 0 by default, which is
-    /// off.
-    #[arg(long, value_name = "P")]
-    min_p: Option<f32>,
-
-    /// Makes tokens that were there before less likely, above 1; 1 by default, which is off.
-    #[arg(long, value_name = "X")]
-    repetition_penalty: Option<f32>,
-
-    /// Repeats the draws of an earlier run; a fresh one each time by default.
-    #[arg(long, value_name = "N")]
-    seed: Option<u64>,
-
-    /// Ends the text where this string appears, which is not shown; may be given several times.
-    #[arg(long, value_name = "STRING")]
-    stop: Vec<String>,
-
-    /// Goes on past the tokens that end a text; off by default.
-    #[arg(long)]
-    ignore_eos: bool,
-}
-
 impl LoadArgs {
     pub(crate) fn options(&self) -> LoadOptions {
         let dtype = match self.dtype {
@@ -354,7 +304,7 @@ impl LoadArgs {
             DTypeArg::F16 => Some(DType::F16),
             DTypeArg::Bf16 => Some(DType::Bf16),
         };
-        LoadOptions::new().dtype(dtype).threads(self.threads).hub(HubOptions {
+        LoadOptions::new().dtype(dtype).hub(HubOptions {
             revision: self.hub.revision.clone(),
             token: self.hub.token.clone(),
             cache_dir: self.hub.cache_dir.clone(),
@@ -364,27 +314,10 @@ impl LoadArgs {
     }
 }
 
-impl GenerationArgs {
-    pub(crate) fn options(&self) -> GenerateOptions {
-        GenerateOptions {
-            max_new_tokens: self.max_new_tokens,
-            do_sample: self.do_sample,
-            temperature: self.temperature,
-            top_k: self.top_k,
-            top_p: self.top_p,
-            min_p: self.min_p,
-            repetition_penalty: self.repetition_penalty,
-            seed: self.seed,
-            stop_strings: self.stop.clone(),
-            ignore_eos: self.ignore_eos,
-            ..GenerateOptions::default()
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory as _;
+    use moexperts::DeviceName;
 
     use super::*;
 
@@ -404,5 +337,30 @@ mod tests {
         assert_eq!(do_sample(&[]), None);
         assert_eq!(do_sample(&["--do-sample"]), Some(true));
         assert_eq!(do_sample(&["--do-sample=false"]), Some(false));
+    }
+
+    fn generate(flags: &[&str]) -> GenerateArgs {
+        let words = ["moexperts", "generate", "x"].iter().chain(flags).copied();
+        let Command::Generate(args) = Args::parse_from(words).command else { panic!() };
+        args
+    }
+
+    #[test]
+    fn the_device_is_any_unless_it_is_named() {
+        for (flags, expected) in [
+            (&[][..], DeviceName::Auto),
+            (&["--device", "auto"], DeviceName::Auto),
+            (&["--device", "cpu"], DeviceName::Cpu),
+            (&["--device=cuda"], DeviceName::Cuda(0)),
+            (&["--device", "cuda:3"], DeviceName::Cuda(3)),
+        ] {
+            assert_eq!(generate(flags).model.load.device.device, expected, "{flags:?}");
+        }
+    }
+
+    #[test]
+    fn the_decode_switch_can_be_turned_off() {
+        assert!(generate(&[]).generation.options().decode_switch);
+        assert!(!generate(&["--no-decode-switch"]).generation.options().decode_switch);
     }
 }

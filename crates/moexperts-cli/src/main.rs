@@ -8,6 +8,7 @@ mod args;
 mod commands;
 mod embedded;
 mod error;
+mod hardware;
 mod machine;
 mod output_file;
 mod progress;

@@ -2,20 +2,25 @@
 
 use std::{collections::BTreeMap, fmt, fs, time::Duration};
 
-use moexperts::{GenerationStats, LanguageModel, units::Bytes};
+use moexperts::{
+    Device, GenerationStats, LanguageModel, core::decode_experts_implementation, units::Bytes,
+};
+
+use crate::hardware::Hardware;
 
 /// The lines after a generation.
 #[derive(Debug)]
-pub(crate) struct Summary<'a> {
-    pub(crate) model: &'a LanguageModel,
+pub(crate) struct Summary<'a, D: Device> {
+    pub(crate) model: &'a LanguageModel<D>,
     pub(crate) load: Duration,
     pub(crate) stats: GenerationStats,
+    /// As in the options of the generation.
+    pub(crate) decode_switch: bool,
 }
 
-impl fmt::Display for Summary<'_> {
+impl<D: Hardware> fmt::Display for Summary<'_, D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { model, load, stats } = self;
-        let cpu = model.device();
+        let Self { model, load, stats, decode_switch } = self;
         writeln!(f, "load     {:.3} s, {}", load.as_secs_f64(), model.origin())?;
         if stats.patches > 0 {
             let seconds = stats.vision.as_secs_f64();
@@ -26,9 +31,8 @@ impl fmt::Display for Summary<'_> {
         if let Some(memory) = Memory::now() {
             writeln!(f, "memory   {memory}")?;
         }
-        let experts = backends(&model.experts_implementation());
-        let threads = counted(cpu.thread_count(), "thread");
-        writeln!(f, "experts  {experts}, {}, {threads}", cpu.isa())
+        writeln!(f, "device   {}", model.device().summary())?;
+        writeln!(f, "experts  {}", executed(model, *decode_switch))
     }
 }
 
@@ -54,6 +58,18 @@ pub(crate) fn backends(names: &BTreeMap<String, String>) -> String {
         key => format!("{key}={name}"),
     };
     names.iter().map(named).collect::<Vec<_>>().join(", ")
+}
+
+/// What runs the experts: the backends, and another one if that decodes.
+pub(crate) fn executed<D: Device>(model: &LanguageModel<D>, decode_switch: bool) -> String {
+    let names = model.experts_implementation();
+    let all = backends(&names);
+    // The part that decodes is the one that writes text.
+    let prefill = names.get(model.spec().backbone).map_or("", String::as_str);
+    match decode_experts_implementation(prefill, D::KIND) {
+        decode if decode != prefill && decode_switch => format!("{all}, decode {decode}"),
+        _ => all,
+    }
 }
 
 /// A number of bytes in the unit that suits it, with three digits.

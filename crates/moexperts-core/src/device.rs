@@ -144,6 +144,9 @@ pub trait Device: Debug + Clone + Send + Sync + Sized + 'static {
     const NAME: &'static str;
     /// What kind of machine it is; decides which backend decodes.
     const KIND: DeviceKind;
+    /// Whether it captures the work of a plan that runs again and again, and then launches it as
+    /// one.
+    const CAPTURES_GRAPHS: bool = false;
 
     /// A weight [out, in]; clones share its elements.
     type Matrix: Weight;

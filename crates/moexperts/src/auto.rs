@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use moexperts_core::DType;
+use moexperts_core::{DType, Device};
 use moexperts_cpu::{Cpu, CpuOptions};
 
 use crate::{
@@ -39,7 +39,19 @@ impl AutoModel {
     /// If the model cannot be found, is damaged, is of a family that is not known, or the chosen
     /// experts implementation cannot run it.
     pub fn from_pretrained(model: &str, options: LoadOptions) -> Result<LanguageModel> {
-        load(find(model, &options)?, options)
+        Self::from_pretrained_on(options.cpu()?, model, options)
+    }
+
+    /// [`from_pretrained`](Self::from_pretrained) on a device: `Cuda::new(CudaOptions::default())?`.
+    ///
+    /// # Errors
+    /// As there, and if the device has no room for the weights.
+    pub fn from_pretrained_on<D: Device>(
+        device: D,
+        model: &str,
+        options: LoadOptions,
+    ) -> Result<LanguageModel<D>> {
+        Self::from_files_on(device, find::<D>(model, &options)?, options)
     }
 
     /// Loads a model from files already opened.
@@ -47,7 +59,19 @@ impl AutoModel {
     /// # Errors
     /// As [`from_pretrained`](Self::from_pretrained).
     pub fn from_files(files: ModelFiles, options: LoadOptions) -> Result<LanguageModel> {
-        load(files, options)
+        Self::from_files_on(options.cpu()?, files, options)
+    }
+
+    /// [`from_files`](Self::from_files) on a device.
+    ///
+    /// # Errors
+    /// As [`from_pretrained_on`](Self::from_pretrained_on).
+    pub fn from_files_on<D: Device>(
+        device: D,
+        files: ModelFiles,
+        options: LoadOptions,
+    ) -> Result<LanguageModel<D>> {
+        LanguageModel::load(device, files, &options)
     }
 }
 
@@ -57,7 +81,19 @@ impl AutoModelForCausalLm {
     /// # Errors
     /// As there, and [`Error::OtherLoader`] for a model of another task.
     pub fn from_pretrained(model: &str, options: LoadOptions) -> Result<LanguageModel> {
-        Self::from_files(find(model, &options)?, options)
+        Self::from_pretrained_on(options.cpu()?, model, options)
+    }
+
+    /// [`from_pretrained`](Self::from_pretrained) on a device.
+    ///
+    /// # Errors
+    /// As there, and if the device has no room for the weights.
+    pub fn from_pretrained_on<D: Device>(
+        device: D,
+        model: &str,
+        options: LoadOptions,
+    ) -> Result<LanguageModel<D>> {
+        Self::from_files_on(device, find::<D>(model, &options)?, options)
     }
 
     /// Loads a model from files already opened.
@@ -65,8 +101,20 @@ impl AutoModelForCausalLm {
     /// # Errors
     /// As [`from_pretrained`](Self::from_pretrained).
     pub fn from_files(files: ModelFiles, options: LoadOptions) -> Result<LanguageModel> {
+        Self::from_files_on(options.cpu()?, files, options)
+    }
+
+    /// [`from_files`](Self::from_files) on a device.
+    ///
+    /// # Errors
+    /// As [`from_pretrained_on`](Self::from_pretrained_on).
+    pub fn from_files_on<D: Device>(
+        device: D,
+        files: ModelFiles,
+        options: LoadOptions,
+    ) -> Result<LanguageModel<D>> {
         require(&files, Task::CausalLm)?;
-        load(files, options)
+        LanguageModel::load(device, files, &options)
     }
 }
 
@@ -77,7 +125,19 @@ impl AutoModelForImageTextToText {
     /// # Errors
     /// As there, and [`Error::OtherLoader`] for a model of another task.
     pub fn from_pretrained(model: &str, options: LoadOptions) -> Result<LanguageModel> {
-        Self::from_files(find(model, &options)?, options)
+        Self::from_pretrained_on(options.cpu()?, model, options)
+    }
+
+    /// [`from_pretrained`](Self::from_pretrained) on a device.
+    ///
+    /// # Errors
+    /// As there, and if the device has no room for the weights.
+    pub fn from_pretrained_on<D: Device>(
+        device: D,
+        model: &str,
+        options: LoadOptions,
+    ) -> Result<LanguageModel<D>> {
+        Self::from_files_on(device, find::<D>(model, &options)?, options)
     }
 
     /// Loads a model from files already opened.
@@ -85,24 +145,31 @@ impl AutoModelForImageTextToText {
     /// # Errors
     /// As [`from_pretrained`](Self::from_pretrained).
     pub fn from_files(files: ModelFiles, options: LoadOptions) -> Result<LanguageModel> {
+        Self::from_files_on(options.cpu()?, files, options)
+    }
+
+    /// [`from_files`](Self::from_files) on a device.
+    ///
+    /// # Errors
+    /// As [`from_pretrained_on`](Self::from_pretrained_on).
+    pub fn from_files_on<D: Device>(
+        device: D,
+        files: ModelFiles,
+        options: LoadOptions,
+    ) -> Result<LanguageModel<D>> {
         require(&files, Task::ImageTextToText)?;
-        load(files, options)
+        LanguageModel::load(device, files, &options)
     }
 }
 
-fn find(model: &str, options: &LoadOptions) -> Result<ModelFiles> {
+fn find<D: Device>(model: &str, options: &LoadOptions) -> Result<ModelFiles> {
     // A wrong name should not cost a download.
-    options.experts_implementation.check_names::<Cpu>()?;
+    options.experts_implementation.check_names::<D>()?;
     let folder = match Path::new(model) {
         path if path.exists() || !looks_like_id(model) => path.to_owned(),
         _ => hub::fetch(model, &options.hub, Arc::clone(&options.progress))?,
     };
     ModelFiles::open(&folder)
-}
-
-fn load(files: ModelFiles, options: LoadOptions) -> Result<LanguageModel> {
-    let cpu = Cpu::new(CpuOptions { threads: options.threads, isa: None })?;
-    LanguageModel::load(cpu, files, &options)
 }
 
 fn require(files: &ModelFiles, task: Task) -> Result<()> {
@@ -161,11 +228,16 @@ impl LoadOptions {
         self
     }
 
-    /// Threads to compute with.
+    /// Threads to compute with, for loaders that are not given a device.
     #[must_use]
     pub fn threads(mut self, threads: impl Into<Option<NonZero<usize>>>) -> Self {
         self.threads = threads.into();
         self
+    }
+
+    /// The device of loaders that are not given one.
+    fn cpu(&self) -> Result<Cpu> {
+        Ok(Cpu::new(CpuOptions { threads: self.threads, isa: None })?)
     }
 
     /// Revision, token, cache and endpoint for models from the hub.

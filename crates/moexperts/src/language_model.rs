@@ -90,6 +90,7 @@ impl<D: Device> LanguageModel<D> {
             Some(spec) => Some(Multimodal::load(spec, &files, tokenizer.as_ref(), &mut weights)?),
             None => None,
         };
+        weights.finish();
         let report = weights.report();
         tracing::info!(
             in_place_bytes = report.in_place_bytes,

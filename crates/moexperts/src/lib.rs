@@ -12,11 +12,12 @@
 //! ```
 //!
 //! A model is found by [`AutoModelForCausalLm`], in a folder or on the hub; its weights are used
-//! where they lie in the mapped files. A backend of one's own is written against
+//! where they lie in the mapped files, or brought to the GPU if it is loaded on a [`Cuda`]. A backend of one's own is written against
 //! [`ExpertsBackend`] and found by name through [`ExpertsInterface`], like the built-in ones.
 
 #![deny(unsafe_code)]
 
+mod any_device;
 mod auto;
 mod chat_template;
 pub mod checkpoint;
@@ -36,6 +37,7 @@ mod progress;
 mod tokenizer;
 pub mod units;
 
+pub use any_device::{AnyDevice, DeviceName};
 pub use auto::{AutoModel, AutoModelForCausalLm, AutoModelForImageTextToText, LoadOptions};
 pub use chat_template::{ChatTemplate, Content, Message, Part};
 pub use compile::{CompileMode, CompileOptions};
@@ -55,6 +57,7 @@ pub use moexperts_core::{
     ExpertsSpec,
 };
 pub use moexperts_cpu::{self as cpu, Cpu, CpuOptions};
+pub use moexperts_cuda::{self as cuda, Cuda, CudaOptions};
 
 /// The pages of the documentation that are programs.
 #[cfg(doctest)]

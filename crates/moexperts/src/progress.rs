@@ -1,8 +1,8 @@
 //! Who is told how long work goes on.
 
-/// Hears of files that are downloaded (not of those in the cache), of weights that are converted
-/// while a model is loaded, and of measurements while it is compiled, on the thread that does the
-/// work. `()` ignores it all.
+/// Hears of files that are downloaded (not of those in the cache), of weights that are converted or
+/// brought to a GPU while a model is loaded, and of measurements while it is compiled, on the thread
+/// that does the work. `()` ignores it all.
 pub trait Progress: Send + Sync {
     /// Work begins; `what` is a file, a kind of weights, or `autotuning`.
     fn start(&self, what: &str, amount: Amount);

@@ -5,7 +5,7 @@ use std::{fmt, num::NonZero, path::PathBuf, str::FromStr, time::Duration};
 use clap::{Subcommand, ValueEnum};
 use moexperts::DType;
 
-use super::{CompileLimits, Compiling, LoadArgs, shape::Shapes};
+use super::{CompileLimits, Compiling, DeviceArgs, LoadArgs, shape::Shapes};
 
 /// The longest side of an image: its pixels can be counted and held.
 const MAX_SIDE: usize = 1 << 13;
@@ -23,7 +23,9 @@ pub(crate) enum BenchCommand {
 /// Each row is one backend on T tokens: the median time of several runs with the range from the
 /// 10th to the 90th percentile, GB/s over the bytes of the experts hit, GFLOP/s, and the fraction
 /// of what the machine can do at most. That limit is measured in the same run, with the same
-/// threads: the time to read those bytes, or to do those multiplications, whichever is longer.
+/// threads: the time to read those bytes, or to do those multiplications, whichever is longer. Of a
+/// GPU, multiplications are set against those of its linear layer with 8192 rows, inputs and
+/// outputs, which is no limit of the machine.
 ///
 /// The backends take turns, each time with other experts, so that none finds its weights in a
 /// cache and whatever else the machine does hits all alike.
@@ -65,12 +67,11 @@ pub(crate) struct BenchLayerArgs {
     #[arg(long, value_name = "SECONDS", default_value = "0.5", value_parser = seconds)]
     pub(crate) time: Duration,
 
-    /// Threads to compute with; as many as the machine has by default.
-    #[arg(long, value_name = "N")]
-    pub(crate) threads: Option<NonZero<usize>>,
-
     #[command(flatten)]
     pub(crate) common: BenchArgs,
+
+    #[command(flatten)]
+    pub(crate) device: DeviceArgs,
 }
 
 /// Measures generation with a model.
@@ -78,7 +79,8 @@ pub(crate) struct BenchLayerArgs {
 /// Each row is one backend on a batch of random prompts: tokens a second of the prompts and of
 /// what follows, all sequences together; GB/s over the weights a step reads, and that as a
 /// fraction of the bandwidth measured in the same run; the most memory in RAM meanwhile, weights
-/// included. The values are medians, and the backends take turns.
+/// included, or all the memory of the GPU that is in use at the end. The values are medians, and the
+/// backends take turns.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -133,7 +135,8 @@ pub(crate) struct BenchModelArgs {
 ///
 /// Each row is one image of noise: the time to resize it and to cut it into patches; the median
 /// time of several runs of the tower with the range from the 10th to the 90th percentile, GFLOP/s,
-/// and the fraction of the multiplications the machine can do at most, measured in the same run.
+/// and the fraction of the multiplications the machine can do at most, measured in the same run (of a
+/// GPU those of its linear layer, as in `bench layer`).
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

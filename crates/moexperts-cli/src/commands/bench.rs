@@ -4,20 +4,16 @@
 mod backends;
 mod layer;
 mod limits;
-mod model;
+pub(super) mod model;
 mod random;
 mod report;
 mod runs;
 mod statistics;
 mod vision;
 
-use moexperts::Cpu;
+use moexperts::Device;
 
-use crate::{
-    args::BenchCommand,
-    error::CliError,
-    summary::{bytes, counted},
-};
+use crate::{args::BenchCommand, error::CliError, summary::bytes};
 
 pub(super) fn run(command: &BenchCommand) -> Result<(), CliError> {
     match command {
@@ -27,10 +23,9 @@ pub(super) fn run(command: &BenchCommand) -> Result<(), CliError> {
     }
 }
 
-/// The first line of every report.
-fn machine(cpu: &Cpu) -> String {
-    let name = Cpu::processor().map_or(String::new(), |name| format!("{name}, "));
-    format!("machine   {name}{}, {}", counted(cpu.thread_count(), "thread"), cpu.isa())
+/// A device as files of results have it: `cpu`.
+fn device_name<D: Device>() -> String {
+    D::NAME.to_lowercase()
 }
 
 /// Below this the report says that caches may hold a part of the weights.

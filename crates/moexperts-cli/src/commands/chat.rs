@@ -11,8 +11,8 @@ use std::{
 };
 
 use moexperts::{
-    Error, ExpertsImplementation, GenerateOptions, LanguageModel, Message, Prompt, Visual,
-    cpu::Cpu, model::Session,
+    Device, Error, ExpertsImplementation, GenerateOptions, LanguageModel, Message, Prompt, Visual,
+    model::Session,
 };
 use rustyline::error::ReadlineError;
 
@@ -23,7 +23,7 @@ use super::{
 use crate::{
     args::ChatArgs,
     error::{CliError, report},
-    summary::backends,
+    summary::executed,
 };
 
 /// The most tokens of an answer where neither the user nor the model says: the library's limit
@@ -40,7 +40,11 @@ const HELP: &str = "\
 ";
 
 pub(super) fn run(args: &ChatArgs) -> Result<(), CliError> {
-    let model = load_model(&args.model)?;
+    on_device!(args.model.load.device.find()?, device => chat(args, device))
+}
+
+fn chat<D: Device>(args: &ChatArgs, device: D) -> Result<(), CliError> {
+    let model = load_model(device, &args.model)?;
     check_tokenizer(&model)?;
     compile(&model, &args.compile, vec![1], Vec::new())?;
     let mut options = args.generation.options();
@@ -56,7 +60,8 @@ pub(super) fn run(args: &ChatArgs) -> Result<(), CliError> {
         model: &model,
         options,
     };
-    eprintln!("{} on {}; /help lists the commands", model.origin(), chat.backends());
+    let (origin, backends) = (model.origin(), chat.backends());
+    eprintln!("{origin} on {}, experts {backends}; /help lists the commands", D::NAME);
     if let Conversation::Text(_) = chat.conversation {
         eprintln!("the model has no chat template: your lines are continued as plain text");
     }
@@ -92,14 +97,14 @@ fn chat_hint(error: &CliError) -> Option<String> {
 }
 
 /// A conversation in progress.
-struct Chat<'a> {
-    model: &'a LanguageModel,
+struct Chat<'a, D: Device> {
+    model: &'a LanguageModel<D>,
     options: GenerateOptions,
     conversation: Conversation,
     /// Images that go with the next message.
     shown: Vec<Visual>,
     /// Keys and values of what was said; made anew if there are none.
-    session: Option<Session<Cpu>>,
+    session: Option<Session<D>>,
 }
 
 /// What was said so far.
@@ -111,7 +116,7 @@ enum Conversation {
 }
 
 impl Conversation {
-    fn new(model: &LanguageModel) -> Self {
+    fn new<D: Device>(model: &LanguageModel<D>) -> Self {
         match model.chat_template() {
             Some(_) => Self::Messages(Vec::new(), Vec::new()),
             None => Self::Text(String::new()),
@@ -119,9 +124,9 @@ impl Conversation {
     }
 
     /// Itself with the user's line and images, as a prompt.
-    fn with(
+    fn with<D: Device>(
         &self,
-        model: &LanguageModel,
+        model: &LanguageModel<D>,
         line: &str,
         shown: &[Visual],
     ) -> Result<(Self, Prompt), CliError> {
@@ -149,7 +154,7 @@ impl Conversation {
     }
 }
 
-impl Chat<'_> {
+impl<D: Device> Chat<'_, D> {
     /// Continues the conversation; an error leaves it as it was.
     fn answer(&mut self, line: &str) -> Result<(), CliError> {
         let (mut conversation, prompt) = self.conversation.with(self.model, line, &self.shown)?;
@@ -225,7 +230,7 @@ impl Chat<'_> {
     }
 
     fn backends(&self) -> String {
-        backends(&self.model.experts_implementation())
+        executed(self.model, self.options.decode_switch)
     }
 }
 

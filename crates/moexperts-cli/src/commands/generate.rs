@@ -5,13 +5,13 @@ use std::{
     time::Instant,
 };
 
-use moexperts::{LanguageModel, Message, Prompt, Visual};
+use moexperts::{Device, Image, LanguageModel, Message, Prompt, Visual};
 
 use super::{
     check_tokenizer, compile, encode, encode_messages, load_model, open_images, prepare_images,
     print,
 };
-use crate::{args::GenerateArgs, error::CliError, summary::Summary};
+use crate::{args::GenerateArgs, error::CliError, hardware::Hardware, summary::Summary};
 
 /// Of a video whose frames come without.
 const FRAMES_PER_SECOND: f64 = 2.0;
@@ -21,10 +21,29 @@ pub(super) fn run(args: &GenerateArgs) -> Result<(), CliError> {
     // A wrong name should not cost the loading of a model.
     let images = open_images(&args.pictures.image)?;
     let frames = open_images(&args.pictures.frame)?;
+    let input = Input { prompt, images, frames };
     let start = Instant::now();
-    let model = load_model(&args.model)?;
+    on_device!(args.model.load.device.find()?, device => generate(args, input, device, start))
+}
+
+/// What is to be continued.
+pub(super) struct Input {
+    pub(super) prompt: String,
+    pub(super) images: Vec<Image>,
+    pub(super) frames: Vec<Image>,
+}
+
+/// - `start`: when loading began
+pub(super) fn generate<D: Hardware>(
+    args: &GenerateArgs,
+    input: Input,
+    device: D,
+    start: Instant,
+) -> Result<(), CliError> {
+    let model = load_model(device, &args.model)?;
     let load = start.elapsed();
 
+    let Input { prompt, images, frames } = input;
     check_tokenizer(&model)?;
     let mut visuals = prepare_images(&model, &images)?;
     if !frames.is_empty() {
@@ -34,19 +53,21 @@ pub(super) fn run(args: &GenerateArgs) -> Result<(), CliError> {
     }
     let prompt = encode_prompt(&model, &prompt, &visuals, args.chat)?;
     compile(&model, &args.compile, vec![1], vec![prompt.tokens().len()])?;
-    let mut generation = model.generate_tokens(vec![prompt], &args.generation.options())?;
+    let options = args.generation.options();
+    let mut generation = model.generate_tokens(vec![prompt], &options)?;
     for event in generation.by_ref() {
         print(&event?.text)?;
     }
     print("\n")?;
-    eprint!("{}", Summary { model: &model, load, stats: generation.stats() });
+    let (stats, decode_switch) = (generation.stats(), options.decode_switch);
+    eprint!("{}", Summary { model: &model, load, stats, decode_switch });
     Ok(())
 }
 
 /// The prompt as it is where it has placeholders of its own, or no pictures go with it; else in the
 /// chat template, if there is one.
-fn encode_prompt(
-    model: &LanguageModel,
+fn encode_prompt<D: Device>(
+    model: &LanguageModel<D>,
     prompt: &str,
     visuals: &[Visual],
     chat: bool,

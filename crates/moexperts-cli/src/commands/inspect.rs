@@ -1,39 +1,52 @@
-//! `moexperts inspect`: the machine, the backends, the kernels, the environment and a model.
+//! `moexperts inspect`: the machine, its devices, the backends, the kernels, the environment and a
+//! model.
 
 mod backends;
+mod devices;
 mod environment;
+mod kernels;
 
 use std::num::NonZero;
 
 use moexperts::{
-    DType, LanguageModel,
-    cpu::{
-        Cpu, Isa,
-        limits::{ReadBandwidth, read_bandwidth},
-        product::Kernel,
-    },
-    model::VisionSpec,
+    AnyDevice, Cpu, Device, Error, LanguageModel, core::DeviceKind, cpu::Isa, model::VisionSpec,
 };
 
 use super::{compile, load_model, print};
 use crate::{
     args::InspectArgs,
     error::CliError,
+    hardware::{Bandwidth, Hardware},
     machine::Memory,
     summary::{self, bytes, counted},
 };
 
 pub(super) fn run(args: &InspectArgs) -> Result<(), CliError> {
-    let model = load_model(&args.model)?;
-    let cpu = model.device();
-    let memory = Memory::now();
-    let bandwidth = read_bandwidth(cpu, memory.as_ref().map(|memory| memory.available));
+    let device = args.model.load.device.find()?;
+    let cpu = match &device {
+        AnyDevice::Cpu(cpu) => cpu.clone(),
+        AnyDevice::Cuda(_) => Cpu::new(args.model.load.device.cpu()).map_err(Error::from)?,
+    };
+    on_device!(device, device => inspect(args, &cpu, device))
+}
+
+pub(super) fn inspect<D: Hardware>(
+    args: &InspectArgs,
+    cpu: &Cpu,
+    device: D,
+) -> Result<(), CliError> {
+    let model = load_model(device, &args.model)?;
+    let device = model.device();
+    let mut meter = device.meter(None).map_err(Error::from)?;
+    let bandwidth = meter.bandwidth().map_err(Error::from)?;
+    drop(meter);
     let sections = [
-        ("Machine", machine(cpu, memory, &bandwidth)),
-        ("Experts backends", backends::support(cpu)),
-        ("Kernels by dtype of the weights, the best first", kernels(cpu)),
-        ("Environment", environment::variables()),
-        ("Model", describe(&model, &bandwidth)),
+        ("Machine".to_owned(), machine(cpu, device, &bandwidth)),
+        ("Devices".to_owned(), devices::list::<D>(cpu, args.model.load.device.device)),
+        (format!("Experts backends on {}", D::NAME), backends::support(device)),
+        kernels::section(cpu, device)?,
+        ("Environment".to_owned(), environment::variables()),
+        ("Model".to_owned(), describe(&model, &bandwidth)),
     ];
     print(&sections.map(|(title, lines)| format!("{title}\n{lines}")).join("\n"))?;
     let counts = |given: &[NonZero<usize>], default| match given {
@@ -62,40 +75,23 @@ fn listed(names: impl IntoIterator<Item = impl ToString>) -> String {
     names.into_iter().map(|name| name.to_string()).collect::<Vec<_>>().join(", ")
 }
 
-fn machine(cpu: &Cpu, memory: Option<Memory>, bandwidth: &ReadBandwidth) -> String {
+fn machine<D: Hardware>(cpu: &Cpu, device: &D, bandwidth: &Bandwidth) -> String {
     let mut rows = Vec::new();
     if let Some(name) = Cpu::processor() {
         rows.push(("processor", name));
     }
     rows.push(("instruction set", format!("{} of {}", cpu.isa(), listed(Isa::available()))));
     rows.push(("threads", cpu.thread_count().to_string()));
-    if let Some(Memory { total, available }) = memory {
+    if let Some(Memory { total, available }) = Memory::now() {
         rows.push(("memory", format!("{}, {} available", bytes(total), bytes(available))));
     }
+    rows.extend(device.facts());
     let gigabytes = bandwidth.bytes_per_second / 1e9;
-    let (threads, buffer) = (counted(bandwidth.threads, "thread"), bytes(bandwidth.buffer_bytes));
-    let measured = format!("{gigabytes:.1} GB/s, measured with {threads} over {buffer}");
-    rows.push(("read bandwidth", measured));
+    rows.push(("read bandwidth", format!("{gigabytes:.1} GB/s, {}", bandwidth.measured)));
     table(rows)
 }
 
-fn kernels(cpu: &Cpu) -> String {
-    let row = |dtype: DType| {
-        let used = Kernel::select(cpu.isa(), dtype).isa();
-        let kernels = Kernel::all().filter(|kernel| kernel.weights() == dtype).map(|kernel| {
-            let inputs = match kernel.inputs() {
-                DType::F32 => String::new(),
-                rounded => format!(" (rounds inputs to {rounded})"),
-            };
-            let mark = if kernel.isa() == used { "*" } else { "" };
-            format!("{}{mark}{inputs}", kernel.isa())
-        });
-        (dtype.name(), listed(kernels))
-    };
-    table(DType::ALL.map(row)) + "  * in use\n"
-}
-
-fn describe(model: &LanguageModel, bandwidth: &ReadBandwidth) -> String {
+fn describe<D: Device>(model: &LanguageModel<D>, bandwidth: &Bandwidth) -> String {
     let spec = model.spec();
     let attention = spec.attention;
     let mut rows = vec![
@@ -118,7 +114,7 @@ fn describe(model: &LanguageModel, bandwidth: &ReadBandwidth) -> String {
         ("heads", format!("{heads} for queries, {kv_heads} for keys and values, {width} wide")),
         ("vocabulary (V)", spec.vocab_size.to_string()),
         ("context", counted(spec.max_position_embeddings, "token")),
-        ("experts backend", summary::backends(&model.experts_implementation())),
+        ("experts backend", summary::executed(model, true)),
     ]);
     if let Some(tower) = model.vision_tower() {
         rows.extend(vision(tower.spec()));
@@ -145,15 +141,22 @@ fn vision(spec: &VisionSpec) -> [(&'static str, String); 3] {
     ]
 }
 
-fn weights(model: &LanguageModel, bandwidth: &ReadBandwidth) -> Vec<(&'static str, String)> {
+fn weights<D: Device>(
+    model: &LanguageModel<D>,
+    bandwidth: &Bandwidth,
+) -> Vec<(&'static str, String)> {
     let (spec, report) = (model.spec(), model.load_report());
     let vision = model.vision_tower().map_or(0, |tower| tower.spec().total_weights());
     let [total, active] = [spec.total_weights() + vision, spec.active_weights()].map(parameters);
     let [in_place, converted] =
         [report.in_place_bytes, report.converted_bytes].map(|count| bytes(count as u64));
+    let used = match D::KIND {
+        DeviceKind::Cpu => "used in place",
+        DeviceKind::Gpu => "copied as stored",
+    };
     let mut rows = vec![
         ("parameters", format!("{total}, {active} active for a token")),
-        ("weights", format!("{in_place} used in place, {converted} converted")),
+        ("weights", format!("{in_place} {used}, {converted} converted")),
     ];
     if let Some(dtype) = model.dtype() {
         let per_token = spec.bytes_per_token(dtype);

@@ -1,6 +1,6 @@
 //! `moexperts logits`.
 
-use moexperts::{LanguageModel, Prompt, Visual, image_processor::PixelValues};
+use moexperts::{Device, Image, LanguageModel, Prompt, Visual, image_processor::PixelValues};
 use safetensors::tensor::{Dtype, TensorView};
 
 use super::{encode, load_model, open_images, prepare_images};
@@ -9,8 +9,16 @@ use crate::{args::LogitsArgs, error::CliError, output_file};
 pub(super) fn run(args: &LogitsArgs) -> Result<(), CliError> {
     output_file::check(&args.output)?;
     let images = open_images(&args.image)?;
-    let model = load_model(&args.model)?;
-    let visuals = prepare_images(&model, &images)?;
+    on_device!(args.model.load.device.find()?, device => write(args, &images, device))
+}
+
+pub(super) fn write<D: Device>(
+    args: &LogitsArgs,
+    images: &[Image],
+    device: D,
+) -> Result<(), CliError> {
+    let model = load_model(device, &args.model)?;
+    let visuals = prepare_images(&model, images)?;
     let prompt = match &args.prompt {
         Some(text) => encode(&model, text, &visuals)?,
         None => model.prompt_of_tokens(args.token_ids.clone(), visuals.clone())?,
@@ -42,8 +50,8 @@ impl Tensor {
     }
 }
 
-fn tensors(
-    model: &LanguageModel,
+fn tensors<D: Device>(
+    model: &LanguageModel<D>,
     prompt: &Prompt,
     visuals: &[Visual],
 ) -> Result<Vec<Tensor>, CliError> {

@@ -1,17 +1,29 @@
 //! The commands, a file each.
 
+/// An expression, evaluated on the device that was found: the one place that tells devices apart.
+macro_rules! on_device {
+    ($found:expr, $device:ident => $run:expr) => {
+        match $found {
+            moexperts::AnyDevice::Cpu($device) => $run,
+            moexperts::AnyDevice::Cuda($device) => $run,
+        }
+    };
+}
+
 mod bench;
 mod chat;
 mod generate;
 mod inspect;
 mod logits;
+#[cfg(test)]
+mod tests;
 
 use std::{
     io::{Write as _, stdout},
     path::Path,
 };
 
-use moexperts::{AutoModel, Image, LanguageModel, LoadOptions, Message, Prompt, Visual};
+use moexperts::{AutoModel, Device, Image, LanguageModel, LoadOptions, Message, Prompt, Visual};
 
 use crate::{
     args::{Command, CompileArgs, ModelArgs},
@@ -31,18 +43,18 @@ pub(crate) fn run(command: Command) -> Result<(), CliError> {
     }
 }
 
-fn load_model(args: &ModelArgs) -> Result<LanguageModel, CliError> {
+fn load_model<D: Device>(device: D, args: &ModelArgs) -> Result<LanguageModel<D>, CliError> {
     let options = args.load.options();
     let options = match &args.experts_implementation {
         Some(choice) => options.experts_implementation(choice.clone()),
         None => options,
     };
-    load(args.load.model.as_deref(), options)
+    load(device, args.load.model.as_deref(), options)
 }
 
 /// Compiles a model for some shapes if it is to be, and says what came of it.
-fn compile(
-    model: &LanguageModel,
+fn compile<D: Device>(
+    model: &LanguageModel<D>,
     args: &CompileArgs,
     batch_sizes: Vec<usize>,
     prompt_tokens: Vec<usize>,
@@ -54,16 +66,21 @@ fn compile(
 }
 
 /// The model of this name, or the one in the program.
-fn load(model: Option<&str>, options: LoadOptions) -> Result<LanguageModel, CliError> {
-    let model = match model {
-        Some(model) => AutoModel::from_pretrained(model, options.progress(progress::bars())),
-        None => AutoModel::from_files(embedded::files()?, options),
-    };
-    Ok(model?)
+fn load<D: Device>(
+    device: D,
+    model: Option<&str>,
+    options: LoadOptions,
+) -> Result<LanguageModel<D>, CliError> {
+    Ok(match model {
+        Some(model) => {
+            AutoModel::from_pretrained_on(device, model, options.progress(progress::bars()))?
+        }
+        None => AutoModel::from_files_on(device, embedded::files()?, options)?,
+    })
 }
 
 /// Whether text can be given to the model.
-fn check_tokenizer(model: &LanguageModel) -> Result<(), CliError> {
+fn check_tokenizer<D: Device>(model: &LanguageModel<D>) -> Result<(), CliError> {
     match model.tokenizer() {
         Some(_) => Ok(()),
         None => Err(CliError::NoTokenizer { origin: model.origin().to_owned() }),
@@ -71,14 +88,18 @@ fn check_tokenizer(model: &LanguageModel) -> Result<(), CliError> {
 }
 
 /// A text and the pictures its placeholders stand for.
-fn encode(model: &LanguageModel, text: &str, visuals: &[Visual]) -> Result<Prompt, CliError> {
+fn encode<D: Device>(
+    model: &LanguageModel<D>,
+    text: &str,
+    visuals: &[Visual],
+) -> Result<Prompt, CliError> {
     check_tokenizer(model)?;
     Ok(model.prompt(text, visuals.to_vec(), true)?)
 }
 
 /// A conversation with the beginning of the model's turn.
-fn encode_messages(
-    model: &LanguageModel,
+fn encode_messages<D: Device>(
+    model: &LanguageModel<D>,
     messages: &[Message],
     visuals: &[Visual],
 ) -> Result<Prompt, CliError> {
@@ -95,7 +116,10 @@ fn open_images<P: AsRef<Path>>(paths: &[P]) -> Result<Vec<Image>, CliError> {
 }
 
 /// Makes images ready for the model.
-fn prepare_images(model: &LanguageModel, images: &[Image]) -> Result<Vec<Visual>, CliError> {
+fn prepare_images<D: Device>(
+    model: &LanguageModel<D>,
+    images: &[Image],
+) -> Result<Vec<Visual>, CliError> {
     Ok(images.iter().map(|image| model.prepare_image(image)).collect::<Result<_, _>>()?)
 }
 

@@ -35,7 +35,10 @@ fn a_conversation_goes_on_while_backends_are_switched() {
     assert_eq!(run.code, Some(0), "{}", run.stderr);
     assert_eq!(run.stdout, lines(&answers(&model(), &["hi", "and then?", "the end"])));
     let stderr: Vec<&str> = run.stderr.lines().collect();
-    assert!(stderr[0].ends_with(" on grouped_mm; /help lists the commands"), "{stderr:?}");
+    assert!(
+        stderr[0].ends_with(" on CPU, experts grouped_mm; /help lists the commands"),
+        "{stderr:?}"
+    );
     let refused = "error: experts implementation `fast` is not registered for CPU, \
                    expected one of `eager`, `batched_mm`, `grouped_mm`";
     assert_eq!(stderr[1..], ["experts: eager", refused, "experts: eager"]);

@@ -17,7 +17,13 @@ fn shows_every_section() {
     assert!(machine.contains("\n  instruction set  portable of portable"));
     assert!(machine.contains("GB/s, measured with 1 thread over "));
 
-    let backends = section(&text, "Experts backends");
+    let devices: Vec<&str> = section(&text, "Devices").lines().collect();
+    assert!(devices[1].starts_with("  cpu*  "), "{devices:?}");
+    assert!(devices[1].ends_with(": eager, batched_mm, grouped_mm"), "{devices:?}");
+    assert!(devices[2].starts_with("  cuda  none: "), "{devices:?}");
+    assert_eq!(devices[3..], ["  * in use"]);
+
+    let backends = section(&text, "Experts backends on CPU");
     assert!(backends.lines().nth(1).unwrap().split_whitespace().eq(BACKENDS));
     let answers = |name: &str| {
         let line = backends.lines().find(|line| line.trim_start().starts_with(name)).unwrap();
@@ -30,8 +36,8 @@ fn shows_every_section() {
     assert!(kernels.contains("portable*"));
 
     let environment = section(&text, "Environment");
-    assert!(environment.contains("MOEXPERTS_ISA   `portable`: lowers"));
-    assert!(environment.contains("HF_TOKEN        set, not shown: access token"));
+    assert!(environment.contains("MOEXPERTS_ISA         `portable`: lowers"));
+    assert!(environment.contains("HF_TOKEN              set, not shown: access token"));
     assert!(!text.contains("hf_secret"));
 }
 

@@ -5,6 +5,7 @@
 mod bench;
 mod chat;
 mod compile;
+mod device;
 mod embedded;
 mod errors;
 mod generate;

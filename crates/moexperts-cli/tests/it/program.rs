@@ -1,6 +1,7 @@
 //! The program as a test calls it.
 
 use std::{
+    env,
     io::Write as _,
     path::Path,
     process::{Command, Stdio},
@@ -36,6 +37,9 @@ pub(crate) fn i64s(file: &[u8], name: &str) -> (Vec<usize>, Vec<i64>) {
 /// The backends that come with the program.
 pub(crate) const BACKENDS: [&str; 3] = ["eager", "batched_mm", "grouped_mm"];
 
+/// What says which GPUs a program sees.
+const VISIBLE_GPUS: &str = "CUDA_VISIBLE_DEVICES";
+
 /// A run of the program.
 pub(crate) struct Run {
     pub(crate) code: Option<i32>,
@@ -43,7 +47,8 @@ pub(crate) struct Run {
     pub(crate) stderr: String,
 }
 
-/// A call of the program to be made, shielded from the caller's settings for the hub and the log.
+/// A call of the program to be made, shielded from the caller's settings for the hub and the log, and
+/// from any GPU.
 pub(crate) struct Program {
     command: Command,
     input: Vec<u8>,
@@ -58,6 +63,7 @@ impl Program {
         {
             command.env_remove(variable);
         }
+        command.env(VISIBLE_GPUS, "");
         Self { command, input: Vec::new() }
     }
 
@@ -82,6 +88,15 @@ impl Program {
 
     pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
         self.command.env(name, value);
+        self
+    }
+
+    /// Not shielded from GPUs.
+    pub(crate) fn with_gpus(mut self) -> Self {
+        match env::var_os(VISIBLE_GPUS) {
+            Some(visible) => self.command.env(VISIBLE_GPUS, visible),
+            None => self.command.env_remove(VISIBLE_GPUS),
+        };
         self
     }
 

@@ -281,6 +281,7 @@ impl<D: Device> Generation<'_, D> {
             visuals.extend(unread.rows);
         }
         if !visuals.is_empty() {
+            self.model.device().synchronize()?;
             self.stats.vision += start.elapsed();
         }
         let start = Instant::now();

@@ -2,9 +2,13 @@
 
 use std::{fmt, num::NonZero, panic::resume_unwind, thread};
 
-use moexperts_core::{DType, Device, DeviceLinear, Linear, Matrix};
+use moexperts_core::{DType, Device, DeviceKind, DeviceLinear, Linear, Matrix};
 
-use crate::{checkpoint::Checkpoint, error::Result, progress::Progress};
+use crate::{
+    checkpoint::Checkpoint,
+    error::Result,
+    progress::{Amount, Progress},
+};
 
 /// What loading had to do beyond mapping files.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -14,6 +18,9 @@ pub struct LoadReport {
     /// Bytes of weights that were converted to another dtype or layout and are held in memory.
     pub converted_bytes: usize,
 }
+
+/// What [`Progress`] calls bringing weights to a device with a memory of its own.
+const UPLOAD: &str = "bringing weights to the GPU";
 
 /// Finds tensors in a checkpoint and brings them to a device.
 pub struct Weights<'a, D> {
@@ -43,7 +50,31 @@ impl<'a, D: Device> Weights<'a, D> {
         dtype: Option<DType>,
         progress: &'a dyn Progress,
     ) -> Self {
+        if Self::UPLOADS {
+            let bytes = |(_, shape, stored): (_, &[usize], DType)| {
+                shape.iter().product::<usize>() * dtype.unwrap_or(stored).size_bytes()
+            };
+            let total: usize = checkpoint.tensors().map(bytes).sum();
+            progress.start(UPLOAD, Amount::Bytes(total as u64));
+        }
         Self { device, checkpoint, dtype, progress, report: LoadReport::default() }
+    }
+
+    /// Whether the device's memory is not the host's.
+    const UPLOADS: bool = matches!(D::KIND, DeviceKind::Gpu);
+
+    /// Matrices of so many bytes are read, to be brought to the device next.
+    fn brings(&self, bytes: usize) {
+        if Self::UPLOADS {
+            self.progress.advance(UPLOAD, bytes as u64);
+        }
+    }
+
+    /// All weights are where they belong.
+    pub(crate) fn finish(&self) {
+        if Self::UPLOADS {
+            self.progress.finish(UPLOAD);
+        }
     }
 
     /// Where they go.
@@ -148,7 +179,9 @@ impl<'a, D: Device> Weights<'a, D> {
         });
         let exchanged: Result<Vec<Matrix>, moexperts_core::Error> = exchanged;
         let exchanged = exchanged?;
-        self.report.converted_bytes += exchanged.iter().map(Matrix::size_bytes).sum::<usize>();
+        let bytes = exchanged.iter().map(Matrix::size_bytes).sum();
+        self.report.converted_bytes += bytes;
+        self.brings(bytes);
         Ok(exchanged)
     }
 
@@ -166,6 +199,7 @@ impl<'a, D: Device> Weights<'a, D> {
         } else {
             self.report.converted_bytes += matrix.size_bytes();
         }
+        self.brings(matrix.size_bytes());
         Ok(matrix)
     }
 }

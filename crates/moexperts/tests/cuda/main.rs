@@ -10,8 +10,11 @@ mod common;
 #[path = "../it/pictures.rs"]
 mod pictures;
 
+use std::sync::{Arc, Mutex};
+
 use moexperts::{
-    CompileMode, CompileOptions, Cuda, DType, LanguageModel, LoadOptions, files::ModelFiles,
+    Amount, CompileMode, CompileOptions, Cuda, DType, LanguageModel, LoadOptions, Progress,
+    files::ModelFiles,
 };
 use moexperts_cuda_emulator::{Emulator, EmulatorOptions, test_devices, test_gpu};
 
@@ -106,4 +109,52 @@ fn a_captured_decode_step_continues_as_transformers() {
         let explanation = model.explain().unwrap();
         assert!(explanation.plans.iter().any(|plan| plan.captured), "{case}: {explanation}");
     }
+}
+
+/// What a model's loading tells.
+#[derive(Debug, Default)]
+struct Told(Mutex<Vec<(String, u64)>>);
+
+impl Progress for Told {
+    fn start(&self, what: &str, amount: Amount) {
+        let Amount::Bytes(bytes) = amount else { panic!("{what}: {amount:?}") };
+        self.0.lock().unwrap().push((format!("start {what}"), bytes));
+    }
+
+    fn advance(&self, what: &str, done: u64) {
+        self.0.lock().unwrap().push((what.to_owned(), done));
+    }
+
+    fn finish(&self, what: &str) {
+        self.0.lock().unwrap().push((format!("finish {what}"), 0));
+    }
+}
+
+#[test]
+fn weights_are_brought_over_once_and_that_is_told() {
+    const WHAT: &str = "bringing weights to the GPU";
+    let told = Arc::new(Told::default());
+    let model = load("qwen2_moe", device(), LoadOptions::new().progress(told.clone()));
+    let told = told.0.lock().unwrap();
+    let total = told[0].1;
+    assert_eq!(told[0].0, format!("start {WHAT}"));
+    assert_eq!(told.last(), Some(&(format!("finish {WHAT}"), 0)));
+    let done: u64 = told.iter().filter(|(what, _)| what == WHAT).map(|(_, done)| done).sum();
+    let report = model.load_report();
+    assert_eq!(done, (report.in_place_bytes + report.converted_bytes) as u64);
+    // The norms are vectors, which are not counted.
+    assert!(done <= total && total - done < total / 20, "{done} of {total}");
+}
+
+#[test]
+fn what_does_not_fit_says_how_much_it_needs_and_how_much_there_is() {
+    let memory_bytes = 40_000;
+    let options = EmulatorOptions { memory_bytes, ..EmulatorOptions::default() };
+    let small = Emulator::new(options);
+    let files = ModelFiles::open(&data("qwen2_moe")).unwrap();
+    let error = LanguageModel::load(small.cuda(), files, &LoadOptions::new()).unwrap_err();
+    let error = error.to_string();
+    assert!(error.contains("out of memory"), "{error}");
+    assert!(error.contains("needed") && error.contains("free"), "{error}");
+    assert_eq!(small.used_bytes(), 0, "what was brought over is given back");
 }

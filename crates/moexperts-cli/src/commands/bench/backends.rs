@@ -2,21 +2,21 @@
 
 use std::{fmt::Display, sync::Arc};
 
-use moexperts::{Cpu, Error, ExpertsBackend, ExpertsInterface};
+use moexperts::{Device, Error, ExpertsBackend, ExpertsInterface};
 
 use crate::error::CliError;
 
-/// A backend of the CPU.
-pub(super) type Backend = Arc<dyn ExpertsBackend<Cpu>>;
+/// A backend of a device.
+pub(super) type Backend<D> = Arc<dyn ExpertsBackend<D>>;
 
 /// Backends, and whether the user asked for each of them.
 #[derive(Debug)]
-pub(super) struct Backends {
-    all: Vec<Backend>,
+pub(super) struct Backends<D: Device> {
+    all: Vec<Backend<D>>,
     named: bool,
 }
 
-impl Backends {
+impl<D: Device> Backends<D> {
     /// Those of these names; every registered one if there are none.
     pub(super) fn named(names: &[String]) -> Result<Self, CliError> {
         let named = !names.is_empty();
@@ -35,8 +35,8 @@ impl Backends {
     /// to.
     pub(super) fn able<E: Into<CliError> + Display>(
         &self,
-        check: impl Fn(&Backend) -> Result<(), E>,
-    ) -> Result<(Vec<Backend>, Vec<String>), CliError> {
+        check: impl Fn(&Backend<D>) -> Result<(), E>,
+    ) -> Result<(Vec<Backend<D>>, Vec<String>), CliError> {
         let (mut able, mut reasons) = (Vec::new(), Vec::new());
         for backend in &self.all {
             match check(backend) {
@@ -51,9 +51,11 @@ impl Backends {
 
 #[cfg(test)]
 mod tests {
+    use moexperts::Cpu;
+
     use super::*;
 
-    fn refuse_eager(backend: &Backend) -> Result<(), CliError> {
+    fn refuse_eager(backend: &Backend<Cpu>) -> Result<(), CliError> {
         match backend.name() {
             "eager" => Err(CliError::NoPrompt),
             _ => Ok(()),

@@ -5,24 +5,24 @@ mod routing;
 mod row;
 mod weights;
 
-use moexperts::{Cpu, CpuOptions, DType, Error, ExpertsSpec};
+use moexperts::{DType, Device, Error, ExpertsSpec};
 
 use self::{
     cell::Cell,
     routing::Size,
     row::{Row, Subject},
-    weights::Weights,
+    weights::{Room, Weights},
 };
 use super::{
     backends::{Backend, Backends},
+    device_name,
     limits::Limits,
-    machine,
     report::Report,
 };
 use crate::{
     args::{BenchLayerArgs, RoutingKind, Shape},
     error::CliError,
-    machine::Memory,
+    hardware::Hardware,
     output_file,
 };
 
@@ -30,8 +30,11 @@ pub(super) fn run(args: &BenchLayerArgs) -> Result<(), CliError> {
     if let Some(path) = &args.common.json {
         output_file::check(path)?;
     }
-    let backends = Backends::named(&args.common.experts_implementation)?;
-    let cpu = Cpu::new(CpuOptions { threads: args.threads, isa: None }).map_err(Error::from)?;
+    on_device!(args.device.find()?, device => bench(args, &device))
+}
+
+fn bench<D: Hardware>(args: &BenchLayerArgs, device: &D) -> Result<(), CliError> {
+    let backends = Backends::<D>::named(&args.common.experts_implementation)?;
     let groups: Vec<Group<'_>> = args
         .shape
         .0
@@ -40,19 +43,19 @@ pub(super) fn run(args: &BenchLayerArgs) -> Result<(), CliError> {
         .collect();
     for Group { shape, dtype } in &groups {
         // What cannot run should not be found out after an hour.
-        able(&backends, &shape.spec(*dtype), &cpu)?;
+        able(&backends, &shape.spec(*dtype), device)?;
     }
     let names = backends.names();
     let columns = Row::columns(args.shape.0.iter().map(|shape| shape.name.as_str()), &names);
     let rows = groups.len() * args.tokens.len() * names.len();
     let mut report = Report::new(columns, rows, args.common.json.as_deref());
-    report.line(&machine(&cpu))?;
+    report.line(&format!("machine   {}", device.machine()))?;
     report.line(&format!("routing   {}, seed {}", described(args.routing), args.seed))?;
     report
         .line("limits    the median of what was measured up to a row, for its shape and dtype")?;
     report.line("")?;
     report.titles()?;
-    let bench = Bench { args, cpu: &cpu, backends: &backends };
+    let bench = Bench { args, device, backends: &backends };
     groups.iter().try_for_each(|group| bench.group(group, &mut report))
 }
 
@@ -63,35 +66,34 @@ struct Group<'a> {
     dtype: DType,
 }
 
-struct Bench<'a> {
+struct Bench<'a, D: Device> {
     args: &'a BenchLayerArgs,
-    cpu: &'a Cpu,
-    backends: &'a Backends,
+    device: &'a D,
+    backends: &'a Backends<D>,
 }
 
-impl Bench<'_> {
+impl<D: Hardware> Bench<'_, D> {
     fn group(&self, group: &Group<'_>, report: &mut Report) -> Result<(), CliError> {
-        let Self { args, cpu, backends } = *self;
+        let Self { args, device, backends } = *self;
         let spec = &group.shape.spec(group.dtype);
         let title = format!("{} {}", group.shape.name, group.dtype);
         report.doing(title.clone());
-        let (able, reasons) = able(backends, spec, cpu)?;
+        let (able, reasons) = able(backends, spec, device)?;
         for reason in reasons {
             report.line(&format!("note: {reason}"))?;
             args.tokens.iter().for_each(|_| report.skip());
         }
-        let mut limits = Limits::measure(cpu, Some(group.dtype));
-        let available = Memory::now().map(|memory| memory.available);
-        let weights = Weights::random(cpu, *spec, args.seed, available)?;
+        let mut limits = Limits::measure(device, Some(group.dtype))?;
+        let weights = Weights::random(device, *spec, args.seed, Room::now(device))?;
         if let Some(note) = &weights.note {
             report.line(&format!("note: {note}"))?;
         }
         for tokens in args.tokens.iter().map(|tokens| tokens.get()) {
             report.doing(format!("{title}, T = {tokens}"));
-            limits.refresh();
+            limits.refresh()?;
             let Shape { name: shape, top_k, .. } = group.shape;
             let cell = Cell {
-                cpu,
+                device,
                 sets: &weights.sets,
                 backends: &able,
                 size: Size { tokens, experts: spec.experts, top_k: *top_k },
@@ -99,24 +101,25 @@ impl Bench<'_> {
                 seed: args.seed,
                 time: args.time,
             };
-            let subject = Subject { shape, spec, threads: cpu.thread_count(), tokens };
+            let (device, threads) = (&device_name::<D>(), device.threads());
+            let subject = Subject { shape, spec, device, threads, tokens };
             for measured in cell.measure()? {
                 let row = Row::new(&subject, measured, &limits);
                 report.row(&row.cells(), &row)?;
             }
         }
-        limits.again();
+        limits.again()?;
         report.line(&limits.summary(&title))
     }
 }
 
 /// The backends that can run these experts, and why the others cannot.
-fn able(
-    backends: &Backends,
+fn able<D: Device>(
+    backends: &Backends<D>,
     spec: &ExpertsSpec,
-    cpu: &Cpu,
-) -> Result<(Vec<Backend>, Vec<String>), CliError> {
-    backends.able(|backend| backend.check(spec, cpu).map_err(Error::from))
+    device: &D,
+) -> Result<(Vec<Backend<D>>, Vec<String>), CliError> {
+    backends.able(|backend| backend.check(spec, device).map_err(Error::from))
 }
 
 fn described(routing: RoutingKind) -> &'static str {

@@ -6,26 +6,21 @@
 
 use std::time::{Duration, Instant};
 
-use moexperts::{
-    DType,
-    cpu::{
-        Cpu,
-        limits::{peak, read_bandwidth},
-    },
-};
+use moexperts::{DType, Error};
 
 use super::{digits, statistics::Statistics};
-use crate::{machine::Memory, summary::counted};
+use crate::{
+    error::CliError,
+    hardware::{Hardware, Meter},
+    summary::counted,
+};
 
 /// How long a measurement is good for.
 const EVERY: Duration = Duration::from_secs(5);
 
 /// What was measured in a group so far.
-#[derive(Debug)]
-pub(super) struct Limits<'a> {
-    cpu: &'a Cpu,
-    /// The dtype operations are counted for; none if they are not.
-    dtype: Option<DType>,
+pub(super) struct Limits {
+    meter: Box<dyn Meter>,
     bytes_per_second: Vec<f64>,
     flops_per_second: Vec<f64>,
     /// What the operations were done with.
@@ -33,37 +28,36 @@ pub(super) struct Limits<'a> {
     last: Instant,
 }
 
-impl<'a> Limits<'a> {
+impl Limits {
     /// Measures for the first time.
-    pub(super) fn measure(cpu: &'a Cpu, dtype: Option<DType>) -> Self {
+    ///
+    /// - `dtype`: that of the weights whose operations are counted, if they are
+    pub(super) fn measure<D: Hardware>(device: &D, dtype: Option<DType>) -> Result<Self, CliError> {
         let mut limits = Self {
-            cpu,
-            dtype,
+            meter: device.meter(dtype).map_err(Error::from)?,
             bytes_per_second: Vec::new(),
             flops_per_second: Vec::new(),
             units: String::new(),
             last: Instant::now(),
         };
-        limits.again();
-        limits
+        limits.again()?;
+        Ok(limits)
     }
 
-    pub(super) fn again(&mut self) {
-        let available = Memory::now().map(|memory| memory.available);
-        self.bytes_per_second.push(read_bandwidth(self.cpu, available).bytes_per_second);
-        if let Some(dtype) = self.dtype {
-            let peak = peak(self.cpu, dtype);
+    pub(super) fn again(&mut self) -> Result<(), CliError> {
+        let bandwidth = self.meter.bandwidth().map_err(Error::from)?;
+        self.bytes_per_second.push(bandwidth.bytes_per_second);
+        if let Some(peak) = self.meter.peak().map_err(Error::from)? {
             self.flops_per_second.push(peak.flops_per_second);
-            self.units = format!("{} on {}", peak.inputs, peak.isa);
+            self.units = peak.of;
         }
         self.last = Instant::now();
+        Ok(())
     }
 
     /// Measures again if the last measurement is old.
-    pub(super) fn refresh(&mut self) {
-        if self.last.elapsed() >= EVERY {
-            self.again();
-        }
+    pub(super) fn refresh(&mut self) -> Result<(), CliError> {
+        if self.last.elapsed() >= EVERY { self.again() } else { Ok(()) }
     }
 
     /// Bytes read a second.

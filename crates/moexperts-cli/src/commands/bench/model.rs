@@ -6,29 +6,34 @@ mod variants;
 
 use std::time::Instant;
 
-use moexperts::{Cpu, GenerateOptions, Generation, GenerationStats, LanguageModel};
+use moexperts::{Device, GenerateOptions, Generation, GenerationStats, LanguageModel};
 
 use self::{
     counting::decode_bytes,
     row::{Row, Subject},
     variants::Variant,
 };
-use super::{backends::Backends, cached, limits::Limits, machine, random::Random, report::Report};
+use super::{backends::Backends, cached, limits::Limits, random::Random, report::Report};
 use crate::{
-    args::BenchModelArgs,
-    commands::load,
-    error::CliError,
-    machine::{forget_peak_memory, peak_memory},
-    output_file,
+    args::BenchModelArgs, commands::load, error::CliError, hardware::Hardware, output_file,
 };
 
 pub(super) fn run(args: &BenchModelArgs) -> Result<(), CliError> {
     if let Some(path) = &args.common.json {
         output_file::check(path)?;
     }
-    let backends = Backends::named(&args.common.experts_implementation)?;
     let start = Instant::now();
-    let model = &load(args.load.model.as_deref(), args.load.options())?;
+    on_device!(args.load.device.find()?, device => bench(args, device, start))
+}
+
+/// - `start`: when loading began
+pub(in crate::commands) fn bench<D: Hardware>(
+    args: &BenchModelArgs,
+    device: D,
+    start: Instant,
+) -> Result<(), CliError> {
+    let backends = Backends::<D>::named(&args.common.experts_implementation)?;
+    let model = &load(device, args.load.model.as_deref(), args.load.options())?;
     let load_seconds = start.elapsed().as_secs_f64();
     check_context(args, model)?;
     let (able, mut reasons) =
@@ -39,7 +44,7 @@ pub(super) fn run(args: &BenchModelArgs) -> Result<(), CliError> {
     let columns = Row::columns(&variants);
     let mut report = Report::new(columns, rows, args.common.json.as_deref());
     let dtype = model.dtype().map_or(String::new(), |dtype| format!(", {dtype}"));
-    report.line(&machine(model.device()))?;
+    report.line(&format!("machine   {}", model.device().machine()))?;
     report.line(&format!("model     {}{dtype}, loaded in {load_seconds:.3} s", model.origin()))?;
     report.line("limits    the median of what was measured up to a row")?;
     for line in lines {
@@ -53,11 +58,11 @@ pub(super) fn run(args: &BenchModelArgs) -> Result<(), CliError> {
     report.line("")?;
     report.titles()?;
 
-    let mut limits = Limits::measure(model.device(), None);
+    let mut limits = Limits::measure(model.device(), None)?;
     for batch in args.batch.iter().map(|batch| batch.get()) {
         for prompt_tokens in args.prompt_tokens.iter().map(|tokens| tokens.get()) {
             report.doing(format!("batch {batch}, {prompt_tokens} prompt tokens"));
-            limits.refresh();
+            limits.refresh()?;
             let cell = Cell { args, model, variants: &variants, batch, prompt_tokens };
             let (measured, decode_bytes) = cell.measure()?;
             let new_tokens = args.new_tokens;
@@ -69,11 +74,14 @@ pub(super) fn run(args: &BenchModelArgs) -> Result<(), CliError> {
             }
         }
     }
-    limits.again();
+    limits.again()?;
     report.line(&limits.summary(model.origin()))
 }
 
-fn check_context(args: &BenchModelArgs, model: &LanguageModel) -> Result<(), CliError> {
+fn check_context<D: Device>(
+    args: &BenchModelArgs,
+    model: &LanguageModel<D>,
+) -> Result<(), CliError> {
     let context = model.spec().max_position_embeddings;
     let prompts = args.prompt_tokens.iter().map(|tokens| tokens.get());
     match prompts.max() {
@@ -85,26 +93,26 @@ fn check_context(args: &BenchModelArgs, model: &LanguageModel) -> Result<(), Cli
 }
 
 /// One cell: a batch of prompts, by each backend in each way to compile in turn.
-struct Cell<'a> {
+struct Cell<'a, D: Device> {
     args: &'a BenchModelArgs,
-    model: &'a LanguageModel,
-    variants: &'a [Variant],
+    model: &'a LanguageModel<D>,
+    variants: &'a [Variant<D>],
     batch: usize,
     prompt_tokens: usize,
 }
 
 /// What one backend took in one way to compile.
 #[derive(Debug)]
-struct Measured<'a> {
-    variant: &'a Variant,
+struct Measured<'a, D: Device> {
+    variant: &'a Variant<D>,
     prefill_seconds: Vec<f64>,
     decode_seconds: Vec<f64>,
     peak_memory_bytes: Option<u64>,
 }
 
-impl Cell<'_> {
+impl<D: Hardware> Cell<'_, D> {
     /// What each took, and the bytes of weights that decoding read.
-    fn measure(&self) -> Result<(Vec<Measured<'_>>, usize), CliError> {
+    fn measure(&self) -> Result<(Vec<Measured<'_, D>>, usize), CliError> {
         let prompts = self.prompts();
         let options = options(self.args.new_tokens, self.args.seed);
         let Some(first) = self.variants.first() else { return Ok((Vec::new(), 0)) };
@@ -116,11 +124,11 @@ impl Cell<'_> {
             decode_seconds: Vec::new(),
             peak_memory_bytes: None,
         };
-        let mut all: Vec<Measured<'_>> = self.variants.iter().map(measured).collect();
+        let mut all: Vec<Measured<'_, D>> = self.variants.iter().map(measured).collect();
         for measured in &all {
             // What is made on first use is made now.
             measured.variant.choose(self.model)?;
-            finish(self.model.generate_tokens(prompts.clone(), &self::options(2, 0))?)?;
+            finish(&mut self.model.generate_tokens(prompts.clone(), &self::options(2, 0))?)?;
         }
         for _ in 0..self.args.repetitions.get() {
             for measured in &mut all {
@@ -141,18 +149,19 @@ impl Cell<'_> {
     }
 }
 
-impl Measured<'_> {
+impl<D: Hardware> Measured<'_, D> {
     fn generation(
         &mut self,
-        model: &LanguageModel,
+        model: &LanguageModel<D>,
         prompts: Vec<Vec<u32>>,
         options: &GenerateOptions,
     ) -> Result<(), CliError> {
-        forget_peak_memory();
-        let stats = finish(model.generate_tokens(prompts, options)?)?;
+        model.device().forget_peak_memory();
+        let mut generation = model.generate_tokens(prompts, options)?;
+        let stats = finish(&mut generation)?;
         self.prefill_seconds.push(stats.prefill.as_secs_f64());
         self.decode_seconds.push(stats.decode.as_secs_f64());
-        self.peak_memory_bytes = self.peak_memory_bytes.max(peak_memory());
+        self.peak_memory_bytes = self.peak_memory_bytes.max(model.device().peak_memory());
         Ok(())
     }
 }
@@ -170,7 +179,7 @@ fn options(new_tokens: usize, seed: u64) -> GenerateOptions {
 }
 
 /// Runs a generation to its end.
-fn finish(mut generation: Generation<'_, Cpu>) -> Result<GenerationStats, CliError> {
+fn finish<D: Device>(generation: &mut Generation<'_, D>) -> Result<GenerationStats, CliError> {
     for event in generation.by_ref() {
         event?;
     }

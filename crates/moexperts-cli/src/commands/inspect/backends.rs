@@ -1,9 +1,8 @@
 //! Which experts each backend runs, as its own `check` says.
 
 use moexperts::{
-    Activation, DType, ExpertsInterface, ExpertsSpec,
+    Activation, DType, Device, ExpertsInterface, ExpertsSpec,
     core::{GateUpLayout, Orientation},
-    cpu::Cpu,
 };
 
 /// What backends are asked about: one property at a time, on gated silu experts in f32.
@@ -24,10 +23,10 @@ fn questions() -> Vec<(&'static str, ExpertsSpec)> {
 }
 
 /// A line a property, a column a backend.
-pub(super) fn support(cpu: &Cpu) -> String {
+pub(super) fn support<D: Device>(device: &D) -> String {
     let questions = questions();
     let width = questions.iter().map(|(property, _)| property.len()).max().unwrap_or(0);
-    let backends = ExpertsInterface::all::<Cpu>();
+    let backends = ExpertsInterface::all::<D>();
     let row = |property: &str, answers: Vec<String>| -> String {
         let line = format!("  {property:width$}  {}", answers.join("  "));
         format!("{}\n", line.trim_end())
@@ -35,7 +34,7 @@ pub(super) fn support(cpu: &Cpu) -> String {
     let mut lines = row("", backends.iter().map(|backend| backend.name().to_owned()).collect());
     for (property, spec) in &questions {
         let answers = backends.iter().map(|backend| {
-            let answer = if backend.check(spec, cpu).is_ok() { "yes" } else { "-" };
+            let answer = if backend.check(spec, device).is_ok() { "yes" } else { "-" };
             format!("{answer:width$}", width = backend.name().len())
         });
         lines += &row(property, answers.collect());

@@ -17,8 +17,10 @@ const fn variable(name: &'static str, meaning: &'static str) -> Variable {
     Variable { name, meaning, is_secret: false }
 }
 
-const VARIABLES: [Variable; 9] = [
-    variable(ISA_VARIABLE, "lowers the instruction set of the kernels"),
+const VARIABLES: [Variable; 11] = [
+    variable(ISA_VARIABLE, "lowers the instruction set of the CPU's kernels"),
+    variable("MOEXPERTS_NVRTC", "the file of NVRTC, which compiles the GPU's kernels; found"),
+    variable("CUDA_VISIBLE_DEVICES", "the GPUs there are, in this order; all"),
     variable("HF_HOME", "folder of the hub's cache and token; ~/.cache/huggingface"),
     variable("HF_HUB_CACHE", "folder of downloaded models; hub in HF_HOME"),
     variable("HF_ENDPOINT", "address of the hub; https://huggingface.co"),
@@ -31,7 +33,8 @@ const VARIABLES: [Variable; 9] = [
     variable("HF_HUB_OFFLINE", "1 uses the cache alone and never the network"),
     variable(
         "XDG_CACHE_HOME",
-        "folder of caches: what autotuning measured, the hub where HF_HOME is not set; ~/.cache",
+        "folder of caches: compiled kernels, what autotuning measured, the hub where HF_HOME is not \
+         set; ~/.cache",
     ),
     variable(LOG_VARIABLE, "what is logged to standard error, as moexperts=debug; warn"),
 ];

@@ -13,8 +13,9 @@ use super::{
 pub(super) struct Row {
     shape: String,
     dtype: &'static str,
-    device: &'static str,
-    threads: usize,
+    device: String,
+    /// None of a GPU.
+    threads: Option<usize>,
     tokens: usize,
     experts_hit: f64,
     implementation: String,
@@ -35,13 +36,14 @@ pub(super) struct Row {
 pub(super) struct Subject<'a> {
     pub(super) shape: &'a str,
     pub(super) spec: &'a ExpertsSpec,
-    pub(super) threads: usize,
+    pub(super) device: &'a str,
+    pub(super) threads: Option<usize>,
     pub(super) tokens: usize,
 }
 
 impl Row {
-    pub(super) fn new(subject: &Subject<'_>, measured: Measured, limits: &Limits<'_>) -> Self {
-        let Subject { shape, spec, threads, tokens } = *subject;
+    pub(super) fn new(subject: &Subject<'_>, measured: Measured, limits: &Limits) -> Self {
+        let Subject { shape, spec, device, threads, tokens } = *subject;
         let Measured { name, seconds, experts_hit, pairs } = measured;
         let time = Statistics::of(&seconds);
         let bytes = experts_hit * spec.bytes_per_expert() as f64;
@@ -53,7 +55,7 @@ impl Row {
         Self {
             shape: shape.to_owned(),
             dtype: spec.dtype.name(),
-            device: "cpu",
+            device: device.to_owned(),
             threads,
             tokens,
             experts_hit: rounded(experts_hit),

@@ -1,7 +1,8 @@
 //! Random experts, more of them than caches hold.
 //!
 //! All weights are views of one pool of random values. Where the experts of a shape do not fill it,
-//! it holds several sets of them, used in turn; where they do not fit, they overlap.
+//! it holds several sets of them, used in turn; where they do not fit, they overlap. A device with
+//! memory of its own has as many sets there, each a copy of one.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -10,12 +11,12 @@ use std::{
 
 use bytemuck::cast_slice;
 use moexperts::{
-    Cpu, DType, Error, ExpertsSpec,
+    DType, Device, Error, ExpertsSpec,
     core::{self, Elements, Expert, Experts, Linear, Matrix, MatrixLayout, Storage},
 };
 
 use super::super::{cached, random::Random};
-use crate::{error::CliError, summary::bytes};
+use crate::{error::CliError, hardware::Hardware, machine::Memory, summary::bytes};
 
 /// Sets of experts fill this, unless memory is short: more than the caches of most machines hold.
 const POOL_BYTES: usize = 1 << 30;
@@ -37,30 +38,49 @@ const SCALE: f32 = 0.025;
 
 /// Sets of experts of one description.
 #[derive(Debug)]
-pub(super) struct Weights {
-    pub(super) sets: Vec<Experts<Cpu>>,
+pub(super) struct Weights<D: Device> {
+    pub(super) sets: Vec<Experts<D>>,
     /// What a reader of the results has to know.
     pub(super) note: Option<String>,
 }
 
-impl Weights {
-    /// Random ones, in at most half of the available memory.
+/// Bytes that are free.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Room {
+    /// In the memory of the machine, if that is known.
+    pub(super) machine: Option<u64>,
+    /// In the device's own memory, if it has some.
+    pub(super) own: Option<u64>,
+}
+
+impl Room {
+    pub(super) fn now<D: Hardware>(device: &D) -> Self {
+        let machine = Memory::now().map(|memory| memory.available);
+        Self { machine, own: device.own_memory() }
+    }
+}
+
+impl<D: Hardware> Weights<D> {
+    /// Random ones, in at most half of the free memory.
     pub(super) fn random(
-        cpu: &Cpu,
+        device: &D,
         spec: ExpertsSpec,
         seed: u64,
-        available_bytes: Option<u64>,
+        room: Room,
     ) -> Result<Self, CliError> {
-        let budget = (available_bytes.unwrap_or(UNKNOWN_MEMORY_BYTES) / 2) as usize;
-        let plan = Plan::new(&spec, budget)?;
-        let pool = Pool::random(plan.pool_bytes, spec.dtype, cpu.thread_count(), seed);
+        let budget = (room.machine.unwrap_or(UNKNOWN_MEMORY_BYTES) / 2) as usize;
+        let plan = Plan::new(&spec, budget, room.own.map(|free| (free / 2) as usize))?;
+        let threads =
+            device.threads().or_else(|| Some(thread::available_parallelism().ok()?.get()));
+        let pool = Pool::random(plan.pool_bytes, spec.dtype, threads.unwrap_or(1), seed);
         let pool: Arc<dyn Storage> = Arc::new(pool);
         let mut random = Random::new(seed, &[1]);
         let mut set = |set: usize| {
-            let place = |index| plan.place(set * spec.experts + index);
+            let first = if plan.copied { 0 } else { set * spec.experts };
+            let place = |index| plan.place(first + index);
             let expert = |index| expert(&pool, place(index), &spec, &mut random);
             let experts = (0..spec.experts).map(expert).collect::<core::Result<_>>()?;
-            Experts::load(cpu, spec, experts)
+            Experts::load(device, spec, experts)
         };
         let sets = (0..plan.sets).map(&mut set).collect::<core::Result<_>>();
         Ok(Self { sets: sets.map_err(Error::from)?, note: plan.note(&spec) })
@@ -75,10 +95,14 @@ struct Plan {
     stride_bytes: usize,
     expert_bytes: usize,
     sets: usize,
+    /// Whether every set is a copy of the pool's one.
+    copied: bool,
 }
 
 impl Plan {
-    fn new(spec: &ExpertsSpec, budget: usize) -> Result<Self, CliError> {
+    /// - `budget`: bytes that the pool may take
+    /// - `copies`: bytes that copies may take, if sets are copies
+    fn new(spec: &ExpertsSpec, budget: usize, copies: Option<usize>) -> Result<Self, CliError> {
         let expert_bytes = spec.bytes_per_expert();
         let stride_bytes = expert_bytes.next_multiple_of(ALIGNMENT);
         if stride_bytes > budget {
@@ -88,10 +112,12 @@ impl Plan {
             });
         }
         let set_bytes = stride_bytes * spec.experts;
-        let sets = POOL_BYTES.div_ceil(set_bytes).min(MAX_SETS).min(budget / set_bytes).max(1);
+        let room = copies.unwrap_or(budget);
+        let sets = POOL_BYTES.div_ceil(set_bytes).min(MAX_SETS).min(room / set_bytes).max(1);
+        let in_pool = if copies.is_some() { 1 } else { sets };
         let overlap = OVERLAP_BYTES.max(stride_bytes).min(budget);
-        let pool_bytes = if set_bytes > budget { overlap } else { sets * set_bytes };
-        Ok(Self { pool_bytes, stride_bytes, expert_bytes, sets })
+        let pool_bytes = if set_bytes > budget { overlap } else { in_pool * set_bytes };
+        Ok(Self { pool_bytes, stride_bytes, expert_bytes, sets, copied: copies.is_some() })
     }
 
     /// The first byte of an expert, counted over all sets.
@@ -107,7 +133,7 @@ impl Plan {
 
     fn note(&self, spec: &ExpertsSpec) -> Option<String> {
         let all_bytes = self.sets * self.stride_bytes * spec.experts;
-        if all_bytes <= self.pool_bytes {
+        if all_bytes <= self.pool_bytes || self.copied {
             return cached(all_bytes);
         }
         let [all, pool] = [all_bytes, self.pool_bytes].map(|count| bytes(count as u64));
@@ -203,7 +229,7 @@ fn expert(
 
 #[cfg(test)]
 mod tests {
-    use moexperts::CpuOptions;
+    use moexperts::{Cpu, CpuOptions};
 
     use super::*;
 
@@ -212,7 +238,7 @@ mod tests {
     #[test]
     fn experts_that_fit_lie_one_after_another() {
         let spec = ExpertsSpec::gated_silu(2048, 1408, 60, DType::Bf16);
-        let plan = Plan::new(&spec, 16 << 30).unwrap();
+        let plan = Plan::new(&spec, 16 << 30, None).unwrap();
         assert_eq!((plan.sets, plan.pool_bytes), (2, 2 * 60 * spec.bytes_per_expert()));
         assert_eq!(plan.place(61), 61 * spec.bytes_per_expert());
         assert_eq!(plan.note(&spec), None);
@@ -221,7 +247,7 @@ mod tests {
     #[test]
     fn experts_that_do_not_fit_overlap_inside_the_pool() {
         let spec = ExpertsSpec::gated_silu(7168, 2048, 256, DType::Bf16);
-        let plan = Plan::new(&spec, 8 << 30).unwrap();
+        let plan = Plan::new(&spec, 8 << 30, None).unwrap();
         assert_eq!((plan.sets, plan.pool_bytes), (1, OVERLAP_BYTES));
         let mut places: Vec<usize> = (0..256).map(|index| plan.place(index)).collect();
         let inside = |place: &usize| place + plan.expert_bytes <= plan.pool_bytes;
@@ -236,19 +262,31 @@ mod tests {
     }
 
     #[test]
+    fn a_device_with_memory_of_its_own_has_copies_of_one_set() {
+        let spec = ExpertsSpec::gated_silu(2048, 1408, 60, DType::Bf16);
+        let set_bytes = 60 * spec.bytes_per_expert();
+        let plan = Plan::new(&spec, 16 << 30, Some(32 << 30)).unwrap();
+        assert_eq!((plan.sets, plan.pool_bytes, plan.copied), (2, set_bytes, true));
+        assert_eq!(plan.note(&spec), None);
+        let short = Plan::new(&spec, 1 << 29, Some(2 * set_bytes - 1)).unwrap();
+        assert_eq!((short.sets, short.pool_bytes), (1, 1 << 29));
+        assert_eq!(short.note(&spec), None);
+    }
+
+    #[test]
     fn small_experts_come_in_many_sets() {
-        let plan = Plan::new(&SMALL, 1 << 30).unwrap();
+        let plan = Plan::new(&SMALL, 1 << 30, None).unwrap();
         assert_eq!((plan.sets, plan.stride_bytes), (MAX_SETS, 768));
         assert_eq!(
             plan.note(&SMALL).unwrap(),
             "all weights are 2.36 MB: caches may hold a part of them"
         );
-        assert_eq!(Plan::new(&SMALL, 768).unwrap().place(2), 0);
+        assert_eq!(Plan::new(&SMALL, 768, None).unwrap().place(2), 0);
     }
 
     #[test]
     fn memory_for_one_expert_there_has_to_be() {
-        let error = Plan::new(&SMALL, 767).unwrap_err();
+        let error = Plan::new(&SMALL, 767, None).unwrap_err();
         assert_eq!(
             error.to_string(),
             "an expert takes 768 B, expected at most 767 B, half the available memory"
@@ -262,9 +300,11 @@ mod tests {
             let weights = |threads: usize, seed| {
                 let options = CpuOptions { threads: threads.try_into().ok(), isa: None };
                 let cpu = Cpu::new(options).unwrap();
-                Weights::random(&cpu, spec, seed, Some(2 << 20)).unwrap()
+                let room = Room { machine: Some(2 << 20), own: None };
+                Weights::random(&cpu, spec, seed, room).unwrap()
             };
-            let values = |weights: &Weights| weights.sets[1].expert(2).down_proj.weight.to_f32();
+            let values =
+                |weights: &Weights<Cpu>| weights.sets[1].expert(2).down_proj.weight.to_f32();
             let first = weights(1, 7);
             let got = values(&first);
             assert_eq!(got.len(), 24 * 5);

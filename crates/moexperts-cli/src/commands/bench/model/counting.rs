@@ -7,9 +7,9 @@ use std::sync::{
 };
 
 use moexperts::{
-    Cpu, Error, ExpertsBackend, ExpertsCall, ExpertsInterface, ExpertsSpec, GenerateOptions,
+    Device, Error, ExpertsBackend, ExpertsCall, ExpertsInterface, ExpertsSpec, GenerateOptions,
     LanguageModel,
-    core::{Result, Routing, Tensor},
+    core::{Result, Routing},
 };
 
 use super::super::backends::Backend;
@@ -20,15 +20,15 @@ const NAME: &str = "bench-counting";
 
 /// Bytes of weights that all decode steps of a generation read: of experts those that were hit, of
 /// everything else all. Every backend chooses the same tokens.
-pub(super) fn decode_bytes(
-    model: &LanguageModel,
-    backend: &Backend,
+pub(super) fn decode_bytes<D: Device>(
+    model: &LanguageModel<D>,
+    backend: &Backend<D>,
     prompts: &[Vec<u32>],
     options: &GenerateOptions,
 ) -> std::result::Result<usize, CliError> {
     let bytes = Arc::new(AtomicUsize::new(0));
     let counting = Counting { inner: Arc::clone(backend), bytes: Arc::clone(&bytes) };
-    ExpertsInterface::register::<Cpu>(counting).map_err(Error::from)?;
+    ExpertsInterface::register::<D>(counting).map_err(Error::from)?;
     model.set_experts_implementation(NAME)?;
     let mut generation = model.generate_tokens(prompts.to_vec(), options)?;
     // The first token comes with the prompt.
@@ -38,13 +38,13 @@ pub(super) fn decode_bytes(
         event?;
     }
     model.set_experts_implementation(backend.name())?;
-    ExpertsInterface::unregister::<Cpu>(NAME).map_err(Error::from)?;
+    ExpertsInterface::unregister::<D>(NAME).map_err(Error::from)?;
     let steps = options.max_new_tokens.map_or(0, |tokens| tokens - 1);
     Ok(bytes.load(Ordering::Relaxed) + steps * bytes_beside_experts(model))
 }
 
 /// Bytes a step reads whatever the routing.
-fn bytes_beside_experts(model: &LanguageModel) -> usize {
+fn bytes_beside_experts<D: Device>(model: &LanguageModel<D>) -> usize {
     // Only a model without experts has no dtype here, and no experts are counted then.
     let (spec, Some(dtype)) = (model.spec(), model.dtype()) else { return 0 };
     let experts = spec.moe_layers().map(|moe| {
@@ -60,23 +60,24 @@ fn bytes_beside_experts(model: &LanguageModel) -> usize {
 }
 
 #[derive(Debug)]
-struct Counting {
-    inner: Backend,
+struct Counting<D: Device> {
+    inner: Backend<D>,
     bytes: Arc<AtomicUsize>,
 }
 
-impl ExpertsBackend<Cpu> for Counting {
+impl<D: Device> ExpertsBackend<D> for Counting<D> {
     fn name(&self) -> &str {
         NAME
     }
 
-    fn check(&self, spec: &ExpertsSpec, device: &Cpu) -> Result<()> {
+    fn check(&self, spec: &ExpertsSpec, device: &D) -> Result<()> {
         self.inner.check(spec, device)
     }
 
-    fn forward(&self, call: ExpertsCall<'_, Cpu>, out: &mut Tensor) -> Result<()> {
+    fn forward(&self, call: ExpertsCall<'_, D>, out: &mut D::Tensor) -> Result<()> {
         let spec = call.experts.spec();
-        let bytes = experts_hit(call.routing, spec.experts) * spec.bytes_per_expert();
+        let routing = call.device.read_routing(call.routing)?;
+        let bytes = experts_hit(&routing, spec.experts) * spec.bytes_per_expert();
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
         self.inner.forward(call, out)
     }

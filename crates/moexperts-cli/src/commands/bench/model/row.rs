@@ -1,22 +1,23 @@
 //! A row: what one backend did with one batch of prompts.
 
-use moexperts::{DType, LanguageModel};
+use moexperts::{DType, Device, LanguageModel};
 use serde::Serialize;
 
 use super::{
-    super::{digits, percent, report::Column, rounded, statistics::Statistics},
+    super::{device_name, digits, percent, report::Column, rounded, statistics::Statistics},
     Measured,
     variants::Variant,
 };
-use crate::summary::bytes;
+use crate::{hardware::Hardware, summary::bytes};
 
 /// As the JSON file has it.
 #[derive(Debug, Serialize)]
 pub(super) struct Row {
     model: String,
     dtype: Option<&'static str>,
-    device: &'static str,
-    threads: usize,
+    device: String,
+    /// None of a GPU.
+    threads: Option<usize>,
     batch: usize,
     prompt_tokens: usize,
     new_tokens: usize,
@@ -32,9 +33,8 @@ pub(super) struct Row {
 }
 
 /// What a row is about, beside the measurement.
-#[derive(Clone, Copy)]
-pub(super) struct Subject<'a> {
-    pub(super) model: &'a LanguageModel,
+pub(super) struct Subject<'a, D: Device> {
+    pub(super) model: &'a LanguageModel<D>,
     pub(super) load_seconds: f64,
     pub(super) batch: usize,
     pub(super) prompt_tokens: usize,
@@ -45,7 +45,11 @@ pub(super) struct Subject<'a> {
 
 impl Row {
     /// - `bandwidth`: bytes the machine reads a second
-    pub(super) fn new(subject: &Subject<'_>, measured: &Measured<'_>, bandwidth: f64) -> Self {
+    pub(super) fn new<D: Hardware>(
+        subject: &Subject<'_, D>,
+        measured: &Measured<'_, D>,
+        bandwidth: f64,
+    ) -> Self {
         let Subject { model, load_seconds, batch, prompt_tokens, new_tokens, decode_bytes } =
             *subject;
         let prefill = Statistics::of(&measured.prefill_seconds).median;
@@ -55,8 +59,8 @@ impl Row {
         Self {
             model: model.origin().to_owned(),
             dtype: model.dtype().map(DType::name),
-            device: "cpu",
-            threads: model.device().thread_count(),
+            device: device_name::<D>(),
+            threads: model.device().threads(),
             batch,
             prompt_tokens,
             new_tokens,
@@ -72,7 +76,7 @@ impl Row {
     }
 
     /// The columns of the table, for these variants.
-    pub(super) fn columns(variants: &[Variant]) -> Vec<Column> {
+    pub(super) fn columns<D: Device>(variants: &[Variant<D>]) -> Vec<Column> {
         let backends = variants.iter().map(|variant| variant.backend.name());
         vec![
             Column::words("implementation", backends),

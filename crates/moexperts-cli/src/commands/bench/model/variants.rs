@@ -2,7 +2,7 @@
 
 use std::num::NonZero;
 
-use moexperts::{CompiledPlans, LanguageModel};
+use moexperts::{CompiledPlans, Device, LanguageModel};
 
 use super::super::backends::Backend;
 use crate::{
@@ -12,16 +12,16 @@ use crate::{
 
 /// A backend in a way to compile.
 #[derive(Debug)]
-pub(super) struct Variant {
-    pub(super) backend: Backend,
+pub(super) struct Variant<D: Device> {
+    pub(super) backend: Backend<D>,
     pub(super) compile: Compiling,
     /// What compiling made.
-    plans: Option<CompiledPlans>,
+    plans: Option<CompiledPlans<D>>,
 }
 
-impl Variant {
+impl<D: Device> Variant<D> {
     /// Makes the model run so.
-    pub(super) fn choose(&self, model: &LanguageModel) -> Result<(), CliError> {
+    pub(super) fn choose(&self, model: &LanguageModel<D>) -> Result<(), CliError> {
         // What is compiled may not be allowed with this backend.
         model.set_compiled(None)?;
         model.set_experts_implementation(self.backend.name())?;
@@ -31,12 +31,12 @@ impl Variant {
 
 /// Every backend in every way, with a line for each compilation. One that breaks a `fullgraph` is
 /// left out with a reason, unless the user named it.
-pub(super) fn all(
-    model: &LanguageModel,
-    backends: &[Backend],
+pub(super) fn all<D: Device>(
+    model: &LanguageModel<D>,
+    backends: &[Backend<D>],
     args: &BenchModelArgs,
     reasons: &mut Vec<String>,
-) -> Result<(Vec<Variant>, Vec<String>), CliError> {
+) -> Result<(Vec<Variant<D>>, Vec<String>), CliError> {
     let counts = |counts: &[NonZero<usize>]| counts.iter().map(|count| count.get()).collect();
     let named = !args.common.experts_implementation.is_empty();
     let modes = if args.compile.is_empty() { &[Compiling::None] } else { args.compile.as_slice() };

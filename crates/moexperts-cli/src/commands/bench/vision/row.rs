@@ -1,18 +1,19 @@
 //! A row: one image through the tower.
 
-use moexperts::{Cpu, LanguageModel, model::VisionTower};
+use moexperts::{LanguageModel, model::VisionTower};
 use serde::Serialize;
 
-use super::super::{digits, percent, report::Column, rounded, statistics::Statistics};
-use crate::args::ImageSize;
+use super::super::{device_name, digits, percent, report::Column, rounded, statistics::Statistics};
+use crate::{args::ImageSize, hardware::Hardware};
 
 /// As the JSON file has it.
 #[derive(Debug, Serialize)]
 pub(super) struct Row {
     model: String,
     dtype: &'static str,
-    device: &'static str,
-    threads: usize,
+    device: String,
+    /// None of a GPU.
+    threads: Option<usize>,
     image: String,
     patches: usize,
     implementation: &'static str,
@@ -40,9 +41,9 @@ pub(super) struct Measured {
 
 impl Row {
     /// - `peak`: multiplications and additions the machine does a second
-    pub(super) fn new(
-        model: &LanguageModel,
-        tower: &VisionTower<Cpu>,
+    pub(super) fn new<D: Hardware>(
+        model: &LanguageModel<D>,
+        tower: &VisionTower<D>,
         size: ImageSize,
         measured: &Measured,
         peak: f64,
@@ -53,8 +54,8 @@ impl Row {
         Self {
             model: model.origin().to_owned(),
             dtype: tower.dtype().name(),
-            device: "cpu",
-            threads: model.device().thread_count(),
+            device: device_name::<D>(),
+            threads: model.device().threads(),
             image: size.to_string(),
             patches: measured.grid.iter().product(),
             implementation: "moexperts",

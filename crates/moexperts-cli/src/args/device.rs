@@ -1,0 +1,55 @@
+//! The command line of devices.
+
+use std::num::NonZero;
+
+use moexperts::{Amount, AnyDevice, CpuOptions, Cuda, DeviceName, Error};
+
+use crate::{error::CliError, progress};
+
+/// Where to compute.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Device")]
+pub(crate) struct DeviceArgs {
+    /// `cpu`, `cuda`, `cuda:N` for GPU number N, or `auto`: the first GPU if there is one, else the
+    /// CPU.
+    #[arg(
+        long,
+        value_name = "DEVICE",
+        default_value_t,
+        value_parser = str::parse::<DeviceName>
+    )]
+    pub(crate) device: DeviceName,
+
+    /// Threads of the CPU to compute with; as many as the machine has by default.
+    #[arg(long, value_name = "N")]
+    threads: Option<NonZero<usize>>,
+}
+
+impl DeviceArgs {
+    /// Finds the device.
+    pub(crate) fn find(&self) -> Result<AnyDevice, CliError> {
+        let found = AnyDevice::find(self.device, self.cpu())?;
+        if let AnyDevice::Cuda(gpu) = &found {
+            compile_kernels(gpu)?;
+        }
+        Ok(found)
+    }
+
+    /// How the CPU computes.
+    pub(crate) fn cpu(&self) -> CpuOptions {
+        CpuOptions { threads: self.threads, isa: None }
+    }
+}
+
+/// Compiles what was not compiled on this machine yet, so that no prompt waits for it.
+fn compile_kernels(gpu: &Cuda) -> Result<(), CliError> {
+    const WHAT: &str = "compiling the GPU's kernels, once";
+    let modules = gpu.uncompiled_kernels().len();
+    if modules > 0 {
+        let bars = progress::bars();
+        bars.start(WHAT, Amount::Steps(modules as u64));
+        gpu.compile_kernels(|| bars.advance(WHAT, 1)).map_err(Error::from)?;
+        bars.finish(WHAT);
+    }
+    Ok(())
+}

@@ -1,13 +1,21 @@
 //! The GPU: its driver, and what every operation asks of it.
 
-use std::sync::Arc;
+use std::{
+    num::NonZero,
+    panic::resume_unwind,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+};
 
 use bytemuck::{NoUninit, Pod, Zeroable};
 use moexperts_core::{Device, Error, Result};
 
 use crate::{
     driver::{DevicePtr, Driver, Launch, Properties, Work, nvidia::Nvidia},
-    kernels::Kernel,
+    kernels::{Kernel, MODULES, Module},
     memory::Buffer,
     replay,
     tuning::Tuning,
@@ -53,6 +61,38 @@ impl Cuda {
     /// What the GPU is.
     pub fn properties(&self) -> &Properties {
         self.driver.properties()
+    }
+
+    /// The modules of kernels that were not compiled on this machine yet. Each is when it is first
+    /// launched, or by [`compile_kernels`](Self::compile_kernels).
+    pub fn uncompiled_kernels(&self) -> Vec<&'static Module> {
+        MODULES.iter().copied().filter(|module| !self.driver.is_compiled(module)).collect()
+    }
+
+    /// Compiles the [`uncompiled_kernels`](Self::uncompiled_kernels), several at a time, and calls
+    /// `compiled` after each.
+    ///
+    /// # Errors
+    /// If one cannot be compiled.
+    pub fn compile_kernels(&self, compiled: impl Fn() + Sync) -> Result<()> {
+        let modules = self.uncompiled_kernels();
+        let next = AtomicUsize::new(0);
+        let compile = || -> Result<()> {
+            while let Some(module) = modules.get(next.fetch_add(1, Ordering::Relaxed)) {
+                self.driver.compile(module)?;
+                compiled();
+            }
+            Ok(())
+        };
+        let threads = thread::available_parallelism().map_or(1, NonZero::get).min(modules.len());
+        thread::scope(|scope| {
+            let workers: Vec<_> = (0..threads).map(|_| scope.spawn(compile)).collect();
+            let results = workers
+                .into_iter()
+                .map(|worker| worker.join().unwrap_or_else(|panic| resume_unwind(panic)));
+            // Waits for all of them.
+            results.collect::<Vec<_>>().into_iter().collect()
+        })
     }
 
     /// The driver, for a backend with kernels of its own.

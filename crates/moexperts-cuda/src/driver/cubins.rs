@@ -38,6 +38,22 @@ impl Cubins {
         Some(cache.join("moexperts").join("cubin"))
     }
 
+    /// Whether a module is on disk.
+    pub(super) fn has(&self, module: &Module) -> bool {
+        self.file(module).is_some_and(|file| file.exists())
+    }
+
+    /// Puts a module on disk, if it is not there and there is a folder.
+    ///
+    /// # Errors
+    /// If it cannot be compiled.
+    pub(super) fn compile(&self, module: &Module) -> Result<()> {
+        match self.file(module) {
+            Some(file) if !file.exists() => self.compile_to(module, Some(&file)).map(|_| ()),
+            _ => Ok(()),
+        }
+    }
+
     /// What the driver loads for a module: what is on disk, if `load` takes it, else what is compiled
     /// now.
     ///
@@ -48,26 +64,34 @@ impl Cubins {
         module: &Module,
         load: impl Fn(&[u8]) -> Result<T>,
     ) -> Result<T> {
-        let file = self.folder.as_ref().map(|folder| folder.join(self.file_name(module)));
+        let file = self.file(module);
         if let Some(cubin) = file.as_ref().and_then(|file| fs::read(file).ok()) {
             match load(&cubin) {
                 Ok(loaded) => return Ok(loaded),
                 Err(error) => tracing::debug!(%error, "a kept cubin is not taken"),
             }
         }
+        load(&self.compile_to(module, file.as_deref())?)
+    }
+
+    /// Compiles a module and keeps it in a file.
+    fn compile_to(&self, module: &Module, file: Option<&Path>) -> Result<Vec<u8>> {
         tracing::info!(module = module.name(), architecture = self.architecture, "compiling");
         let cubin = self.nvrtc()?.compile(module, &self.architecture)?;
-        let loaded = load(&cubin)?;
         if let Some(file) = file
-            && let Err(error) = keep(&file, &cubin)
+            && let Err(error) = keep(file, &cubin)
         {
             // The next run compiles again, that is all.
             tracing::debug!(file = %file.display(), %error, "a cubin cannot be kept");
         }
-        Ok(loaded)
+        Ok(cubin)
     }
 
-    fn nvrtc(&self) -> Result<&Nvrtc> {
+    /// The compiler.
+    ///
+    /// # Errors
+    /// If it is not found.
+    pub(super) fn nvrtc(&self) -> Result<&Nvrtc> {
         match self.nvrtc.get() {
             Some(nvrtc) => Ok(nvrtc),
             None => {
@@ -77,13 +101,14 @@ impl Cubins {
         }
     }
 
-    /// Says everything that the cubin depends on.
-    fn file_name(&self, module: &Module) -> String {
+    /// Where a module is kept; its name says everything that the cubin depends on.
+    fn file(&self, module: &Module) -> Option<PathBuf> {
+        let folder = self.folder.as_ref()?;
         let mut hasher = DefaultHasher::new();
         nvrtc::source(module).hash(&mut hasher);
         nvrtc::options(&self.architecture).hash(&mut hasher);
         let name = module.name().trim_end_matches(".cu");
-        format!("{name}-{}-{:016x}.cubin", self.architecture, hasher.finish())
+        Some(folder.join(format!("{name}-{}-{:016x}.cubin", self.architecture, hasher.finish())))
     }
 }
 

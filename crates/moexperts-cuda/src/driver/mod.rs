@@ -120,6 +120,21 @@ pub trait Driver: Debug + Send + Sync + 'static {
     /// What the device is.
     fn properties(&self) -> &Properties;
 
+    /// Whether a module can be launched on this machine without being compiled first.
+    fn is_compiled(&self, module: &'static Module) -> bool {
+        let _ = module;
+        true
+    }
+
+    /// Compiles a module if it is not compiled, so that no launch has to wait for it.
+    ///
+    /// # Errors
+    /// If it cannot be compiled.
+    fn compile(&self, module: &'static Module) -> Result<()> {
+        let _ = module;
+        Ok(())
+    }
+
     /// Memory of at least so many bytes (not 0), aligned to 256; the values are unspecified.
     ///
     /// # Errors

@@ -19,7 +19,10 @@ use moexperts_core::{Error, Result};
 use super::{
     DevicePtr, Driver, Graph, Launch, Properties, TensorMap, TensorMapSpec, Work, cubins::Cubins,
 };
-use crate::{cuda::Cuda, kernels::Module};
+use crate::{
+    cuda::Cuda,
+    kernels::{MODULES, Module},
+};
 
 /// Bytes of dynamic shared memory that a kernel may have without asking.
 const SHARED_BYTES_UNASKED: u32 = 48 << 10;
@@ -130,7 +133,8 @@ impl Nvidia {
     /// Opens GPU `ordinal`.
     ///
     /// # Errors
-    /// [`Error::Device`] if there is no driver, it does not start, or there is no such GPU.
+    /// [`Error::Device`] if there is no driver, it does not start, there is no such GPU, or kernels
+    /// have to be compiled and there is no NVRTC.
     pub fn new(ordinal: usize) -> Result<Self> {
         let there_are = count()?;
         if ordinal >= there_are {
@@ -142,6 +146,10 @@ impl Nvidia {
             return Err(Cuda::problem(format!("no GPU of number {ordinal}: {there_are}")));
         }
         let gpu = Gpu::open(ordinal).map_err(refused(&format!("opening GPU {ordinal}")))?;
+        if !MODULES.iter().filter(|module| gpu.runs(module)).all(|module| gpu.cubins.has(module)) {
+            // Better said now than at the first launch.
+            gpu.cubins.nvrtc()?;
+        }
         Ok(Self(Arc::new(gpu)))
     }
 
@@ -205,6 +213,11 @@ impl Gpu {
             functions: Mutex::default(),
             modules: Mutex::default(),
         })
+    }
+
+    /// Whether a module is for this GPU.
+    fn runs(&self, module: &Module) -> bool {
+        !module.hopper || self.properties.compute_capability == (9, 0)
     }
 
     /// Makes the GPU that of this thread's calls.
@@ -335,6 +348,14 @@ impl Drop for Gpu {
 impl Driver for Nvidia {
     fn properties(&self) -> &Properties {
         &self.0.properties
+    }
+
+    fn is_compiled(&self, module: &'static Module) -> bool {
+        !self.0.runs(module) || self.0.cubins.has(module)
+    }
+
+    fn compile(&self, module: &'static Module) -> Result<()> {
+        self.0.cubins.compile(module)
     }
 
     fn alloc(&self, bytes: usize) -> Result<DevicePtr> {

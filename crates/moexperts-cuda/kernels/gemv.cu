@@ -60,8 +60,8 @@ DEVICE void add_quads(
     }
 }
 
-// Adds the terms of the lane's pieces of some weight rows and the values beside them: `first` of the
-// first row of x, and of the others up to `count` those at `column`.
+// Adds the terms of the lane's pieces of some weight rows and the values beside them: `first` of
+// the first row of x, and of the others up to `count` those at `column`.
 template <typename T, int ROWS, int XS>
 DEVICE void add_pieces(
     float (&sums)[ROWS * XS], const uint4 (&pieces)[ROWS], const Values<T>& first,
@@ -82,8 +82,8 @@ DEVICE void add_pieces(
 }
 
 // Adds the lane's terms of the products of ROWS weight rows with the first `count` rows of x. With
-// `vector`, all of them begin at multiples of 16 bytes. AHEAD pieces of each row of weights, and the
-// values of the first row of x beside them, are read at once.
+// `vector`, all of them begin at multiples of 16 bytes. AHEAD pieces of each row of weights, and
+// the values of the first row of x beside them, are read at once.
 template <typename T, int ROWS, int XS, int AHEAD>
 DEVICE void add_products(
     float (&sums)[ROWS * XS], const T* const (&rows)[ROWS], const float* const (&xs)[XS], u32 count,
@@ -264,7 +264,8 @@ DEVICE void inner_of(
     const float* xs[XS];
 #pragma unroll
     for (int i = 0; i < XS; ++i) xs[i] = p.x + (u64)(pairs.pair[i] / p.top_k) * p.hidden;
-    float product = products<T, ROWS, XS, AHEAD>(rows, xs, XS == 1 ? 1 : pairs.count, p.hidden, p.vector);
+    u32 count = XS == 1 ? 1 : pairs.count;
+    float product = products<T, ROWS, XS, AHEAD>(rows, xs, count, p.hidden, p.vector);
     // That of the other row of two.
     float other = __shfl_xor_sync(ALL_LANES, product, LANES);
     u32 lane = threadIdx.x % WARP;
@@ -272,14 +273,15 @@ DEVICE void inner_of(
     u32 member = index / 2 % XS, row = index / 2 / XS * 2 + index % 2;
     bool gated = p.activation.gated;
     u32 out = first + (gated ? row / 2 : row);
-    if (lane % LANES || member >= pairs.count || out >= p.intermediate || (gated && row % 2)) return;
+    if (lane % LANES || member >= count || out >= p.intermediate || (gated && row % 2)) return;
     if (weights.first_bias) product += weights.first_bias[out];
     if (gated && weights.second_bias) other += weights.second_bias[out];
     u32 pair = pairs.pair[0];
 #pragma unroll
     for (u32 i = 1; i < XS; ++i)
         if (member == i) pair = pairs.pair[i];
-    p.inner[(u64)pair * p.intermediate + out] = activate(p.activation, product, gated ? other : product);
+    float inner = activate(p.activation, product, gated ? other : product);
+    p.inner[(u64)pair * p.intermediate + out] = inner;
 }
 
 #define ALONE_ROWS 2
@@ -319,9 +321,13 @@ template <typename T> DEVICE void inner_shared(const InnerParams& p) {
     }
 }
 
-#define INNER(suffix, type)                                                                       \
-    KERNEL_BLOCKS(gemv_inner_alone_##suffix, InnerParams, GEMV_THREADS, 5) { inner_alone<type>(p); } \
-    KERNEL_BLOCKS(gemv_inner_shared_##suffix, InnerParams, GEMV_THREADS, 3) { inner_shared<type>(p); }
+#define INNER(suffix, type)                                                        \
+    KERNEL_BLOCKS(gemv_inner_alone_##suffix, InnerParams, GEMV_THREADS, 5) {       \
+        inner_alone<type>(p);                                                      \
+    }                                                                              \
+    KERNEL_BLOCKS(gemv_inner_shared_##suffix, InnerParams, GEMV_THREADS, 3) {      \
+        inner_shared<type>(p);                                                     \
+    }
 FOR_EACH_WEIGHT(INNER)
 
 struct OutputParams {
@@ -358,11 +364,12 @@ DEVICE void outputs_of(
     const float* xs[XS];
 #pragma unroll
     for (int i = 0; i < XS; ++i) xs[i] = p.inner + (u64)pairs.pair[i] * p.intermediate;
-    float product = products<T, OUTPUT_ROWS, XS, AHEAD>(rows, xs, XS == 1 ? 1 : pairs.count, p.intermediate, p.vector);
+    u32 count = XS == 1 ? 1 : pairs.count;
+    float product = products<T, OUTPUT_ROWS, XS, AHEAD>(rows, xs, count, p.intermediate, p.vector);
     u32 lane = threadIdx.x % WARP;
     u32 index = lane / LANES;
     u32 member = index / 2 % XS, row = index / 2 / XS * 2 + index % 2;
-    if (lane % LANES || member >= pairs.count || first + row >= p.hidden) return;
+    if (lane % LANES || member >= count || first + row >= p.hidden) return;
     if (weights.first_bias) product += weights.first_bias[first + row];
     u32 place = places.pair[0];
 #pragma unroll
@@ -371,8 +378,8 @@ DEVICE void outputs_of(
     y[place * y_stride + row] = product;
 }
 
-// out[token] = Σ_k weight[token, k] · y[k], in the order of k; a pair of no expert is none. `y` holds
-// `rows` outputs from `first` on of each of the token's pairs, `row` being one of them.
+// out[token] = Σ_k weight[token, k] · y[k], in the order of k; a pair of no expert is none. `y`
+// holds `rows` outputs from `first` on of each of the token's pairs, `row` being one of them.
 DEVICE void store_sum(
     const OutputParams& p, u32 token, u32 first, u32 row, u32 rows, const float* y
 ) {
@@ -511,7 +518,7 @@ template <typename T, int ROWS, int XS, int AHEAD> DEVICE void linear(const Line
         linear<type, rows, xs, ahead>(p);                                                \
     }
 #define LINEAR(suffix, type)                                                             \
-    LINEAR_ROWS(suffix, type, 2, 1, 4, 5)                                                \
+    LINEAR_ROWS(suffix, type, 2, 1, 4, 4)                                                \
     LINEAR_ROWS(suffix, type, 2, 2, 4, 4)                                                \
     LINEAR_ROWS(suffix, type, 4, 4, 2, 3)                                                \
     LINEAR_ROWS(suffix, type, 4, 8, 2, 2)

@@ -12,8 +12,8 @@ struct GroupWeights {
 };
 
 // For each position of group g, that is, from offsets[g] up to offsets[g + 1]:
-// out[out_rows[position]] = activation(first · x[x_rows[position]] + first_bias, second · …), or the
-// first product alone where nothing is activated.
+// out[out_rows[position]] = activation(first · x[x_rows[position]] + first_bias, second · …), or
+// the first product alone where nothing is activated.
 struct GroupedParams {
     const void* x;                // [.., depth], in the weights' type
     const u32* offsets;           // [groups + 1]; null: one group of `rows` positions
@@ -28,7 +28,7 @@ struct GroupedParams {
     u32 rows;
     u32 depth;
     u32 outs;
-    u32 vector;                   // whether all rows of x and the weights begin at multiples of 16 bytes
+    u32 vector;                   // whether rows of x and weights begin at multiples of 16 bytes
     u32 out_f32;                  // whether out is in f32
     u32 activated;                // whether `activation` is applied
     u32 padding;

@@ -47,7 +47,9 @@ constexpr u32 EMPTY_ARRIVALS = CONSUMERS / WARP;
 
 struct HopperParams {
     GroupedParams grouped;
-    const TensorMap* maps;  // [groups, 2], of the first and the second weights
+    const TensorMap* maps;  // [groups, 2], of the first and the second weights; null: `map` is the one
+    u64 padding[3];
+    TensorMap map;
 };
 
 struct Tile {
@@ -162,10 +164,10 @@ DEVICE void produce(const HopperParams& params, const Ring& ring, const u32* fir
             from[i] = x_row * (u32)(p.x_stride / 8) + piece;
             rows |= (u32)valid << i;
         }
-        const TensorMap* first = params.maps + 2 * tile.group;
+        const TensorMap* first = params.maps ? params.maps + 2 * tile.group : &params.map;
         const TensorMap* second = gated ? first + 1 : first;
         u32 second_out = gated ? tile.out : tile.out + BOX_ROWS;
-        if (thread == 0 && mapped != tile.group) {
+        if (thread == 0 && params.maps && mapped != tile.group) {
             tensor_map_acquire(first);
             if (gated) tensor_map_acquire(second);
             mapped = tile.group;

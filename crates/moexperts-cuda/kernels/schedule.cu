@@ -1,10 +1,10 @@
 // What stands around grouped products of experts: the pairs (token, expert) ordered by expert, x in
 // the weights' type, and the weighted sum of a token's pairs.
 //
-// Pairs are numbered as top_k_index [T, K] has them. Ordered, an expert's pairs are next to each other
-// and keep their order; those of no expert (ids from E on) are left out. It is a counting sort: the
-// pairs are cut into segments, one a warp. Each counts its pairs of every expert; where a segment's
-// pairs of an expert begin is the sum of all counts before, experts first, then segments.
+// Pairs are numbered as top_k_index [T, K] has them. Ordered, an expert's pairs are next to each
+// other and keep their order; those of no expert (ids from E on) are left out. It is a counting
+// sort: the pairs are cut into segments, one a warp. Each counts its pairs of every expert; where a
+// segment's pairs of an expert begin is the sum of all counts before, experts first, then segments.
 
 struct ScheduleParams {
     const u32* top_k_index;  // [pairs]
@@ -47,7 +47,8 @@ DEVICE void count_segment(const ScheduleParams& p, u32 segment, u32* counters, u
     u32 first = segment * p.segment_pairs, end = min(first + p.segment_pairs, p.pairs);
     for (u32 base = first; base < end; base += WARP) {
         Peers peers = peers_of(p, base + threadIdx.x % WARP, end);
-        if (peers.valid && peers.before == 0) atomicAdd(counters + peers.expert * stride, peers.count);
+        if (peers.valid && peers.before == 0)
+            atomicAdd(counters + peers.expert * stride, peers.count);
     }
 }
 
@@ -204,8 +205,8 @@ struct CombineParams {
 
 #define COMBINE_THREADS 256
 
-// out[t] = Σ_k weight[t, k] · y[t, k], in the order of k; a pair of no expert is none. A block writes a
-// part of a row, a thread four values of it.
+// out[t] = Σ_k weight[t, k] · y[t, k], in the order of k; a pair of no expert is none. A block
+// writes a part of a row, a thread four values of it.
 KERNEL(combine, CombineParams, COMBINE_THREADS) {
     u32 token = blockIdx.x;
     u32 column = (blockIdx.y * COMBINE_THREADS + threadIdx.x) * 4;

@@ -29,9 +29,10 @@ template <typename T> DEVICE float4 load_quad(const T* row, u32 column, const Gr
     return quad;
 }
 
-// A thread has every sixteenth weight row and every sixteenth position of the tile. The next stage is
-// read into registers while the sums of one are computed.
-template <typename T, int ROWS, int POSITIONS> DEVICE void multiply(const GroupedParams& p, u8* shared) {
+// A thread has every sixteenth weight row and every sixteenth position of the tile. The next stage
+// is read into registers while the sums of one are computed.
+template <typename T, int ROWS, int POSITIONS>
+DEVICE void multiply(const GroupedParams& p, u8* shared) {
     constexpr int M = ROWS / 16, N = POSITIONS / 16;
     // A thread copies a quad of every 32nd row.
     constexpr int WEIGHT_QUADS = ROWS / 32, X_QUADS = (POSITIONS + 31) / 32;
@@ -72,7 +73,8 @@ template <typename T, int ROWS, int POSITIONS> DEVICE void multiply(const Groupe
     for (u32 stage = 0; stage < stages; ++stage) {
         float* to = weights + copied_row * ROW_FLOATS + copied_column;
 #pragma unroll
-        for (int i = 0; i < WEIGHT_QUADS; ++i) *(float4*)(to + 32 * i * ROW_FLOATS) = weight_quads[i];
+        for (int i = 0; i < WEIGHT_QUADS; ++i)
+            *(float4*)(to + 32 * i * ROW_FLOATS) = weight_quads[i];
         to = x + copied_row * ROW_FLOATS + copied_column;
 #pragma unroll
         for (int i = 0; i < X_QUADS; ++i)
@@ -116,5 +118,8 @@ template <typename T, int ROWS, int POSITIONS> DEVICE void multiply(const Groupe
         DYNAMIC_SHARED(shared);                                                           \
         multiply<type, rows, positions>(p, shared);                                       \
     }
-#define SIMT_TILES(suffix, type) SIMT_TILE(type, 32, 16) SIMT_TILE(type, 64, 16) SIMT_TILE(type, 128, 64)
+#define SIMT_TILES(suffix, type) \
+    SIMT_TILE(type, 32, 16)      \
+    SIMT_TILE(type, 64, 16)      \
+    SIMT_TILE(type, 128, 64)
 FOR_EACH_WEIGHT(SIMT_TILES)

@@ -1,9 +1,9 @@
 // Grouped products by tensor cores, for 16-bit weights on compute capability 8.0 and later.
 //
 // Weight rows are the rows of `mma`, positions its columns, so that a group of few positions wastes
-// little. Weights and rows of x pass through shared memory in stages of 64 columns, several under way
-// at once. A row of a stage is 128 bytes, and its 16-byte pieces are exchanged so that ldmatrix, which
-// reads the same piece of eight neighbouring rows, finds them in different banks.
+// little. Weights and rows of x pass through shared memory in stages of 64 columns, several under
+// way at once. A row of a stage is 128 bytes, and its 16-byte pieces are exchanged so that
+// ldmatrix, which reads the same piece of eight neighbouring rows, finds them in different banks.
 
 #define TILE_THREADS 128
 #define STAGE_COLUMNS 64
@@ -24,8 +24,8 @@ template <typename T> DEVICE void copy_elements(u8* to, const T* row, u32 column
     *(uint4*)to = make_uint4(words[0], words[1], words[2], words[3]);
 }
 
-// The sums of ROWS weight rows with POSITIONS positions, by ROW_WARPS · POSITION_WARPS warps, each of
-// which has its own part of them; where these are fewer than four, the others sum other columns.
+// The sums of ROWS weight rows with POSITIONS positions, by ROW_WARPS · POSITION_WARPS warps, each
+// of which has its own part of them; where these are fewer than four, the others sum other columns.
 template <typename T, int ROWS, int POSITIONS, int ROW_WARPS, int POSITION_WARPS, int STAGES>
 DEVICE void multiply(const GroupedParams& p, u8* shared) {
     constexpr int PARTS = TILE_THREADS / WARP / (ROW_WARPS * POSITION_WARPS);
@@ -96,7 +96,8 @@ DEVICE void multiply(const GroupedParams& p, u8* shared) {
 #pragma unroll 1
     for (u32 stage = 0; stage < stages; ++stage) {
         cp_async_wait<STAGES - 2>();
-        // The stage has come for all threads, and all have read the one that the next copy replaces.
+        // The stage has come for all threads, and all have read the one that the next copy
+        // replaces.
         __syncthreads();
         if (stage + STAGES - 1 < stages) copy_stage(stage + STAGES - 1);
         cp_async_commit();

@@ -14,8 +14,8 @@ struct Positions {
 // Groups that a lane looks at together.
 #define GROUPS_PER_LANE 4
 
-// Part `index` of the parts of at most `most` positions that the groups are cut into, in the order of
-// the groups; an empty one after the last. By whole warps.
+// Part `index` of the parts of at most `most` positions that the groups are cut into, in the order
+// of the groups; an empty one after the last. By whole warps.
 DEVICE Positions find_positions(const GroupedParams& p, u32 index, u32 most) {
     Positions found = {0, 0, 0};
     if (!p.offsets) {
@@ -31,9 +31,12 @@ DEVICE Positions find_positions(const GroupedParams& p, u32 index, u32 most) {
         u32 offsets[GROUPS_PER_LANE + 1];
 #pragma unroll
         for (u32 i = 0; i <= GROUPS_PER_LANE; ++i) offsets[i] = p.offsets[min(first + i, p.groups)];
-        u32 own = 0;
+        u32 parts[GROUPS_PER_LANE], own = 0;
 #pragma unroll
-        for (u32 i = 0; i < GROUPS_PER_LANE; ++i) own += (offsets[i + 1] - offsets[i] + most - 1) / most;
+        for (u32 i = 0; i < GROUPS_PER_LANE; ++i) {
+            parts[i] = (offsets[i + 1] - offsets[i] + most - 1) / most;
+            own += parts[i];
+        }
         u32 through = own;
 #pragma unroll
         for (u32 lanes = 1; lanes < WARP; lanes *= 2) {
@@ -46,13 +49,12 @@ DEVICE Positions find_positions(const GroupedParams& p, u32 index, u32 most) {
             u32 at = before + through - own;
 #pragma unroll
             for (u32 i = 0; i < GROUPS_PER_LANE; ++i) {
-                u32 parts = (offsets[i + 1] - offsets[i] + most - 1) / most;
-                if (index >= at && index - at < parts) {
+                if (index >= at && index - at < parts[i]) {
                     found.group = first + i;
                     found.start = offsets[i] + (index - at) * most;
                     found.end = min(found.start + most, offsets[i + 1]);
                 }
-                at += parts;
+                at += parts[i];
             }
             int owner = __ffs(reached) - 1;
             found.group = __shfl_sync(ALL_LANES, found.group, owner);
@@ -88,7 +90,8 @@ template <int ROWS, int POSITIONS> DEVICE Tile find_tile(const GroupedParams& p)
     return tile;
 }
 
-// Weight row `row` of a tile; beyond the last output, the last one's: nobody stores what comes of it.
+// Weight row `row` of a tile; beyond the last output, the last one's: nobody stores what comes of
+// it.
 template <typename T>
 DEVICE const T* weight_row(const GroupedParams& p, const Tile& tile, bool gated, u32 row) {
     bool second = gated && row / 16 % 2;
@@ -108,8 +111,8 @@ DEVICE const T* x_row(const GroupedParams& p, const Tile& tile, u32 row) {
 // Floats from a position's sums to the next's: those of neighbours begin four banks apart.
 template <int ROWS> constexpr int sums_stride = ROWS + 4;
 
-// Makes outputs of a tile's sums and stores them. The sums of each position [PARTS, POSITIONS, ROWS]
-// are those of all parts, added in their order.
+// Makes outputs of a tile's sums and stores them. The sums of each position [PARTS, POSITIONS,
+// ROWS] are those of all parts, added in their order.
 template <typename T, int ROWS, int POSITIONS, int PARTS, bool GATED>
 DEVICE void finish(const GroupedParams& p, const Tile& tile, const float* sums) {
     constexpr u32 OUTS = GATED ? ROWS / 2 : ROWS;
@@ -119,7 +122,8 @@ DEVICE void finish(const GroupedParams& p, const Tile& tile, const float* sums) 
     for (u32 i = threadIdx.x; i < positions * OUTS; i += blockDim.x) {
         u32 position = i / OUTS, out = i % OUTS, at = tile.first_out + out;
         if (at >= p.outs) continue;
-        const float* first = sums + position * sums_stride<ROWS> + (GATED ? out / 16 * 32 + out % 16 : out);
+        u32 row = GATED ? out / 16 * 32 + out % 16 : out;
+        const float* first = sums + position * sums_stride<ROWS> + row;
         float value = first[0];
 #pragma unroll
         for (u32 part = 1; part < PARTS; ++part) value += first[part * PART];
@@ -134,9 +138,9 @@ DEVICE void finish(const GroupedParams& p, const Tile& tile, const float* sums) 
         } else if (p.activated) {
             value = activate(p.activation, value, value);
         }
-        u32 row = tile.positions.start + position;
-        if (p.out_rows) row = p.out_rows[row];
-        u64 to = row * p.out_stride + at;
+        u32 out_row = tile.positions.start + position;
+        if (p.out_rows) out_row = p.out_rows[out_row];
+        u64 to = out_row * p.out_stride + at;
         if (p.out_f32) ((float*)p.out)[to] = value;
         else ((T*)p.out)[to] = narrow(value, T());
     }

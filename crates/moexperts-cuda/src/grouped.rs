@@ -10,14 +10,14 @@ use crate::{
     activation::ActivationParams,
     cuda::Cuda,
     driver::DevicePtr,
-    hopper::Maps,
+    hopper::{self, Maps},
     kernels::{self, Kernel},
-    memory::Buffer,
+    memory::{Buffer, CudaVector},
     tuning::Tuning,
 };
 
 /// `GroupWeights` of grouped.cuh.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 pub(crate) struct GroupWeights {
     pub(crate) first: DevicePtr,
@@ -31,7 +31,7 @@ pub(crate) struct GroupWeights {
 impl GroupWeights {
     pub(crate) fn new(first: &DeviceLinear<Cuda>, second: Option<&DeviceLinear<Cuda>>) -> Self {
         let bias = |linear: &DeviceLinear<Cuda>| {
-            linear.bias.as_ref().map_or(DevicePtr(0), |bias| bias.ptr())
+            linear.bias.as_ref().map_or(DevicePtr(0), CudaVector::ptr)
         };
         Self {
             first: first.weight.ptr(),
@@ -80,6 +80,12 @@ impl GroupedParams {
     /// Whether an output is made of two products.
     pub(crate) fn is_gated(&self) -> bool {
         self.activated != 0 && self.activation.is_gated()
+    }
+
+    /// With weights of a type, and at most so many positions in all groups together.
+    pub(crate) fn shape(&self, dtype: DType, positions: usize) -> Shape {
+        let [groups, outs] = [self.groups, self.outs].map(|n| n as usize);
+        Shape { groups, positions, outs, gated: self.is_gated(), dtype }
     }
 }
 
@@ -133,11 +139,12 @@ impl Groups {
         params: GroupedParams,
         positions: usize,
     ) -> Result<()> {
-        let is_whole = params.groups as usize == self.count;
-        let maps = self.maps.as_ref().filter(|_| is_whole && cuda.tuning() == Tuning::default());
-        match maps.filter(|maps| maps.suit(&params, positions)) {
-            Some(maps) => maps.multiply(cuda, self.dtype, params, positions),
-            None => multiply(cuda, self.dtype, params, positions),
+        let is_whole = params.groups as usize == self.count && params.vector != 0;
+        match &self.maps {
+            Some(maps) if is_whole && hopper::suits(cuda, &params.shape(self.dtype, positions)) => {
+                maps.multiply(cuda, self.dtype, params, positions)
+            }
+            _ => multiply(cuda, self.dtype, params, positions),
         }
     }
 }
@@ -318,12 +325,16 @@ pub(crate) fn multiply(
     params: GroupedParams,
     positions: usize,
 ) -> Result<()> {
-    let (groups, outs) = (params.groups as usize, params.outs as usize);
+    let shape = params.shape(dtype, positions);
+    let Shape { groups, outs, gated, .. } = shape;
     if positions == 0 || groups == 0 || outs == 0 {
         return Ok(());
     }
-    let gated = params.is_gated();
-    let tile = Tile::choose(cuda, &Shape { groups, positions, outs, gated, dtype });
+    let is_only = params.weights == DevicePtr(0) && params.depth > 0 && params.vector != 0;
+    if is_only && hopper::suits(cuda, &shape) {
+        return hopper::multiply_only(cuda, dtype, params, positions);
+    }
+    let tile = Tile::choose(cuda, &shape);
     // Where every group has a position, the others fill as many tiles as they can.
     let groups = groups.min(positions);
     let position_tiles = (positions - groups) / tile.positions + groups;

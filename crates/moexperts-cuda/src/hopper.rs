@@ -1,4 +1,4 @@
-//! Products of groups of many rows, by what Hopper alone has (hopper.cu).
+//! Products of groups of many positions, by what Hopper alone has (hopper.cu).
 
 use bytemuck::{Pod, Zeroable};
 use moexperts_core::{DType, Result};
@@ -6,44 +6,108 @@ use moexperts_core::{DType, Result};
 use crate::{
     cuda::Cuda,
     driver::{DevicePtr, TensorMap, TensorMapSpec},
-    grouped::{GroupWeights, GroupedParams},
+    grouped::{GroupWeights, GroupedParams, Shape},
     kernels::{self, Kernel},
     memory::Buffer,
+    tuning::Tuning,
 };
 
 /// `HopperParams` of hopper.cu.
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
+#[repr(C, align(64))]
 struct HopperParams {
     grouped: GroupedParams,
     maps: DevicePtr,
+    padding: [u64; 3],
+    map: TensorMap,
 }
 
 const THREADS: u32 = 384;
-const F16: Kernel<HopperParams> = Kernel::new(&kernels::HOPPER, "grouped_hopper_f16", THREADS);
-const BF16: Kernel<HopperParams> = Kernel::new(&kernels::HOPPER, "grouped_hopper_bf16", THREADS);
+static F16: Kernel<HopperParams> = Kernel::new(&kernels::HOPPER, "grouped_hopper_f16", THREADS);
+static BF16: Kernel<HopperParams> = Kernel::new(&kernels::HOPPER, "grouped_hopper_bf16", THREADS);
+
+/// What reports call it.
+pub(crate) const NAME: &str = "wgmma 256x128";
 
 /// Positions and rows of weights of a tile, and rows of a box, as in hopper.cu.
 const TILE_POSITIONS: usize = 128;
 const TILE_ROWS: usize = 256;
 const BOX_ROWS: usize = 128;
 
-/// Groups of fewer rows on average are not worth the large tiles.
-const LEAST_ROWS: usize = 48;
+/// Groups of fewer positions on average are not worth such tiles.
+const LEAST_POSITIONS: usize = 48;
 
 /// Shared memory: the ring with its barriers, then the tiles before each group.
 const fn shared_bytes(groups: usize) -> usize {
     4 * (128 * (TILE_POSITIONS + TILE_ROWS) + 16) + 4 * (groups + 1)
 }
 
+/// Tiles of a shape at most.
+fn tiles(shape: &Shape) -> usize {
+    let Shape { groups, positions, outs, gated, .. } = *shape;
+    if positions == 0 {
+        return 0;
+    }
+    // Where every group has a position, the others fill as many tiles as they can.
+    let groups = groups.min(positions);
+    let position_tiles = (positions - groups) / TILE_POSITIONS + groups;
+    position_tiles * outs.div_ceil(if gated { TILE_ROWS / 2 } else { TILE_ROWS })
+}
+
+/// Whether products of a shape are better done so, their rows beginning at multiples of 16 bytes.
+pub(crate) fn suits(cuda: &Cuda, shape: &Shape) -> bool {
+    cuda.is_hopper()
+        && cuda.tuning() == Tuning::default()
+        && shape.dtype != DType::F32
+        && shape.positions >= LEAST_POSITIONS * shape.groups
+        // A tile keeps one multiprocessor at work; smaller ones leave fewer without.
+        && 2 * tiles(shape) > cuda.properties().multiprocessors as usize
+}
+
+fn map(
+    cuda: &Cuda,
+    dtype: DType,
+    [rows, cols]: [usize; 2],
+    at: DevicePtr,
+    stride: u64,
+) -> Result<TensorMap> {
+    cuda.driver().tensor_map(TensorMapSpec {
+        at,
+        rows,
+        cols,
+        row_bytes: 2 * stride as usize,
+        box_rows: BOX_ROWS,
+        bf16: dtype == DType::Bf16,
+    })
+}
+
+fn launch(cuda: &Cuda, dtype: DType, params: HopperParams, positions: usize) -> Result<()> {
+    let shape = params.grouped.shape(dtype, positions);
+    let blocks = tiles(&shape).min(cuda.properties().multiprocessors as usize);
+    let kernel = if dtype == DType::Bf16 { &BF16 } else { &F16 };
+    cuda.launch(kernel, [blocks, 1, 1], shared_bytes(shape.groups), params)
+}
+
+/// Multiplies with the only group of `params`, at most so many positions.
+///
+/// # Errors
+/// If the kernel cannot be compiled, or the device refuses.
+pub(crate) fn multiply_only(
+    cuda: &Cuda,
+    dtype: DType,
+    params: GroupedParams,
+    positions: usize,
+) -> Result<()> {
+    let GroupWeights { first, first_stride, .. } = params.only;
+    let shape = [params.outs, params.depth].map(|n| n as usize);
+    let map = map(cuda, dtype, shape, first, first_stride)?;
+    let params = HopperParams { grouped: params, map, ..HopperParams::zeroed() };
+    launch(cuda, dtype, params, positions)
+}
+
 /// How the weights of some groups are read: `TensorMap`s [groups, 2], of the first and the second.
 #[derive(Debug)]
-pub(crate) struct Maps {
-    maps: Buffer,
-    groups: usize,
-    outs: usize,
-    depth: usize,
-}
+pub(crate) struct Maps(Buffer);
 
 impl Maps {
     /// Describes the weights [outs, depth] of some groups; none if the GPU is no Hopper, or these
@@ -54,60 +118,38 @@ impl Maps {
     pub(crate) fn new(
         cuda: &Cuda,
         dtype: DType,
-        [outs, depth]: [usize; 2],
+        shape: [usize; 2],
         groups: &[GroupWeights],
     ) -> Result<Option<Self>> {
-        let bf16 = match dtype {
-            DType::F32 => return Ok(None),
-            DType::F16 => false,
-            DType::Bf16 => true,
-        };
-        let aligned = |at: DevicePtr, stride: u64| at.0 % 16 == 0 && stride % 8 == 0;
         if !cuda.is_hopper()
-            || [outs, depth, groups.len()].contains(&0)
+            || dtype == DType::F32
+            || shape.contains(&0)
+            || groups.is_empty()
             || shared_bytes(groups.len()) > cuda.properties().shared_bytes_per_block as usize
-            || !groups.iter().all(|group| {
-                aligned(group.first, group.first_stride) && aligned(group.second, group.second_stride)
-            })
+            || !groups.iter().all(|group| group.aligned(dtype))
         {
             return Ok(None);
         }
-        let map = |at: DevicePtr, stride: u64| -> Result<TensorMap> {
-            cuda.driver().tensor_map(TensorMapSpec {
-                at,
-                rows: outs,
-                cols: depth,
-                row_bytes: 2 * stride as usize,
-                box_rows: BOX_ROWS,
-                bf16,
-            })
-        };
-        let mut bytes: Vec<TensorMap> = Vec::with_capacity(2 * groups.len());
+        let mut maps: Vec<TensorMap> = Vec::with_capacity(2 * groups.len());
         for group in groups {
-            let first = map(group.first, group.first_stride)?;
-            bytes.push(first);
-            bytes.push(match group.second {
+            let first = map(cuda, dtype, shape, group.first, group.first_stride)?;
+            maps.push(first);
+            maps.push(match group.second {
                 DevicePtr(0) => first,
-                second => map(second, group.second_stride)?,
+                second => map(cuda, dtype, shape, second, group.second_stride)?,
             });
         }
-        let mut maps = Buffer::default();
-        cuda.upload(bytes.as_flattened(), &mut maps)?;
-        Ok(Some(Self { maps, groups: groups.len(), outs, depth }))
+        let mut buffer = Buffer::default();
+        cuda.upload(maps.as_flattened(), &mut buffer)?;
+        Ok(Some(Self(buffer)))
     }
 
     /// Bytes of memory that they take.
     pub(crate) fn size_bytes(&self) -> usize {
-        self.maps.bytes()
+        self.0.bytes()
     }
 
-    /// Whether so many rows in these groups, 16-bit and aligned as `params.vector` says, are better
-    /// multiplied so.
-    pub(crate) fn suit(&self, params: &GroupedParams, rows: usize) -> bool {
-        params.vector != 0 && rows >= LEAST_ROWS * self.groups
-    }
-
-    /// Multiplies: `params` as in grouped.cuh, at most `rows` positions in all groups together.
+    /// Multiplies with all groups, as `params` says, at most so many positions together.
     ///
     /// # Errors
     /// If the kernel cannot be compiled, or the device refuses.
@@ -116,18 +158,9 @@ impl Maps {
         cuda: &Cuda,
         dtype: DType,
         params: GroupedParams,
-        rows: usize,
+        positions: usize,
     ) -> Result<()> {
-        debug_assert_eq!(
-            [params.groups, params.outs, params.depth].map(|n| n as usize),
-            [self.groups, self.outs, self.depth],
-        );
-        let outs = if params.is_gated() { TILE_ROWS / 2 } else { TILE_ROWS };
-        // A group ends in a tile that may not be full.
-        let tiles = (rows / TILE_POSITIONS + self.groups.min(rows)) * self.outs.div_ceil(outs);
-        let blocks = tiles.min(cuda.properties().multiprocessors as usize);
-        let kernel = if dtype == DType::Bf16 { &BF16 } else { &F16 };
-        let params = HopperParams { grouped: params, maps: self.maps.ptr() };
-        cuda.launch(kernel, [blocks, 1, 1], shared_bytes(self.groups), params)
+        let params = HopperParams { grouped: params, maps: self.0.ptr(), ..HopperParams::zeroed() };
+        launch(cuda, dtype, params, positions)
     }
 }

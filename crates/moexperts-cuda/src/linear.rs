@@ -9,6 +9,7 @@ use crate::{
     cuda::Cuda,
     driver::DevicePtr,
     grouped::{self, GroupWeights, GroupedParams, Shape, Tile},
+    hopper,
     kernels::{GEMV, PerDType, per_dtype},
     memory::{CudaMatrix, CudaTensor},
     narrow::Narrowed,
@@ -102,9 +103,11 @@ pub(crate) fn linear(
 /// The kernel that [`linear`] takes for so many rows.
 pub(crate) fn kernel_name(cuda: &Cuda, weight: &CudaMatrix, rows: usize) -> String {
     let (major, minor) = cuda.properties().compute_capability;
+    let shape = shape(weight, rows);
     let form = match Few::of(rows) {
         Some(_) => "gemv".to_owned(),
-        None => Tile::choose(cuda, &shape(weight, rows)).name(),
+        None if hopper::suits(cuda, &shape) => hopper::NAME.to_owned(),
+        None => Tile::choose(cuda, &shape).name(),
     };
     format!("sm_{major}{minor} {form}")
 }

@@ -27,7 +27,8 @@ const DRAWS: [Draw; 5] =
 fn ids(pairs: usize, experts: usize, draw: Draw) -> Vec<u32> {
     let mut state = pairs as u64;
     let mut below = |limit: usize| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (state >> 33) as usize % limit
     };
     let sentinels = [experts as u32, experts as u32 + 5, u32::MAX];

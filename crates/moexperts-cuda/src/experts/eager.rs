@@ -43,9 +43,8 @@ impl ExpertsBackend<Cuda> for Eager {
         let mut pairs: Vec<u32> = (0..ids.len() as u32).collect();
         pairs.retain(|&pair| (ids[pair as usize] as usize) < experts);
         pairs.sort_by_key(|&pair| ids[pair as usize]);
-        let begins = |expert: usize| {
-            pairs.partition_point(|&pair| (ids[pair as usize] as usize) < expert)
-        };
+        let begins =
+            |expert: usize| pairs.partition_point(|&pair| (ids[pair as usize] as usize) < expert);
         let offsets: Vec<u32> = (0..=experts).map(|expert| begins(expert) as u32).collect();
         let top_k = routing.top_k() as u32;
         let order = call.scratch.slot::<Order>();

@@ -14,7 +14,8 @@ mod tables;
 use std::sync::Arc;
 
 use moexperts_core::{
-    Activation, Device, Error, Experts, ExpertsBackend, ExpertsCall, ExpertsSpec, Orientation, Result,
+    Activation, Device, Error, Experts, ExpertsBackend, ExpertsCall, ExpertsSpec, Orientation,
+    Result,
 };
 
 use crate::{

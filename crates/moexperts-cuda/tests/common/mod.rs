@@ -2,8 +2,8 @@
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 
-use moexperts_core::{Device, Result};
-use moexperts_cuda::Cuda;
+use moexperts_core::{Device, Matrix, Result, Weight};
+use moexperts_cuda::{Cuda, CudaMatrix};
 use moexperts_cuda_emulator::{Copies, EmulatorOptions, Order, test_devices};
 
 /// A GPU, or some emulated: one of Hopper's and one with less shared memory, which differ in who
@@ -35,6 +35,17 @@ pub(crate) fn tensor<D: Device>(device: &D, rows: usize, cols: usize, seed: u64)
     let mut out = D::Tensor::default();
     device.load_tensor(rows, cols, &values(rows * cols, seed), &mut out).unwrap();
     out
+}
+
+/// The same weight as part of a wider one, so that its rows begin at no multiple of 16 bytes.
+pub(crate) fn load_shifted(cuda: &Cuda, weight: &Matrix) -> CudaMatrix {
+    let (rows, cols) = (weight.rows(), weight.cols());
+    let mut wide = vec![f32::NAN; rows * (cols + 2)];
+    for (row, to) in wide.chunks_exact_mut(cols + 2).enumerate() {
+        weight.row(row).write_f32(&mut to[1..=cols]);
+    }
+    let wide = Matrix::from_f32(rows, cols + 2, &wide, weight.dtype()).unwrap();
+    cuda.load_matrix(wide).unwrap().block(0..rows, 1..cols + 1)
 }
 
 pub(crate) fn read<D: Device>(device: &D, tensor: &D::Tensor) -> Vec<f32> {

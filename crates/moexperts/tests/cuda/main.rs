@@ -13,12 +13,15 @@ mod pictures;
 use std::sync::{Arc, Mutex};
 
 use moexperts::{
-    Amount, CompileMode, CompileOptions, Cuda, DType, LanguageModel, LoadOptions, Progress,
-    files::ModelFiles,
+    Amount, CompileMode, CompileOptions, Cuda, DType, Device, LanguageModel, LoadOptions, Progress,
+    core::made, cuda::CudaTensor, files::ModelFiles,
 };
 use moexperts_cuda_emulator::{Emulator, EmulatorOptions, test_devices, test_gpu};
 
-use crate::common::{CASES, Golden, data, greedy};
+use crate::{
+    checks::F32_TOLERANCE,
+    common::{CASES, Golden, assert_close, data, greedy},
+};
 
 fn device() -> Cuda {
     let (_, cuda) = test_devices(&[EmulatorOptions::default()]).pop().unwrap();
@@ -50,7 +53,26 @@ fn greedy_tokens_in_f32_are_transformers() {
 
 #[test]
 fn prompts_with_pictures_in_f32_are_transformers() {
-    checks::pictures(&in_f32(pictures::CASE));
+    let model = in_f32(pictures::CASE);
+    for name in pictures::PROMPTS {
+        let golden = pictures::golden(name);
+        let visuals = pictures::visuals(name, &golden);
+        let read =
+            |tensor: &CudaTensor| made(|out| model.device().read_tensor(tensor, out)).unwrap();
+        let tower = model.vision_tower().unwrap();
+        let features = visuals.iter().map(|visual| tower.features(visual.pixels()).unwrap());
+        let embeddings: Vec<f32> = features.flat_map(|f| read(&f.embeddings)).collect();
+        if !visuals.is_empty() {
+            let expected = golden.values("vision.pooler_output");
+            assert_close(name, &embeddings, expected, F32_TOLERANCE);
+        }
+        let prompt = model.prompt_of_tokens(golden.ids("input_ids"), visuals).unwrap();
+        let logits = model.logits(prompt.clone()).unwrap();
+        assert_close(name, &logits, golden.values("logits"), F32_TOLERANCE);
+        let events = model.generate_tokens(vec![prompt], &greedy(20)).unwrap();
+        let tokens: Vec<u32> = events.map(|event| event.unwrap().token).collect();
+        assert_eq!(tokens, golden.ids("greedy_ids"), "{name}");
+    }
 }
 
 #[test]

@@ -4,13 +4,10 @@ use moexperts::{
     CompileMode, CompileOptions, DType, Device, Error, LanguageModel, core::made, model::Stage,
 };
 
-use crate::{
-    common::{BACKENDS, Golden, assert_close, greedy, rms},
-    pictures,
-};
+use crate::common::{BACKENDS, Golden, assert_close, greedy, rms};
 
 /// Relative to the largest value of a tensor: transformers' own f32 results are this near to f64.
-const F32_TOLERANCE: f64 = 1e-4;
+pub(crate) const F32_TOLERANCE: f64 = 1e-4;
 
 /// Every stage of every layer of a model in f32 is transformers', with every backend.
 pub(crate) fn every_stage<D: Device>(case: &str, model: &LanguageModel<D>) {
@@ -93,30 +90,6 @@ pub(crate) fn half_precision<D: Device>(case: &str, model: &LanguageModel<D>, wh
         let logits = model.logits(golden.ids("input_ids")).unwrap();
         let ours = rms(logits.iter().map(|&logit| f64::from(logit)), exact);
         assert!(ours <= theirs, "{case} {what} {backend}: {ours:e} against {theirs:e}");
-    }
-}
-
-/// Prompts with and without pictures: the vision tower's features, the logits and the greedy tokens of
-/// a model in f32 are transformers'.
-pub(crate) fn pictures<D: Device>(model: &LanguageModel<D>) {
-    for name in pictures::PROMPTS {
-        let golden = pictures::golden(name);
-        let visuals = pictures::visuals(name, &golden);
-        let read =
-            |tensor: &D::Tensor| made(|out| model.device().read_tensor(tensor, out)).unwrap();
-        let tower = model.vision_tower().unwrap();
-        let features = visuals.iter().map(|visual| tower.features(visual.pixels()).unwrap());
-        let embeddings: Vec<f32> = features.flat_map(|f| read(&f.embeddings)).collect();
-        if !visuals.is_empty() {
-            let expected = golden.values("vision.pooler_output");
-            assert_close(name, &embeddings, expected, F32_TOLERANCE);
-        }
-        let prompt = model.prompt_of_tokens(golden.ids("input_ids"), visuals).unwrap();
-        let logits = model.logits(prompt.clone()).unwrap();
-        assert_close(name, &logits, golden.values("logits"), F32_TOLERANCE);
-        let events = model.generate_tokens(vec![prompt], &greedy(20)).unwrap();
-        let tokens: Vec<u32> = events.map(|event| event.unwrap().token).collect();
-        assert_eq!(tokens, golden.ids("greedy_ids"), "{name} {}", D::NAME);
     }
 }
 

@@ -1,24 +1,24 @@
-// The products of grouped.cuh for groups of many positions, by the tensor cores and the tensor memory
-// accelerator of Hopper (sm_90a). Weights are in 16 bits.
+// The products of grouped.cuh for groups of many positions, by the tensor cores and the tensor
+// memory accelerator of Hopper (sm_90a). Weights are in 16 bits.
 //
-// A tile is 128 positions of a group times 256 rows of weights: 256 neighbouring outputs, or, where a
-// gate is applied, 128 outputs with their rows of both weights, so that the thread that holds a gate
-// holds its up as well. Blocks stay: each takes every so many-th tile. Its first warpgroup produces:
-// it brings x and weights, 64 columns at a time, into a ring of stages in shared memory, and runs
-// ahead into the next tile. The other two consume, each 64 positions; one that stores its sums
-// leaves the tensor cores to the other, which can be as far behind as the ring has stages.
+// A tile is 128 positions of a group times 256 rows of weights: 256 neighbouring outputs, or, where
+// a gate is applied, 128 outputs with their rows of both weights, so that the thread that holds a
+// gate holds its up as well. Blocks stay: each takes every so many-th tile. Its first warpgroup
+// produces: it brings x and weights, 64 columns at a time, into a ring of stages in shared memory,
+// and runs ahead into the next tile. The other two consume, each 64 positions; one that stores its
+// sums leaves the tensor cores to the other, which can be as far behind as the ring has stages.
 //
-// Per stage there are two barriers. `full`: the weights and x have come. `empty`: all consumers have
-// read them.
+// Per stage there are two barriers. `full`: the weights and x have come. `empty`: all consumers
+// have read them.
 //
-// x comes by cp.async, which, unlike the accelerator, can gather rows. Its writes are ordinary ones,
-// while wgmma reads through the asynchronous proxy; so a producer waits for its own copies, makes
-// them visible there (fence_proxy_async) and only then arrives at `full`. It does so for a stage
-// after it has begun the next: LAG stages of x are under way while it waits. The last stages of a
-// tile are published when the first of the next have begun. This cannot lock up as long as LAG + 2
-// does not exceed STAGES: to begin stage i, i - STAGES has to be read; consumers have read all
-// before the last published but one, as they release a stage when the next one's products have
-// been issued; and all up to i - 1 - LAG are published.
+// x comes by cp.async, which, unlike the accelerator, can gather rows. Its writes are ordinary
+// ones, while wgmma reads through the asynchronous proxy; so a producer waits for its own copies,
+// makes them visible there (fence_proxy_async) and only then arrives at `full`. It does so for a
+// stage after it has begun the next: LAG stages of x are under way while it waits. The last stages
+// of a tile are published when the first of the next have begun. This cannot lock up as long as LAG
+// + 2 does not exceed STAGES: to begin stage i, i - STAGES has to be read; consumers have read all
+// before the last published but one, as they release a stage when the next one's products have been
+// issued; and all up to i - 1 - LAG are published.
 
 constexpr u32 PRODUCERS = 128;
 constexpr u32 CONSUMERS = 256;
@@ -59,7 +59,8 @@ struct Tile {
     u32 out;        // the first
 };
 
-// The block's tiles, one after the other. `first_tile` [groups + 1] counts the tiles before a group.
+// The block's tiles, one after the other. `first_tile` [groups + 1] counts the tiles before a
+// group.
 struct Tiles {
     const u32* first_tile;
     u32 out_tiles;
@@ -305,8 +306,8 @@ DEVICE void store_f32(
     }
 }
 
-// Stores the first COUNT columns of a tile in 16 bits. The four lanes that share a row exchange their
-// pairs so that each holds eight neighbouring columns, which are 16 bytes.
+// Stores the first COUNT columns of a tile in 16 bits. The four lanes that share a row exchange
+// their pairs so that each holds eight neighbouring columns, which are 16 bytes.
 template <int COUNT, class T>
 DEVICE void store_narrow(
     const float (&d)[128], const GroupedParams& p, const Tile& tile, const Target& target, u32 lane
@@ -318,8 +319,8 @@ DEVICE void store_narrow(
         T* out = (T*)p.out + target.element[half];
 #pragma unroll
         for (int j = 0; j < COUNT / 8; j += 4) {
-            // Lane c holds columns 2·c and 2·c + 1 of four times eight: a matrix of 4 x 4 pairs, one
-            // column a lane. It is transposed: first 2 x 2 within, then 2 x 2 of those.
+            // Lane c holds columns 2·c and 2·c + 1 of four times eight: a matrix of 4 x 4 pairs,
+            // one column a lane. It is transposed: first 2 x 2 within, then 2 x 2 of those.
             u32 v[4];
 #pragma unroll
             for (int i = 0; i < 4; i++)

@@ -15,7 +15,8 @@ DEVICE f16 narrow(float x, f16) {
     return out;
 }
 
-// 2^x and 1 / x as the hardware has them: close but not to the last bits, and subnormal numbers are 0.
+// 2^x and 1 / x as the hardware has them: close but not to the last bits, and subnormal numbers are
+// 0.
 DEVICE float fast_exp2(float x) {
     float out;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(out) : "f"(x));
@@ -50,14 +51,14 @@ DEVICE uint4 load_stream(const void* at) {
 
 DEVICE u32 shared_address(const void* at) { return (u32)__cvta_generic_to_shared(at); }
 
-// Copies the first `bytes` (0 to 16) of 16 to shared memory behind the thread's back, zeros in place
-// of the others, which are not read. Both addresses are multiples of 16.
+// Copies the first `bytes` (0 to 16) of 16 to shared memory behind the thread's back, zeros in
+// place of the others, which are not read. Both addresses are multiples of 16.
 DEVICE void cp_async_16_part(u32 to, const void* from, u32 bytes) {
     asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;"
                  :: "r"(to), "l"(from), "r"(bytes) : "memory");
 }
-// Copies 16 bytes to shared memory behind the thread's back; zeros if not `valid`, and `from` is not
-// read then.
+// Copies 16 bytes to shared memory behind the thread's back; zeros if not `valid`, and `from` is
+// not read then.
 DEVICE void cp_async_16(u32 to, const void* from, bool valid) {
     cp_async_16_part(to, from, valid ? 16 : 0);
 }
@@ -77,9 +78,9 @@ DEVICE void ldmatrix_x4(u32 (&out)[4], u32 row) {
 }
 
 // d[16x8] += a[16x16] · b[16x8], by a warp. With g = lane / 4, c = 2·(lane % 4): a[0] holds row g,
-// columns c and c + 1; a[1] row g + 8; a[2] row g, columns c + 8 and c + 9; a[3] row g + 8 of those.
-// b[0] holds rows c and c + 1 of column g, b[1] rows c + 8 and c + 9. d[0], d[1] are row g, columns
-// c and c + 1; d[2], d[3] row g + 8.
+// columns c and c + 1; a[1] row g + 8; a[2] row g, columns c + 8 and c + 9; a[3] row g + 8 of
+// those. b[0] holds rows c and c + 1 of column g, b[1] rows c + 8 and c + 9. d[0], d[1] are row g,
+// columns c and c + 1; d[2], d[3] row g + 8.
 DEVICE void mma(float (&d)[4], const u32 (&a)[4], const u32 (&b)[2], bf16) {
     asm volatile(
         "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
@@ -146,21 +147,21 @@ DEVICE void fence_proxy_async() { asm volatile("fence.proxy.async.shared::cta;" 
 #endif
 
 #if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
-// Products by a warpgroup, which is four warps, the first of them a multiple of four. All its threads
-// run the same of these functions at the same time. References are to the PTX ISA, "Asynchronous
-// Warpgroup Level Matrix Multiply-Accumulate Instructions".
+// Products by a warpgroup, which is four warps, the first of them a multiple of four. All its
+// threads run the same of these functions at the same time. References are to the PTX ISA,
+// "Asynchronous Warpgroup Level Matrix Multiply-Accumulate Instructions".
 
 // Describes to wgmma a matrix in shared memory whose rows are 64 16-bit elements along the summed
 // dimension: row r begins at `address` + 128·r, and its 16-byte piece c, which holds columns 8·c to
-// 8·c + 7, stands where piece c ^ (r % 8) would. `address` is a multiple of 1024. `tma_load` leaves a
-// box so. Of its columns a product takes 16: the first with this descriptor, those from 16·i on with
-// this + 2·i.
+// 8·c + 7, stands where piece c ^ (r % 8) would. `address` is a multiple of 1024. `tma_load` leaves
+// a box so. Of its columns a product takes 16: the first with this descriptor, those from 16·i on
+// with this + 2·i.
 //
-// "Matrix Descriptor Format": bits 0-13 hold the address / 16; 16-29 the leading dimension's offset,
-// which this layout does not use; 32-45 the bytes from eight rows to the next eight / 16; 49-51 are 0,
-// as the pattern begins at a multiple of 1024; 62-63 are 1, the swizzle of 128 bytes. "Shared Memory
-// Matrix Layout": this is K-major, and the bits 4-6 of an address are exchanged by its bits 7-9, so
-// that columns further on are the same pattern from a further address.
+// "Matrix Descriptor Format": bits 0-13 hold the address / 16; 16-29 the leading dimension's
+// offset, which this layout does not use; 32-45 the bytes from eight rows to the next eight / 16;
+// 49-51 are 0, as the pattern begins at a multiple of 1024; 62-63 are 1, the swizzle of 128 bytes.
+// "Shared Memory Matrix Layout": this is K-major, and the bits 4-6 of an address are exchanged by
+// its bits 7-9, so that columns further on are the same pattern from a further address.
 DEVICE u64 wgmma_descriptor(u32 address) {
     return (u64)((address & 0x3ffff) >> 4) | (u64)1 << 16 | (u64)(1024 >> 4) << 32 | (u64)1 << 62;
 }
@@ -169,8 +170,8 @@ DEVICE u64 wgmma_descriptor(u32 address) {
 DEVICE void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 // The products since the last commit become a group.
 DEVICE void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-// Waits until at most `N` of the groups are under way: the others have read their matrices, and their
-// sums stand in the accumulators.
+// Waits until at most `N` of the groups are under way: the others have read their matrices, and
+// their sums stand in the accumulators.
 template <int N> DEVICE void wgmma_wait() {
     asm volatile("wgmma.wait_group.sync.aligned %0;" :: "n"(N) : "memory");
 }
@@ -182,12 +183,13 @@ DEVICE void wgmma_pin(float (&d)[128]) {
 }
 
 // d[64x256] += a[64x16] · b[256x16]ᵀ, or = where not `add`, by a warpgroup, some time until
-// `wgmma_wait`; no thread touches `d` or the matrices until then. `a` and `b` are descriptors. Row 16·w + g of d, with w the warp of the warpgroup and g = lane / 4,
-// has its columns 8·j + 2·(lane % 4) and the next in d[4·j] and d[4·j + 1], for j below 32; row
-// 16·w + g + 8 has them in d[4·j + 2] and d[4·j + 3].
+// `wgmma_wait`; no thread touches `d` or the matrices until then. `a` and `b` are descriptors. Row
+// 16·w + g of d, with w the warp of the warpgroup and g = lane / 4, has its columns 8·j + 2·(lane %
+// 4) and the next in d[4·j] and d[4·j + 1], for j below 32; row 16·w + g + 8 has them in d[4·j + 2]
+// and d[4·j + 3].
 //
-// "Matrix Fragments for wgmma.mma_async.m64nNk16", accumulator D. After the descriptors: whether
-// d is added to; neither matrix is negated; both are K-major.
+// "Matrix Fragments for wgmma.mma_async.m64nNk16", accumulator D. After the descriptors: whether d
+// is added to; neither matrix is negated; both are K-major.
 #define WGMMA_8(i) \
     "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), \
     "+f"(d[i + 6]), "+f"(d[i + 7])

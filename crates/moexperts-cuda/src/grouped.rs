@@ -183,11 +183,7 @@ macro_rules! mma_tile {
                 $parts * sums_bytes($rows, $positions),
             ),
             f32: None,
-            f16: Kernel::new(
-                &kernels::TILES,
-                concat!("mma_", $rows, "x", $positions, "_f16"),
-                128,
-            ),
+            f16: Kernel::new(&kernels::TILES, concat!("mma_", $rows, "x", $positions, "_f16"), 128),
             bf16: Kernel::new(
                 &kernels::TILES,
                 concat!("mma_", $rows, "x", $positions, "_bf16"),
@@ -204,20 +200,13 @@ macro_rules! simt_tile {
             mma: false,
             rows: $rows,
             positions: $positions,
-            shared_bytes: max(
-                4 * 36 * ($rows + $positions),
-                sums_bytes($rows, $positions),
-            ),
+            shared_bytes: max(4 * 36 * ($rows + $positions), sums_bytes($rows, $positions)),
             f32: Some(Kernel::new(
                 &kernels::SIMT,
                 concat!("simt_", $rows, "x", $positions, "_f32"),
                 256,
             )),
-            f16: Kernel::new(
-                &kernels::SIMT,
-                concat!("simt_", $rows, "x", $positions, "_f16"),
-                256,
-            ),
+            f16: Kernel::new(&kernels::SIMT, concat!("simt_", $rows, "x", $positions, "_f16"), 256),
             bf16: Kernel::new(
                 &kernels::SIMT,
                 concat!("simt_", $rows, "x", $positions, "_bf16"),
@@ -308,7 +297,8 @@ impl Tile {
         let blocks = groups as f64 * tiles_of_group * row_tiles as f64;
         let per_cycle = if self.mma { MMA_PER_CYCLE } else { SIMT_PER_CYCLE };
         // What positions read comes from the second-level cache, twice as fast.
-        let bytes = shape.dtype.size_bytes() as f64 * (self.rows as f64 + self.positions as f64 / 2.0);
+        let bytes =
+            shape.dtype.size_bytes() as f64 * (self.rows as f64 + self.positions as f64 / 2.0);
         let block = (bytes / BYTES_PER_CYCLE).max((self.rows * self.positions) as f64 / per_cycle);
         (blocks / multiprocessors as f64).max(1.0) * block
     }

@@ -24,7 +24,8 @@ fn every_kernel_compiles_for_every_architecture() {
             if module.hopper && architecture != "sm_90a" {
                 continue;
             }
-            let cubin = nvrtc.compile(module, architecture).unwrap_or_else(|error| panic!("{error}"));
+            let cubin =
+                nvrtc.compile(module, architecture).unwrap_or_else(|error| panic!("{error}"));
             assert!(cubin.starts_with(b"\x7fELF"), "{}, {architecture}", module.name());
             compiled += 1;
         }

@@ -59,11 +59,7 @@ impl Cubins {
     ///
     /// # Errors
     /// If the module cannot be compiled; what `load` says of it then.
-    pub(super) fn load<T>(
-        &self,
-        module: &Module,
-        load: impl Fn(&[u8]) -> Result<T>,
-    ) -> Result<T> {
+    pub(super) fn load<T>(&self, module: &Module, load: impl Fn(&[u8]) -> Result<T>) -> Result<T> {
         let file = self.file(module);
         if let Some(cubin) = file.as_ref().and_then(|file| fs::read(file).ok()) {
             match load(&cubin) {

@@ -239,7 +239,8 @@ impl Gpu {
         };
         let c_name = CString::new(name).map_err(|error| Cuda::problem(error.to_string()))?;
         // SAFETY: the module is never unloaded.
-        let function = unsafe { result::module::get_function(loaded.0, c_name) }.map_err(problem)?;
+        let function =
+            unsafe { result::module::get_function(loaded.0, c_name) }.map_err(problem)?;
         // Static shared memory counts too.
         // SAFETY: the function was given just now.
         let static_bytes = unsafe {
@@ -407,11 +408,9 @@ impl Driver for Nvidia {
         let get = |attribute| {
             let mut value = 0_u64;
             // SAFETY: the pool is the device's; both attributes are u64.
-            unsafe {
-                sys::cuMemPoolGetAttribute(pool, attribute, ptr::from_mut(&mut value).cast())
-            }
-            .result()
-            .map(|()| value)
+            unsafe { sys::cuMemPoolGetAttribute(pool, attribute, ptr::from_mut(&mut value).cast()) }
+                .result()
+                .map(|()| value)
         };
         let held = get(Attribute::CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT).map_err(&problem)?;
         let used = get(Attribute::CU_MEMPOOL_ATTR_USED_MEM_CURRENT).map_err(&problem)?;

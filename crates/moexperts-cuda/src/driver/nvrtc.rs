@@ -251,7 +251,8 @@ fn builtins(folder: &Path) -> Option<PathBuf> {
 /// The folders that may hold the library, beside those the system looks into.
 fn folders() -> Vec<PathBuf> {
     let mut folders = Vec::new();
-    let toolkits = ["CUDA_PATH", "CUDA_HOME"].into_iter().filter_map(env::var_os).map(PathBuf::from);
+    let toolkits =
+        ["CUDA_PATH", "CUDA_HOME"].into_iter().filter_map(env::var_os).map(PathBuf::from);
     for toolkit in toolkits.chain([PathBuf::from("/usr/local/cuda")]) {
         folders.extend(["lib64", "lib", "bin"].map(|folder| toolkit.join(folder)));
     }

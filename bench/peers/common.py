@@ -20,6 +20,9 @@ Run = tuple[int, float]
 
 # A prime number, so that implementations in turns all meet every routing.
 ROUTINGS = 31
+# As many are enough for calls of so many tokens: they hit all experts anyway.
+MANY_TOKENS = 512
+ROUTINGS_OF_MANY_TOKENS = 7
 WARM_UP_RUNS = 5
 MIN_RUNS = 5
 MIN_SECONDS = 0.5
@@ -37,6 +40,11 @@ TOO_MANY_COPIES = f"would copy more than {MAX_COPIED_BYTES // 1_000_000_000} GB 
 
 # What the rows of an implementation say that is not compiled.
 NOT_COMPILED = "none"
+
+NO_TIME_LEFT = "no time was left (--budget)"
+
+# Since the script began.
+STARTED = time.monotonic()
 
 ELEMENT_BYTES = {"f32": 4, "bf16": 2, "f16": 2}
 
@@ -114,6 +122,19 @@ def model_parser(description: str | None) -> argparse.ArgumentParser:
     return result
 
 
+def device_arguments(to: argparse.ArgumentParser) -> None:
+    """The arguments of scripts that run on a GPU too."""
+    to.add_argument("--device", metavar="DEVICE", default="cpu", help="cpu, cuda or cuda:N")
+    to.add_argument(
+        "--budget", type=float, metavar="SECONDS", help="after which nothing new is measured"
+    )
+
+
+def is_left(budget: float | None) -> bool:
+    """Whether there is time to measure something more."""
+    return budget is None or time.monotonic() - STARTED < budget
+
+
 def image_size(text: str) -> tuple[int, int]:
     """Width and height of `WxH`."""
     try:
@@ -139,6 +160,12 @@ def compile_argument(to: argparse.ArgumentParser) -> None:
     to.add_argument("--compile", metavar="MODE", default=NOT_COMPILED, help="of torch.compile")
 
 
+def compile_modes_argument(to: argparse.ArgumentParser) -> None:
+    to.add_argument(
+        "--compile", metavar="MODES", type=names, default=NOT_COMPILED, help="of torch.compile"
+    )
+
+
 def require_memory(needed_bytes: int) -> None:
     """Stops where the weights would leave little memory; does nothing where that is not known."""
     meminfo = Path("/proc/meminfo")
@@ -151,11 +178,11 @@ def require_memory(needed_bytes: int) -> None:
         sys.exit(f"needs {needed:.1f} GB for weights, {available:.1f} GB of memory are available")
 
 
-def routings(of: Shape, tokens: int) -> list[Routing]:
+def routings(of: Shape, tokens: int, count: int = ROUTINGS) -> list[Routing]:
     """Several random routings."""
     source = random.Random(0)
     experts = range(of.experts)
-    return [[source.sample(experts, of.top_k) for _ in range(tokens)] for _ in range(ROUTINGS)]
+    return [[source.sample(experts, of.top_k) for _ in range(tokens)] for _ in range(count)]
 
 
 def experts_hit(routing: Routing) -> int:
@@ -215,15 +242,19 @@ class Layer:
 
     shape: Shape
     dtype: str
-    threads: int
+    threads: int | None
     tokens: int
     mode: str
     routings: list[Routing]
+    device: str = "cpu"
 
     def row(self, implementation: str, runs: Sequence[Run]) -> Row:
-        seconds = [run_seconds for _, run_seconds in runs]
+        return self.row_of(implementation, [s for _, s in runs], [index for index, _ in runs])
+
+    def row_of(self, implementation: str, seconds: Sequence[float], indices: Sequence[int]) -> Row:
+        """A row of some runs, and the indices of the routings they met."""
         median = quantile(seconds, 0.5)
-        hit = statistics.mean(experts_hit(self.routings[index]) for index, _ in runs)
+        hit = statistics.mean(experts_hit(self.routings[index]) for index in indices)
         row = self._head(implementation, float(hit)) | {
             "median_ms": median * 1e3,
             "p10_ms": quantile(seconds, 0.1) * 1e3,
@@ -231,12 +262,12 @@ class Layer:
             "gb_per_s": hit * self.shape.expert_bytes(self.dtype) / median / 1e9,
             "gflop_per_s": self.shape.flop(self.tokens) / median / 1e9,
         }
-        note(f"{implementation:26} T={self.tokens:<5} {row['median_ms']:10.3f} ms")
+        note(f"{implementation:26} {self.mode:10} T={self.tokens:<5} {row['median_ms']:10.3f} ms")
         return row
 
     def skipped(self, implementation: str, reason: str) -> Row:
         """A row without figures, which says why."""
-        note(f"{implementation:26} T={self.tokens:<5} skipped: {reason}")
+        note(f"{implementation:26} {self.mode:10} T={self.tokens:<5} skipped: {reason}")
         figures = ["median_ms", "p10_ms", "p90_ms", "gb_per_s", "gflop_per_s"]
         return self._head(implementation, None) | dict.fromkeys(figures) | {"skipped": reason}
 
@@ -244,7 +275,7 @@ class Layer:
         return {
             "shape": self.shape.name,
             "dtype": self.dtype,
-            "device": "cpu",
+            "device": self.device,
             "threads": self.threads,
             "tokens": self.tokens,
             "experts_hit": hit,
@@ -259,11 +290,12 @@ class Model:
 
     name: str
     dtype: str
-    threads: int
+    threads: int | None
     batch: int
     new_tokens: int
     mode: str
     load_s: float | None
+    device: str = "cpu"
 
     def row(
         self,
@@ -276,7 +308,9 @@ class Model:
         prefill = self.batch * prompt_tokens / quantile(prefill_s, 0.5)
         # The first new token comes with the prompt.
         decode = self.batch * (self.new_tokens - 1) / quantile(decode_s, 0.5)
-        note(f"{implementation:26} {prompt_tokens:5} {prefill:9.1f} {decode:8.2f} tok/s")
+        note(
+            f"{implementation:32} {self.mode:10} {prompt_tokens:5} {prefill:9.1f} {decode:8.2f} tok/s"
+        )
         return self._head(prompt_tokens, implementation) | {
             "prefill_tok_per_s": prefill,
             "decode_tok_per_s": decode,
@@ -285,7 +319,7 @@ class Model:
 
     def skipped(self, prompt_tokens: int, implementation: str, reason: str) -> Row:
         """A row without figures, which says why."""
-        note(f"{implementation:26} {prompt_tokens:5} skipped: {reason}")
+        note(f"{implementation:32} {self.mode:10} {prompt_tokens:5} skipped: {reason}")
         figures = ["prefill_tok_per_s", "decode_tok_per_s", "peak_memory_bytes"]
         head = self._head(prompt_tokens, implementation)
         return head | dict.fromkeys(figures) | {"skipped": reason}
@@ -294,7 +328,7 @@ class Model:
         return {
             "model": self.name,
             "dtype": self.dtype,
-            "device": "cpu",
+            "device": self.device,
             "threads": self.threads,
             "batch": self.batch,
             "prompt_tokens": prompt_tokens,
@@ -361,9 +395,16 @@ def note(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def keep_rows(rows: list[Row], path: Path | None) -> None:
+    """Writes the rows so far, which stay if the script is stopped."""
+    if path is not None:
+        part = path.with_name(path.name + ".part")
+        part.write_text(json.dumps(rows, indent=2) + "\n")
+        part.replace(path)
+
+
 def write_rows(rows: list[Row], path: Path | None) -> None:
-    text = json.dumps(rows, indent=2) + "\n"
     if path is None:
-        print(text, end="")
+        print(json.dumps(rows, indent=2))
     else:
-        path.write_text(text)
+        keep_rows(rows, path)

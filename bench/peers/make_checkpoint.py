@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes a checkpoint with the layers of a real model, but few of them and of random numbers.
+"""Writes a checkpoint with the layers of a real model, as many as wanted, of random numbers.
 
 Without a tokenizer: the programs are given random token ids, or images.
 """
@@ -18,6 +18,8 @@ from transformers import (
     Qwen3VLMoeConfig,
 )
 
+import gpu
+
 VOCABULARY = 32000
 DEVIATION = 0.02
 
@@ -34,7 +36,7 @@ PREPROCESSOR = {
 }
 
 
-def qwen2_moe(layers: int) -> PreTrainedConfig:
+def qwen2_moe(layers: int, vocabulary: int) -> PreTrainedConfig:
     """Qwen1.5-MoE-A2.7B."""
     return Qwen2MoeConfig(
         num_hidden_layers=layers,
@@ -45,11 +47,11 @@ def qwen2_moe(layers: int) -> PreTrainedConfig:
         num_experts=60,
         num_experts_per_tok=4,
         shared_expert_intermediate_size=5632,
-        vocab_size=VOCABULARY,
+        vocab_size=vocabulary,
     )
 
 
-def qwen3_moe(layers: int) -> PreTrainedConfig:
+def qwen3_moe(layers: int, vocabulary: int) -> PreTrainedConfig:
     """Qwen3-30B-A3B."""
     return Qwen3MoeConfig(
         num_hidden_layers=layers,
@@ -61,11 +63,11 @@ def qwen3_moe(layers: int) -> PreTrainedConfig:
         num_experts=128,
         num_experts_per_tok=8,
         norm_topk_prob=True,
-        vocab_size=VOCABULARY,
+        vocab_size=vocabulary,
     )
 
 
-def qwen3_vl_moe(layers: int) -> PreTrainedConfig:
+def qwen3_vl_moe(layers: int, vocabulary: int) -> PreTrainedConfig:
     """The vision tower of Qwen3-VL-30B-A3B, before one layer of its decoder with few experts."""
     special_tokens = ["image", "video", "vision_start", "vision_end"]
     return Qwen3VLMoeConfig(
@@ -92,7 +94,7 @@ def qwen3_vl_moe(layers: int) -> PreTrainedConfig:
             "moe_intermediate_size": 768,
             "num_experts": 8,
             "num_experts_per_tok": 8,
-            "vocab_size": VOCABULARY,
+            "vocab_size": vocabulary,
             "max_position_embeddings": 262144,
             "rope_parameters": {
                 "rope_type": "default",
@@ -102,7 +104,7 @@ def qwen3_vl_moe(layers: int) -> PreTrainedConfig:
             },
         },
         # The last of the vocabulary.
-        **{f"{name}_token_id": VOCABULARY - 4 + at for at, name in enumerate(special_tokens)},
+        **{f"{name}_token_id": vocabulary - 4 + at for at, name in enumerate(special_tokens)},
     )
 
 
@@ -114,15 +116,18 @@ def main() -> None:
     parser.add_argument("family", choices=FAMILIES)
     parser.add_argument("layers", type=int, help="of the vision tower, if the family has one")
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--vocabulary", type=int, default=VOCABULARY, help="tokens")
+    parser.add_argument("--device", default="cpu", help="where the numbers are made: cpu, cuda")
     args = parser.parse_args()
 
-    config = FAMILIES[args.family](args.layers)
+    device = gpu.find(args.device)
+    config = FAMILIES[args.family](args.layers, args.vocabulary)
     sees = hasattr(config, "vision_config")
     auto_model = AutoModelForImageTextToText if sees else AutoModelForCausalLM
     with torch.device("meta"):
         model = auto_model.from_config(config, dtype=torch.bfloat16)
-    model.to_empty(device="cpu")
-    source = torch.Generator().manual_seed(0)
+    model.to_empty(device=device)
+    source = torch.Generator(device).manual_seed(0)
     with torch.no_grad():
         for name, weights in model.named_parameters():
             if weights.dim() > 1:

@@ -4,20 +4,37 @@ use std::{
     collections::BTreeMap,
     env,
     ffi::OsString,
-    fs,
+    fs, io,
     num::NonZero,
     path::{Path, PathBuf},
-    process::{self, Command, Output, Stdio},
+    process::{self, Command, ExitStatus, Stdio},
+    thread,
+    time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use serde_json::Value;
 
-use super::{Args, Cell, Subject};
-use crate::cargo;
+use super::{
+    NO_TIME_LEFT,
+    args::{Args, Cell, Subject},
+};
+use crate::{built, cargo, pack::Pack};
 
 /// The name of this project's program.
 pub(super) const OURS: &str = "moexperts";
+
+/// A process that has to end looks for it so often.
+const POLL: Duration = Duration::from_millis(50);
+
+/// A script stops measuring after this part of its time: what it measures then takes a while.
+const BUDGET: f64 = 0.85;
+
+/// Of the errors of a program that failed, so many are shown.
+const LAST_LINES: usize = 15;
+
+/// Packages that say more of a GPU's programs, where they are installed.
+const ALSO: [&str; 3] = ["triton", "nvidia-cublas", "nvidia-cuda-nvrtc"];
 
 /// A program that measures itself and writes rows.
 #[derive(Debug)]
@@ -27,6 +44,8 @@ pub(super) struct Program {
     command: Vec<OsString>,
     /// The interpreter of a script and the packages it needs.
     needs: Option<(PathBuf, &'static [&'static str])>,
+    /// Whether it can be told to stop in time.
+    takes_budget: bool,
 }
 
 /// A peer that `--skip` can leave out.
@@ -88,10 +107,7 @@ impl Peer {
             vec![python.into(), Path::new("bench/peers").join(script).into()];
         match self {
             Self::Transformers | Self::Compile => {
-                command.extend(args.model_arguments());
-                if self == Self::Compile {
-                    command.extend(["--compile".into(), (&args.compile_mode).into()]);
-                }
+                command.extend(args.transformers_arguments(self));
             }
             Self::Zentorch => {}
             Self::LlamaCpp => command.extend(["--model".into(), gguf()?.into()]),
@@ -103,24 +119,22 @@ impl Peer {
                 command.extend(["--name".into(), self.name().into()]);
             }
         }
-        Ok(Program { name: self.name(), command, needs: Some((python.clone(), packages)) })
+        let takes_budget = packages == TORCH && args.subject != Subject::Vision;
+        let needs = Some((python.clone(), packages));
+        Ok(Program { name: self.name(), command, needs, takes_budget })
     }
 }
 
 impl Program {
-    /// This project's program, built for release.
+    /// This project's program, built for release, or the one of a pack.
     pub(super) fn ours(args: &Args) -> Result<Self> {
-        let words = match args.subject {
-            Subject::Layers => {
-                ["layer", "--experts-implementation", "grouped_mm,batched_mm"].as_slice()
-            }
-            Subject::Models => &["model", "--batch", "1", "--experts-implementation", "grouped_mm"],
-            Subject::Vision => &["vision"],
+        let program = match &args.pack {
+            Some(folder) => Pack::open(folder)?.program(),
+            None => build()?,
         };
-        let mut command = vec![build()?.into(), "bench".into()];
-        command.extend(words.iter().map(OsString::from));
-        command.extend(args.model_arguments());
-        Ok(Self { name: OURS, command, needs: None })
+        let mut command = vec![program.into(), "bench".into()];
+        command.extend(args.own_arguments());
+        Ok(Self { name: OURS, command, needs: None, takes_budget: false })
     }
 
     /// The versions of the packages the program needs, or the reason why it cannot run.
@@ -128,63 +142,145 @@ impl Program {
         let Some((python, packages)) = &self.needs else {
             return Ok(env!("CARGO_PKG_VERSION").to_owned());
         };
-        let output = Command::new(python).arg("bench/peers/versions.py").args(*packages).output();
+        let mut command = Command::new(python);
+        let output = command.arg("bench/peers/versions.py").args(*packages).args(ALSO).output();
         let output = output.map_err(|error| format!("cannot run {}: {error}", python.display()))?;
         let known: BTreeMap<String, Option<String>> = serde_json::from_slice(&output.stdout)
-            .map_err(|_| format!("{} failed: {}", python.display(), reason(&output)))?;
+            .map_err(|_| {
+                let errors = String::from_utf8_lossy(&output.stderr);
+                format!("{} failed: {}", python.display(), reason(output.status, &errors))
+            })?;
         let mut versions = Vec::new();
         for (package, version) in known {
-            let missing = || format!("`{package}` is not installed in {}", python.display());
-            versions.push(format!("{package} {}", version.ok_or_else(missing)?));
+            match version {
+                Some(version) => versions.push(format!("{package} {version}")),
+                None if ALSO.contains(&package.as_str()) => {}
+                None => {
+                    return Err(format!("`{package}` is not installed in {}", python.display()));
+                }
+            }
         }
         Ok(versions.join(", "))
     }
 
-    /// The rows of a cell, or the reason why there are none.
-    pub(super) fn run(&self, cell: &Cell, threads: NonZero<usize>) -> Result<Vec<Value>, String> {
-        let file = env::temp_dir().join(format!("moexperts-bench-peers-{}.json", process::id()));
-        let output = Command::new(&self.command[0])
-            .args(&self.command[1..])
-            .args(&cell.arguments)
-            .args(["--threads", &threads.to_string(), "--json"])
-            .arg(&file)
+    /// The rows of a cell, and why there are not all of them.
+    ///
+    /// - `deadline`: when it is ended
+    pub(super) fn run(
+        &self,
+        cell: &Cell,
+        threads: NonZero<usize>,
+        deadline: Option<Instant>,
+    ) -> (Vec<Value>, Option<String>) {
+        let once = [cell.arguments.clone()];
+        let is_own = self.name == OURS && !cell.own_arguments.is_empty();
+        let mut rows = Vec::new();
+        for arguments in if is_own { cell.own_arguments.as_slice() } else { &once } {
+            let mut command = Command::new(&self.command[0]);
+            command.args(&self.command[1..]).args(arguments);
+            command.args(["--threads", &threads.to_string()]);
             // For the libraries that do not ask torch.
-            .env("OMP_NUM_THREADS", threads.to_string())
-            .stdout(Stdio::null())
-            .output()
-            .map_err(|error| format!("cannot run {}: {error}", self.command[0].display()))?;
-        let text = fs::read(&file);
-        // It may not exist, and a leftover must not pass for the next answer.
-        fs::remove_file(&file).ok();
-        if !output.status.success() {
-            return Err(reason(&output));
+            command.env("OMP_NUM_THREADS", threads.to_string());
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            if let (true, Some(left)) = (self.takes_budget, left) {
+                command.args(["--budget", &(BUDGET * left.as_secs_f64()).to_string()]);
+            }
+            match rows_of(command, deadline) {
+                (more, None) => rows.extend(more),
+                (more, problem) => {
+                    rows.extend(more);
+                    return (rows, problem);
+                }
+            }
         }
-        let text = text.map_err(|error| format!("wrote no rows: {error}"))?;
-        serde_json::from_slice(&text).map_err(|error| format!("wrote no rows: {error}"))
+        (rows, None)
+    }
+}
+
+/// The rows that a command writes, and why there are not all of them.
+fn rows_of(mut command: Command, deadline: Option<Instant>) -> (Vec<Value>, Option<String>) {
+    let path = |kind| env::temp_dir().join(format!("moexperts-bench-{}.{kind}", process::id()));
+    let (file, errors) = (path("json"), path("txt"));
+    let ended = fs::File::create(&errors).and_then(|errors| {
+        command.arg("--json").arg(&file).stdout(Stdio::null()).stderr(errors);
+        end_of(&mut command, deadline)
+    });
+    let rows = fs::read(&file).ok().and_then(|text| serde_json::from_slice(&text).ok());
+    let text = fs::read_to_string(&errors).unwrap_or_default();
+    // They may not exist, and a leftover must not pass for the next answer.
+    fs::remove_file(&file).ok();
+    fs::remove_file(&errors).ok();
+    let problem = match ended {
+        Err(error) => {
+            Some(format!("cannot run {}: {error}", command.get_program().to_string_lossy()))
+        }
+        Ok(None) => Some(NO_TIME_LEFT.to_owned()),
+        Ok(Some(status)) if !status.success() => Some(reason(status, &text)),
+        Ok(Some(_)) => rows.is_none().then(|| "wrote no rows".to_owned()),
+    };
+    if problem.is_some() {
+        // One line says why to a reader of the record; who has to find the cause needs more.
+        let lines: Vec<&str> = text.lines().collect();
+        eprintln!("{}", lines[lines.len().saturating_sub(LAST_LINES)..].join("\n"));
+    }
+    (rows.unwrap_or_default(), problem)
+}
+
+/// How a process ended; `None` if it had to be ended.
+fn end_of(command: &mut Command, deadline: Option<Instant>) -> io::Result<Option<ExitStatus>> {
+    let mut child = command.spawn()?;
+    let Some(deadline) = deadline else { return child.wait().map(Some) };
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        if Instant::now() >= deadline {
+            child.kill()?;
+            child.wait()?;
+            return Ok(None);
+        }
+        thread::sleep(POLL);
     }
 }
 
 /// Builds our program; returns where it is.
 fn build() -> Result<PathBuf> {
-    let mut command = cargo(&["build", "--release", "--package", "moexperts-cli"]);
-    command.arg("--message-format=json-render-diagnostics").stderr(Stdio::inherit());
-    let output = command.output().context("cannot run cargo")?;
-    ensure!(output.status.success(), "the program does not build");
-    let messages = String::from_utf8(output.stdout)?;
-    messages
-        .lines()
-        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-        .find_map(|message| Some(PathBuf::from(message.get("executable")?.as_str()?)))
-        .context("cargo named no executable")
+    let program = built(cargo(&["build", "--release", "--package", "moexperts-cli"]))?;
+    let program = program.into_iter().next().context("cargo named no executable")?;
+    Ok(program.path)
 }
 
 /// Why a process failed: the first line of its errors that begins so, or else the last one.
-fn reason(output: &Output) -> String {
-    let errors = String::from_utf8_lossy(&output.stderr);
+fn reason(status: ExitStatus, errors: &str) -> String {
     let mut lines = errors.lines().map(str::trim).filter(|line| !line.is_empty());
     let line = lines.clone().find(|line| line.starts_with("error:")).or_else(|| lines.next_back());
-    match (output.status.code(), line) {
+    match (status.code(), line) {
         (Some(_), Some(line)) => line.trim_start_matches("error: ").to_owned(),
-        _ => output.status.to_string(),
+        _ => status.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", script, "sh"]);
+        command
+    }
+
+    #[test]
+    fn rows_are_kept_of_a_program_that_is_ended_or_fails() {
+        let rows = r#"printf '[{"a":1}]' > "$2";"#;
+        let (kept, problem) = rows_of(shell(rows), None);
+        assert_eq!((kept.len(), problem), (1, None));
+        let (kept, problem) =
+            rows_of(shell(&format!("{rows} echo error: of it >&2; exit 1")), None);
+        assert_eq!((kept.len(), problem.as_deref()), (1, Some("of it")));
+        let soon = Some(Instant::now() + Duration::from_millis(300));
+        let (kept, problem) = rows_of(shell(&format!("{rows} exec sleep 60")), soon);
+        assert_eq!((kept.len(), problem.as_deref()), (1, Some(NO_TIME_LEFT)));
+        assert_eq!(rows_of(shell("true"), None).1.as_deref(), Some("wrote no rows"));
     }
 }

@@ -9,17 +9,21 @@ use std::{
     slice, thread,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use moexperts_cpu::Isa;
 use serde_json::{Map, Value, json};
 
 use super::{
-    Args, Cell,
-    programs::Program,
-    samples::{self, Absence, Sample},
-    table,
+    args::{Args, Cell},
+    programs::{OURS, Program},
+    samples::{self, Absence, ModelLines, Sample},
+    table::{self, Base},
+    targets,
 };
-use crate::announce;
+use crate::{
+    announce, first_line,
+    pack::{Pack, commit},
+};
 
 /// With more than this many busy neighbours a program with a thread a core waits for them.
 const MAX_LOAD: f64 = 0.5;
@@ -29,6 +33,9 @@ const MAX_LOAD: f64 = 0.5;
 pub(super) struct Record {
     path: PathBuf,
     name: String,
+    /// What torch measures of it stands beside what our own program does.
+    on_gpu: bool,
+    model_lines: ModelLines,
     facts: Vec<(&'static str, String)>,
     versions: Vec<String>,
     samples: Vec<Sample>,
@@ -41,15 +48,27 @@ impl Record {
         let date = first_line(Command::new("date").args(["-u", "+%Y-%m-%d"]))?;
         let subject = format!("{:?}", args.subject).to_lowercase();
         let name = args.record.clone().unwrap_or_else(|| format!("{subject}-{date}"));
-        let mut facts = machine()?;
+        let mut facts = machine(args)?;
         facts.push(("date", date));
-        facts.push(("commit", commit()?));
+        let (commit, rustc) = match &args.pack {
+            Some(folder) => {
+                let pack = Pack::open(folder)?;
+                (pack.commit, pack.rustc)
+            }
+            None => (commit()?, first_line(Command::new("rustc").arg("-V"))?),
+        };
+        facts.push(("commit", commit));
         facts.push(("command", format!("`{}`", command())));
         facts.push(("threads", threads.to_string()));
-        let path = Path::new("bench/record").join(&name).with_extension("md");
-        let versions = vec![first_line(Command::new("rustc").arg("-V"))?];
+        let path = args.record_folder.join(format!("{name}.md"));
+        let versions = vec![rustc];
         let (samples, absences, rows) = Default::default();
-        Ok(Self { path, name, facts, versions, samples, absences, rows })
+        let model_lines = match args.generations.is_empty() {
+            true => ModelLines::Prompts,
+            false => ModelLines::Generations,
+        };
+        let on_gpu = args.on_gpu();
+        Ok(Self { path, name, on_gpu, model_lines, facts, versions, samples, absences, rows })
     }
 
     /// A round begins; a run that is stopped has fewer of them than were asked for.
@@ -77,7 +96,7 @@ impl Record {
         rows: Vec<Value>,
     ) -> Result<()> {
         for mut row in rows {
-            match samples::read(program.name, &cell.title, &row)? {
+            match samples::read(program.name, &cell.title, self.model_lines, &row)? {
                 Ok(samples) => self.samples.extend(samples),
                 Err(absence) => self.add_absence(absence),
             }
@@ -135,23 +154,65 @@ impl Record {
 
     fn markdown(&self) -> String {
         let mut text = format!("# {}\n\n| | |\n|---|---|\n", self.name);
-        for (name, value) in &self.facts {
+        let limits = self.limits();
+        for (name, value) in self.facts.iter().map(|(name, value)| (*name, value)).chain(
+            // What the peers measured of the GPU.
+            limits.iter().map(|(name, value)| (name.as_str(), value)),
+        ) {
             text += &format!("| {name} | {value} |\n");
         }
         text += &format!("| versions | {} |\n", self.versions.join("<br>"));
-        text += "\nFigures are medians over the rounds; T is the tokens of a call or of a prompt, or \
-                 the patches of an image. In brackets: how many times better the first column, of \
-                 `moexperts`, is. A percentage: the part reached of what this machine can do, \
-                 measured in the same run.\n";
-        text += &table::tables(&self.samples);
+        let (base, ours) = match self.on_gpu {
+            true => (Base::Best, format!("the best of `{OURS}`")),
+            false => (Base::First, format!("the first column, of `{OURS}`,")),
+        };
+        text += &format!(
+            "\nFigures are medians over the rounds; T is the tokens of a call or of a prompt, or the \
+             patches of an image. In brackets: how many times better {ours} is. A percentage: the \
+             part reached of what this machine can do, measured in the same run.\n"
+        );
+        text += &table::tables(&self.against_same_limits(), base);
         if !self.absences.is_empty() {
             text += &format!("\n## Not measured\n\n{}", table::absences(&self.absences));
         }
+        if self.on_gpu {
+            text += &format!("\n## Targets\n\n{}", targets::list(&self.rows));
+        }
         text
+    }
+
+    /// Of a GPU, what torch measured that it can do: the copy of a large tensor on it, and the product
+    /// of large matrices.
+    fn limits(&self) -> Vec<(String, String)> {
+        let tables = table::distinct(self.samples.iter().map(|sample| sample.table.as_str()));
+        let fact = |table: &str| {
+            let [bandwidth, peak] = self.limits_of(table)?;
+            let value = format!("{bandwidth:.0} GB/s, {:.0} TFLOP/s", peak / 1e3);
+            Some((format!("copy and matrix product by torch, {table}"), value))
+        };
+        tables.into_iter().filter_map(fact).collect()
+    }
+
+    fn limits_of(&self, table: &str) -> Option<[f64; 2]> {
+        let peers = self.samples.iter().filter(|s| s.table == table && !table::is_ours(&s.column));
+        if self.on_gpu { samples::limits(peers) } else { None }
+    }
+
+    /// The samples, on a GPU ours too against the limits that torch measured.
+    fn against_same_limits(&self) -> Vec<Sample> {
+        let against = |sample: &Sample| {
+            let mut sample = sample.clone();
+            if let (Some(rates), Some(can)) = (sample.rates, self.limits_of(&sample.table)) {
+                let [bytes, operations] = [0, 1].map(|index| rates.did[index] / can[index]);
+                sample.of_limit = Some(bytes.max(operations));
+            }
+            sample
+        };
+        self.samples.iter().map(against).collect()
     }
 }
 
-fn machine() -> Result<Vec<(&'static str, String)>> {
+fn machine(args: &Args) -> Result<Vec<(&'static str, String)>> {
     let cores = thread::available_parallelism()?;
     let processor = proc_value("/proc/cpuinfo", "model name");
     let processor = processor.unwrap_or_else(|| env::consts::ARCH.to_owned());
@@ -171,7 +232,24 @@ fn machine() -> Result<Vec<(&'static str, String)>> {
             announce(&format!("warning: load average {minute}: the figures will be worthless"));
         }
     }
+    if args.on_gpu() {
+        facts.splice(0..0, gpu(&args.device));
+    }
     Ok(facts)
+}
+
+/// What the driver says of a GPU.
+fn gpu(device: &str) -> [(&'static str, String); 2] {
+    let number = device.split_once(':').map_or("0", |(_, number)| number);
+    let mut query = Command::new("nvidia-smi");
+    query.args(["--query-gpu=name,memory.total,driver_version", "--format=csv,noheader", "-i"]);
+    let line = first_line(query.arg(number)).unwrap_or_default();
+    let mut parts = line.split(", ").map(str::to_owned);
+    let mut part = || parts.next().filter(|part| !part.is_empty());
+    let unknown = || "unknown: nvidia-smi does not say".to_owned();
+    let (name, memory) = (part().unwrap_or_else(unknown), part());
+    let gpu = [Some(name), memory].into_iter().flatten().collect::<Vec<_>>().join(", ");
+    [("GPU", gpu), ("driver", part().unwrap_or_else(unknown))]
 }
 
 /// The first value of a name in a file of `name : value` lines; none where there is no such file.
@@ -180,13 +258,6 @@ fn proc_value(path: &str, name: &str) -> Option<String> {
     let pairs = text.lines().filter_map(|line| line.split_once(':'));
     let (_, value) = pairs.into_iter().find(|(key, _)| key.trim() == name)?;
     Some(value.trim().to_owned())
-}
-
-fn commit() -> Result<String> {
-    let commit = first_line(Command::new("git").args(["rev-parse", "--short=12", "HEAD"]))?;
-    let changes = Command::new("git").args(["status", "--porcelain"]).output()?;
-    let suffix = if changes.stdout.is_empty() { "" } else { ", with local changes" };
-    Ok(commit + suffix)
 }
 
 /// The command as it was typed, without the folders of one machine.
@@ -200,10 +271,4 @@ fn without_folders(text: &str) -> String {
         Some(name) if Path::new(text).is_absolute() => format!("…/{}", name.display()),
         _ => text.to_owned(),
     }
-}
-
-fn first_line(command: &mut Command) -> Result<String> {
-    let output = command.output().with_context(|| format!("cannot run {command:?}"))?;
-    ensure!(output.status.success(), "{command:?} failed");
-    Ok(String::from_utf8(output.stdout)?.lines().next().unwrap_or_default().to_owned())
 }

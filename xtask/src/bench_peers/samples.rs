@@ -1,10 +1,12 @@
 //! From the rows of the programs to the figures of a table.
 
+use std::fmt;
+
 use anyhow::{Context, Result};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::programs::OURS;
+use super::{args::Generation, programs::OURS};
 
 /// What the rows of an implementation say that is not compiled.
 const NOT_COMPILED: &str = "none";
@@ -15,6 +17,9 @@ pub(super) enum Quantity {
     Time,
     Prefill,
     Decode,
+    GenerationTime,
+    PrefillTime,
+    DecodeTime,
     Load,
     PeakMemory,
 }
@@ -25,6 +30,9 @@ impl Quantity {
             Self::Time => "ms",
             Self::Prefill => "prefill, tok/s",
             Self::Decode => "decode, tok/s",
+            Self::GenerationTime => "generation, ms",
+            Self::PrefillTime => "prefill, ms",
+            Self::DecodeTime => "decode, ms",
             Self::Load => "load, s",
             Self::PeakMemory => "peak memory, MB",
         }
@@ -34,7 +42,39 @@ impl Quantity {
     pub(super) fn ratio(self, ours: f64, peer: f64) -> f64 {
         match self {
             Self::Prefill | Self::Decode => ours / peer,
-            Self::Time | Self::Load | Self::PeakMemory => peer / ours,
+            Self::Time
+            | Self::GenerationTime
+            | Self::PrefillTime
+            | Self::DecodeTime
+            | Self::Load
+            | Self::PeakMemory => peer / ours,
+        }
+    }
+}
+
+/// The line of a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum At {
+    /// T, the tokens of a layer's call or of a prompt, or the patches of an image.
+    Tokens(u64),
+    Generation(Generation),
+}
+
+impl At {
+    /// The title of the first column.
+    pub(super) fn title(self) -> &'static str {
+        match self {
+            Self::Tokens(_) => "T",
+            Self::Generation(_) => "batch x prompt x new",
+        }
+    }
+}
+
+impl fmt::Display for At {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tokens(tokens) => tokens.fmt(f),
+            Self::Generation(generation) => generation.fmt(f),
         }
     }
 }
@@ -44,12 +84,42 @@ impl Quantity {
 pub(super) struct Sample {
     pub(super) table: String,
     pub(super) quantity: Quantity,
-    /// T, the tokens of a layer's call or of a prompt, or the patches of an image.
-    pub(super) tokens: u64,
+    pub(super) at: At,
     pub(super) column: String,
     pub(super) value: f64,
     /// The part of the machine's measured limit that this reaches.
     pub(super) of_limit: Option<f64>,
+    pub(super) rates: Option<Rates>,
+}
+
+/// What a layer did and what the machine can do, as its program measured it: GB/s and GFLOP/s.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Rates {
+    pub(super) did: [f64; 2],
+    pub(super) can: [f64; 2],
+}
+
+/// What a machine can do by the median of what these samples say; `None` if none does.
+pub(super) fn limits<'a>(samples: impl Iterator<Item = &'a Sample>) -> Option<[f64; 2]> {
+    let (bandwidths, peaks) = samples.filter_map(|s| Some(s.rates?.can.into())).unzip();
+    Some([median(bandwidths)?, median(peaks)?])
+}
+
+/// The median; `None` of nothing.
+pub(super) fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    let above = *values.get(values.len() / 2)?;
+    let below = values[(values.len() - 1) / 2];
+    Some(f64::midpoint(below, above))
+}
+
+/// How rows of models become lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ModelLines {
+    /// One for a length of prompts, in tokens a second.
+    Prompts,
+    /// One for a batch with its prompts and what follows, in milliseconds.
+    Generations,
 }
 
 /// Something that was not measured.
@@ -58,8 +128,8 @@ pub(super) struct Absence {
     pub(super) column: String,
     /// Everywhere, if there is none.
     pub(super) table: Option<String>,
-    /// At every T, if there is none.
-    pub(super) tokens: Option<u64>,
+    /// Everywhere in the table, if there is none.
+    pub(super) at: Option<At>,
     pub(super) reason: String,
 }
 
@@ -69,8 +139,12 @@ struct Row {
     implementation: String,
     compile: String,
     dtype: Option<String>,
+    #[serde(default)]
+    cuda_graph: bool,
     tokens: Option<u64>,
+    batch: Option<u64>,
     prompt_tokens: Option<u64>,
+    new_tokens: Option<u64>,
     patches: Option<u64>,
     median_ms: Option<f64>,
     prefill_tok_per_s: Option<f64>,
@@ -78,6 +152,9 @@ struct Row {
     load_s: Option<f64>,
     peak_memory_bytes: Option<f64>,
     fraction_of_limit: Option<f64>,
+    gb_per_s: Option<f64>,
+    gflop_per_s: Option<f64>,
+    limit_gflop_per_s: Option<f64>,
     decode_gb_per_s: Option<f64>,
     limit_gb_per_s: Option<f64>,
     skipped: Option<String>,
@@ -87,39 +164,82 @@ struct Row {
 pub(super) fn read(
     program: &str,
     table: &str,
+    lines: ModelLines,
     row: &Value,
 ) -> Result<Result<Vec<Sample>, Absence>> {
     let row = Row::deserialize(row).with_context(|| format!("a row of {program}: {row}"))?;
-    let column = column(program, &row);
-    let tokens = row.tokens.or(row.prompt_tokens).or(row.patches);
-    let tokens = tokens.with_context(|| format!("a row of {program} has no number of tokens"))?;
+    let column = column(program, lines, &row);
+    let at =
+        row.at(lines).with_context(|| format!("a row of {program} has no number of tokens"))?;
     if let Some(reason) = row.skipped {
         let table = Some(table.to_owned());
-        return Ok(Err(Absence { column, table, tokens: Some(tokens), reason }));
+        return Ok(Err(Absence { column, table, at: Some(at), reason }));
     }
-    let decode_of_limit = row.decode_gb_per_s.zip(row.limit_gb_per_s).map(|(did, can)| did / can);
-    let figures = [
-        (Quantity::Time, row.median_ms, row.fraction_of_limit),
-        (Quantity::Prefill, row.prefill_tok_per_s, None),
-        (Quantity::Decode, row.decode_tok_per_s, decode_of_limit),
-        (Quantity::Load, row.load_s, None),
-        (Quantity::PeakMemory, row.peak_memory_bytes.map(|bytes| bytes / 1e6), None),
-    ];
+    let rates = || {
+        let did = [row.gb_per_s?, row.gflop_per_s?];
+        Some(Rates { did, can: [row.limit_gb_per_s?, row.limit_gflop_per_s?] })
+    };
+    let memory = (Quantity::PeakMemory, row.peak_memory_bytes.map(|bytes| bytes / 1e6), None);
+    let figures = match at {
+        At::Tokens(_) => {
+            let decode = row.decode_gb_per_s.zip(row.limit_gb_per_s).map(|(did, can)| did / can);
+            vec![
+                (Quantity::Time, row.median_ms, row.fraction_of_limit),
+                (Quantity::Prefill, row.prefill_tok_per_s, None),
+                (Quantity::Decode, row.decode_tok_per_s, decode),
+                (Quantity::Load, row.load_s, None),
+                memory,
+            ]
+        }
+        At::Generation(generation) => {
+            let [prefill, decode] =
+                milliseconds(generation, row.prefill_tok_per_s, row.decode_tok_per_s);
+            let both = prefill.zip(decode).map(|(prefill, decode)| prefill + decode);
+            vec![
+                (Quantity::GenerationTime, both, None),
+                (Quantity::PrefillTime, prefill, None),
+                (Quantity::DecodeTime, decode, None),
+                memory,
+            ]
+        }
+    };
     let samples = figures.into_iter().filter_map(|(quantity, value, of_limit)| {
         Some(Sample {
             table: table.to_owned(),
             quantity,
-            tokens,
+            at,
             column: column.clone(),
             value: value?,
             of_limit,
+            rates: rates(),
         })
     });
     Ok(Ok(samples.collect()))
 }
 
+/// What reading the prompts and what writing takes at so many tokens a second.
+pub(super) fn milliseconds(
+    Generation { batch, prompt_tokens, new_tokens }: Generation,
+    prefill_tok_per_s: Option<f64>,
+    decode_tok_per_s: Option<f64>,
+) -> [Option<f64>; 2] {
+    let of = |tokens: u64, speed: Option<f64>| Some(1e3 * (batch * tokens) as f64 / speed?);
+    // The first new token comes with the prompt.
+    [of(prompt_tokens, prefill_tok_per_s), of(new_tokens.saturating_sub(1), decode_tok_per_s)]
+}
+
+impl Row {
+    fn at(&self, lines: ModelLines) -> Option<At> {
+        if let (ModelLines::Generations, Some(prompt_tokens)) = (lines, self.prompt_tokens) {
+            let (batch, new_tokens) = (self.batch?, self.new_tokens?);
+            return Some(At::Generation(Generation { batch, prompt_tokens, new_tokens }));
+        }
+        self.tokens.or(self.prompt_tokens).or(self.patches).map(At::Tokens)
+    }
+}
+
 /// `program/implementation`, how it was compiled, and the dtype where programs may differ in it.
-fn column(program: &str, row: &Row) -> String {
+fn column(program: &str, lines: ModelLines, row: &Row) -> String {
     let mut column = row.implementation.clone();
     if program == OURS && !column.starts_with(OURS) {
         column = format!("{OURS}/{column}");
@@ -127,7 +247,10 @@ fn column(program: &str, row: &Row) -> String {
     if row.compile != NOT_COMPILED {
         column += &format!(", compile {}", row.compile);
     }
-    if let (Some(_), Some(dtype)) = (row.prompt_tokens, &row.dtype) {
+    if row.cuda_graph {
+        column += ", graph";
+    }
+    if let (Some(_), Some(dtype), ModelLines::Prompts) = (row.prompt_tokens, &row.dtype, lines) {
         column += &format!(", {dtype}");
     }
     column
@@ -139,20 +262,23 @@ mod tests {
 
     use super::*;
 
+    const PROMPTS: ModelLines = ModelLines::Prompts;
+
     #[test]
     fn a_layer_row_is_one_figure() {
         let row = json!({
             "implementation": "grouped_mm", "compile": "none", "tokens": 4, "median_ms": 2.5,
             "fraction_of_limit": 0.9,
         });
-        let samples = read(OURS, "olmoe bf16", &row).unwrap().unwrap();
+        let samples = read(OURS, "olmoe bf16", PROMPTS, &row).unwrap().unwrap();
         let expected = Sample {
             table: "olmoe bf16".to_owned(),
             quantity: Quantity::Time,
-            tokens: 4,
+            at: At::Tokens(4),
             column: "moexperts/grouped_mm".to_owned(),
             value: 2.5,
             of_limit: Some(0.9),
+            rates: None,
         };
         assert_eq!(samples, [expected]);
     }
@@ -165,7 +291,7 @@ mod tests {
             "prefill_tok_per_s": 100.0, "decode_tok_per_s": 10.0, "load_s": null,
             "peak_memory_bytes": 5_000_000, "decode_gb_per_s": 30.0, "limit_gb_per_s": 40.0,
         });
-        let samples = read("transformers", "a model", &row).unwrap().unwrap();
+        let samples = read("transformers", "a model", PROMPTS, &row).unwrap().unwrap();
         let figures: Vec<_> = samples.iter().map(|s| (s.quantity, s.value, s.of_limit)).collect();
         let expected = [
             (Quantity::Prefill, 100.0, None),
@@ -177,15 +303,49 @@ mod tests {
     }
 
     #[test]
+    fn a_generation_is_the_time_of_its_prompt_and_of_what_follows() {
+        let row = json!({
+            "implementation": "grouped_mm", "compile": "reduce-overhead", "dtype": "bf16",
+            "batch": 2, "prompt_tokens": 16, "new_tokens": 5,
+            "prefill_tok_per_s": 3200.0, "decode_tok_per_s": 100.0, "load_s": 3.0,
+            "peak_memory_bytes": 5_000_000,
+        });
+        let samples = read(OURS, "a model", ModelLines::Generations, &row).unwrap().unwrap();
+        let figures: Vec<_> = samples.iter().map(|s| (s.quantity, s.value)).collect();
+        let expected = [
+            (Quantity::GenerationTime, 90.0),
+            (Quantity::PrefillTime, 10.0),
+            (Quantity::DecodeTime, 80.0),
+            (Quantity::PeakMemory, 5.0),
+        ];
+        assert_eq!(figures, expected);
+        assert_eq!(samples[0].at.to_string(), "2x16x5");
+        assert_eq!(samples[0].column, "moexperts/grouped_mm, compile reduce-overhead");
+    }
+
+    #[test]
+    fn a_row_of_a_gpu_may_be_a_graph_and_says_what_the_gpu_can_do() {
+        let row = json!({
+            "implementation": "torch/grouped_mm", "compile": "none", "cuda_graph": true, "tokens": 4,
+            "median_ms": 2.5, "gb_per_s": 3000.0, "gflop_per_s": 400.0, "limit_gb_per_s": 4000.0,
+            "limit_gflop_per_s": 800_000.0,
+        });
+        let samples = read("transformers", "olmoe bf16", PROMPTS, &row).unwrap().unwrap();
+        assert_eq!(samples[0].column, "torch/grouped_mm, graph");
+        assert_eq!(limits(samples.iter()), Some([4000.0, 800_000.0]));
+        assert_eq!(limits([].iter()), None);
+    }
+
+    #[test]
     fn a_vision_row_is_one_figure() {
         let row = json!({
             "implementation": "moexperts", "compile": "none", "dtype": "bf16", "patches": 4096,
             "prepare_ms": 20.0, "median_ms": 9000.0, "fraction_of_limit": 0.5,
         });
-        let samples = read(OURS, "a model bf16, 1024x1024", &row).unwrap().unwrap();
+        let samples = read(OURS, "a model bf16, 1024x1024", PROMPTS, &row).unwrap().unwrap();
         let figures: Vec<_> = samples.iter().map(|s| (s.quantity, s.value, s.of_limit)).collect();
         assert_eq!(figures, [(Quantity::Time, 9000.0, Some(0.5))]);
-        assert_eq!((samples[0].tokens, samples[0].column.as_str()), (4096, "moexperts"));
+        assert_eq!((samples[0].at, samples[0].column.as_str()), (At::Tokens(4096), "moexperts"));
     }
 
     #[test]
@@ -194,15 +354,15 @@ mod tests {
             "implementation": "transformers/batched_mm", "compile": "none", "tokens": 64,
             "median_ms": null, "skipped": "too large",
         });
-        let absence = read("transformers", "olmoe bf16", &row).unwrap().unwrap_err();
-        assert_eq!(absence.tokens, Some(64));
+        let absence = read("transformers", "olmoe bf16", PROMPTS, &row).unwrap().unwrap_err();
+        assert_eq!(absence.at, Some(At::Tokens(64)));
         assert_eq!(absence.reason, "too large");
     }
 
     #[test]
     fn a_row_without_tokens_is_an_error() {
         let row = json!({"implementation": "y", "compile": "none"});
-        let error = read("x", "olmoe bf16", &row).unwrap_err();
+        let error = read("x", "olmoe bf16", PROMPTS, &row).unwrap_err();
         assert_eq!(error.to_string(), "a row of x has no number of tokens");
     }
 }

@@ -4,16 +4,24 @@ use std::fmt::Write as _;
 
 use super::{
     programs::OURS,
-    samples::{Absence, Sample},
+    samples::{Absence, Sample, median},
 };
 
+/// Which of our columns peers are compared with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Base {
+    First,
+    /// In each line.
+    Best,
+}
+
 /// A table for every title and quantity, in the order in which they came.
-pub(super) fn tables(samples: &[Sample]) -> String {
+pub(super) fn tables(samples: &[Sample], base: Base) -> String {
     let mut text = String::new();
     for (title, quantity) in distinct(samples.iter().map(|s| (s.table.as_str(), s.quantity))) {
         let of_table: Vec<_> =
             samples.iter().filter(|s| s.table == title && s.quantity == quantity).collect();
-        let _ = write!(text, "\n## {title}: {}\n\n{}", quantity.title(), table(&of_table));
+        let _ = write!(text, "\n## {title}: {}\n\n{}", quantity.title(), table(&of_table, base));
     }
     text
 }
@@ -24,17 +32,18 @@ pub(super) fn absences(absences: &[Absence]) -> String {
     for (column, table, reason) in
         distinct(absences.iter().map(|a| (&a.column, &a.table, &a.reason)))
     {
-        let tokens: Vec<String> = absences
+        let lines: Vec<_> = absences
             .iter()
             .filter(|a| (&a.column, &a.table, &a.reason) == (column, table, reason))
-            .filter_map(|a| Some(a.tokens?.to_string()))
+            .filter_map(|a| a.at)
             .collect();
         let _ = write!(text, "- {column}");
         if let Some(table) = table {
             let _ = write!(text, ", {table}");
         }
-        if !tokens.is_empty() {
-            let _ = write!(text, ", T = {}", tokens.join(", "));
+        if let Some(first) = lines.first() {
+            let lines: Vec<String> = lines.iter().map(ToString::to_string).collect();
+            let _ = write!(text, ", {} = {}", first.title(), lines.join(", "));
         }
         let _ = writeln!(text, ": {reason}");
     }
@@ -42,34 +51,42 @@ pub(super) fn absences(absences: &[Absence]) -> String {
 }
 
 /// A line for each T, a column for each program, and the ratio of the best peer.
-fn table(samples: &[&Sample]) -> String {
+fn table(samples: &[&Sample], base: Base) -> String {
     let (ours, peers): (Vec<_>, Vec<_>) =
         distinct(samples.iter().map(|s| s.column.as_str())).into_iter().partition(|c| is_ours(c));
     let columns = [ours.as_slice(), peers.as_slice()].concat();
-    let mut text = format!("| T | {} | best peer |\n", columns.join(" | "));
+    let title = samples.first().map_or("T", |sample| sample.at.title());
+    let mut text = format!("| {title} | {} | best peer |\n", columns.join(" | "));
     text += &format!("|---{}|\n", "|---".repeat(columns.len() + 1));
 
-    let mut lines = distinct(samples.iter().map(|s| s.tokens));
+    let mut lines = distinct(samples.iter().map(|s| s.at));
     lines.sort_unstable();
-    for tokens in lines {
+    for at in lines {
         let cell = |column: &str| -> Option<(f64, Option<f64>)> {
             let cell: Vec<_> =
-                samples.iter().filter(|s| s.tokens == tokens && s.column == column).collect();
+                samples.iter().filter(|s| s.at == at && s.column == column).collect();
             let value = median(cell.iter().map(|s| s.value).collect())?;
             Some((value, median(cell.iter().filter_map(|s| s.of_limit).collect())))
         };
         let quantity = samples[0].quantity;
-        let base = ours.first().and_then(|column| cell(column));
-        let ratio = |value| base.map(|(ours, _)| quantity.ratio(ours, value));
+        let own = match base {
+            Base::First => ours.first().and_then(|column| Some(cell(column)?.0)),
+            Base::Best => ours
+                .iter()
+                .filter_map(|column| Some(cell(column)?.0))
+                .reduce(|best, value| if quantity.ratio(value, best) > 1.0 { value } else { best }),
+        };
+        let ratio = |value| own.map(|own| quantity.ratio(own, value));
 
-        let _ = write!(text, "| {tokens} |");
+        let _ = write!(text, "| {at} |");
         for (index, column) in columns.iter().enumerate() {
             let Some((value, of_limit)) = cell(column) else {
                 text += " – |";
                 continue;
             };
             let _ = write!(text, " {}", number(value));
-            if let (true, Some(ratio)) = (index > 0, ratio(value)) {
+            let compared = base == Base::First && index > 0 || index >= ours.len();
+            if let (true, Some(ratio)) = (compared, ratio(value)) {
                 let _ = write!(text, " ({ratio:.2}×)");
             }
             if let Some(of_limit) = of_limit {
@@ -86,15 +103,9 @@ fn table(samples: &[&Sample]) -> String {
     text
 }
 
-fn is_ours(column: &str) -> bool {
+/// Whether a column is of this project's program.
+pub(super) fn is_ours(column: &str) -> bool {
     column.split('/').next() == Some(OURS)
-}
-
-fn median(mut values: Vec<f64>) -> Option<f64> {
-    values.sort_by(f64::total_cmp);
-    let above = *values.get(values.len() / 2)?;
-    let below = values[(values.len() - 1) / 2];
-    Some(f64::midpoint(below, above))
 }
 
 /// Three digits that count.
@@ -109,7 +120,7 @@ fn number(value: f64) -> String {
 }
 
 /// The values without repetition, in the order in which they came.
-fn distinct<T: PartialEq>(values: impl Iterator<Item = T>) -> Vec<T> {
+pub(super) fn distinct<T: PartialEq>(values: impl Iterator<Item = T>) -> Vec<T> {
     values.fold(Vec::new(), |mut distinct, value| {
         if !distinct.contains(&value) {
             distinct.push(value);
@@ -120,11 +131,15 @@ fn distinct<T: PartialEq>(values: impl Iterator<Item = T>) -> Vec<T> {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::samples::Quantity, *};
+    use super::{
+        super::samples::{At, Quantity},
+        *,
+    };
 
     fn sample(quantity: Quantity, tokens: u64, column: &str, value: f64) -> Sample {
         let (table, column) = ("olmoe bf16".to_owned(), column.to_owned());
-        Sample { table, quantity, tokens, column, value, of_limit: None }
+        let (at, of_limit, rates) = (At::Tokens(tokens), None, None);
+        Sample { table, quantity, at, column, value, of_limit, rates }
     }
 
     #[test]
@@ -147,7 +162,7 @@ mod tests {
 | 1 | – | – | – | 120 | – |
 | 4 | 2.00, 91 % | 2.50 (1.25×) | 3.00 (1.50×) | 8.00 (4.00×) | 1.50× |
 ";
-        assert_eq!(tables(&samples), expected);
+        assert_eq!(tables(&samples, Base::First), expected);
     }
 
     #[test]
@@ -157,23 +172,34 @@ mod tests {
             sample(Quantity::Decode, 16, "llama.cpp", 40.0),
             sample(Quantity::Decode, 16, "transformers/eager", 30.0),
         ];
-        let text = tables(&samples);
+        let text = tables(&samples, Base::First);
         assert!(text.contains("## olmoe bf16: decode, tok/s"), "{text}");
         assert!(text.ends_with("| 16 | 60.0 | 40.0 (1.50×) | 30.0 (2.00×) | 1.50× |\n"), "{text}");
     }
 
     #[test]
+    fn peers_are_compared_with_our_best_if_so_wanted() {
+        let samples = [
+            sample(Quantity::Time, 4, "moexperts/eager", 4.0),
+            sample(Quantity::Time, 4, "moexperts/batched_mm", 2.0),
+            sample(Quantity::Time, 4, "transformers/eager", 5.0),
+        ];
+        let text = tables(&samples, Base::Best);
+        assert!(text.ends_with("| 4 | 4.00 | 2.00 | 5.00 (2.50×) | 2.50× |\n"), "{text}");
+    }
+
+    #[test]
     fn without_our_figures_there_is_no_ratio() {
-        let text = tables(&[sample(Quantity::Time, 1, "transformers/eager", 0.0625)]);
+        let text = tables(&[sample(Quantity::Time, 1, "transformers/eager", 0.0625)], Base::First);
         assert!(text.ends_with("| 1 | 0.062 | – |\n"), "{text}");
     }
 
     #[test]
     fn absences_of_one_reason_share_a_line() {
-        let absence = |table: Option<&str>, tokens| Absence {
+        let absence = |table: Option<&str>, tokens: Option<u64>| Absence {
             column: "transformers/batched_mm".to_owned(),
             table: table.map(str::to_owned),
-            tokens,
+            at: tokens.map(At::Tokens),
             reason: "too large".to_owned(),
         };
         let text = absences(&[

@@ -1,0 +1,55 @@
+//! `cargo xtask gpu-check`: everything that has to run on a GPU, in one command.
+
+use std::{ffi::OsString, path::PathBuf, process::Command};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::{Built, built, cargo, pack::Pack};
+
+/// Tests and measures on a GPU: the suite, the sanitizer, layers and models beside their peers.
+///
+/// Builds the programs and the tests, copies them into a folder, and runs bench/gpu/check.sh with
+/// it. That script needs nothing but the folder and this repository: it runs as well on a machine
+/// without cargo.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  cargo xtask gpu-check
+  cargo xtask gpu-check -- --only tests,generate
+  cargo xtask gpu-check --pack-only
+  bench/gpu/check.sh target/gpu-check --only layers --quick")]
+pub(crate) struct Args {
+    /// The folder of the executables
+    #[arg(long, default_value = "target/gpu-check")]
+    folder: PathBuf,
+
+    /// Builds and copies them, and stops there
+    #[arg(long)]
+    pack_only: bool,
+
+    /// What bench/gpu/check.sh is given beside the folder; `--help` says what there is
+    #[arg(last = true)]
+    check: Vec<OsString>,
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    Pack::write(&args.folder, &executables()?)?.announce();
+    if args.pack_only {
+        return Ok(());
+    }
+    let mut check = Command::new("bash");
+    check.arg("bench/gpu/check.sh").arg(&args.folder).args(&args.check);
+    let status = check.status().context("cannot run bash")?;
+    ensure!(status.success(), "the check failed; its summary says where");
+    Ok(())
+}
+
+/// The programs, and the tests that run on a GPU.
+fn executables() -> Result<Vec<Built>> {
+    let mut all = built(cargo(&["build", "--release", "-p", "moexperts-cli", "-p", "xtask"]))?;
+    let tests = ["test", "--no-run", "--release", "-p", "moexperts-cuda", "--test", "*"];
+    all.extend(built(cargo(&tests))?);
+    let tests = ["test", "--no-run", "--release", "-p", "moexperts", "--test", "cuda"];
+    all.extend(built(cargo(&tests))?);
+    Ok(all)
+}

@@ -38,6 +38,7 @@ constexpr u32 STAGE_BYTES = X_BYTES + 2 * BOX_BYTES;
 // Steps by which the first consumer goes ahead of the second from the beginning on, so that they do
 // not store at the same time.
 constexpr u32 LEAD = 2;
+static_assert(LAG + 2 <= STAGES && LAG + LEAD <= STAGES, "or everyone waits for everyone");
 // Tiles of positions that are taken before those of the next outputs, so that the blocks at work at
 // a time share rows of x and of weights in the second-level cache.
 constexpr u32 BAND = 16;
@@ -47,9 +48,9 @@ constexpr u32 EMPTY_ARRIVALS = CONSUMERS / WARP;
 
 struct HopperParams {
     GroupedParams grouped;
-    const TensorMap* maps;  // [groups, 2], of the first and the second weights; null: `map` is the one
+    const TensorMap* maps;  // [groups, 2], of the first and the second weights; null: `map`
     u64 padding[3];
-    TensorMap map;
+    TensorMap map;          // of the only weights
 };
 
 struct Tile {
@@ -191,7 +192,8 @@ DEVICE void produce(const HopperParams& params, const Ring& ring, const u32* fir
             const uint4* x = (const uint4*)p.x + column / 8;
 #pragma unroll
             for (int i = 0; i < POSITIONS / stride; i++) {
-                cp_async_16_part(at + to + stride * i * 128, x + from[i], rows >> i & 1 ? bytes : 0);
+                u32 copied = rows >> i & 1 ? bytes : 0;
+                cp_async_16_part(at + to + stride * i * 128, x + from[i], copied);
             }
             cp_async_commit();
             if (step >= LAG) publish_x<LAG>(ring, step - LAG, lane);
@@ -369,8 +371,7 @@ DEVICE void release(const Ring& ring, u32 step, u32 lane) {
 }
 
 template <class T>
-DEVICE void consume(const HopperParams& params, const Ring& ring, const u32* first_tile, u32 share) {
-    const GroupedParams& p = params.grouped;
+DEVICE void consume(const GroupedParams& p, const Ring& ring, const u32* first_tile, u32 share) {
     u32 lane = threadIdx.x % WARP, warp = threadIdx.x / WARP % 4;
     u32 steps = ceil_div(p.depth, COLUMNS);
     bool gated = is_gated(p);
@@ -451,7 +452,7 @@ template <class T> DEVICE void grouped(const HopperParams& params, u8* shared) {
         produce(params, ring, first_tile);
     } else {
         take_registers<232>();
-        consume<T>(params, ring, first_tile, warpgroup - 1);
+        consume<T>(params.grouped, ring, first_tile, warpgroup - 1);
     }
 }
 

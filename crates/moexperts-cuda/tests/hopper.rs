@@ -386,7 +386,7 @@ fn plain_products_are_right() {
         for out_f32 in [false, true] {
             // Results whose rows are aligned, and one element off.
             for gap in [0, 1] {
-                // A depth that ends within 16 bytes, and outputs within eight, or in one box of two.
+                // A depth that ends within 16 bytes, outputs within eight or in one box of two.
                 for (depth, outs) in [(75, 303), (64, 264)] {
                     let positions = vec![70];
                     Product { dtype, positions, depth, outs, gap, out_f32, ..Product::default() }

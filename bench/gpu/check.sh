@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Everything that has to run on a GPU: see `usage`. Needs a folder of executables, which
-# `cargo xtask gpu-check --pack-only` makes, and this repository; Python with torch and transformers
+# Everything that has to run on a GPU: see `usage`. Needs the executables that
+# `cargo xtask gpu-check --pack-only` packs, and this repository; Python with torch and transformers
 # for the peers.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit 2
@@ -8,6 +8,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit 2
 usage() {
     cat <<'USAGE'
 bench/gpu/check.sh PACK [options] [-- options of `xtask bench-peers`]
+
+PACK is the folder that `cargo xtask gpu-check --pack-only` makes, or its archive.
 
 Runs what a GPU has to pass, and measures it. A step that fails does not stop the others; the last
 lines say how each ended, and the exit status is 0 if none failed.
@@ -23,7 +25,7 @@ Steps:
 
 Options:
   --only STEPS     these steps alone, separated by commas
-  --out FOLDER     for logs, records and the summary; PACK/out by default
+  --out FOLDER     for logs, records and the summary; target/gpu-check/out by default
   --quick          fewer shapes, tokens, layers and ways to compile
   --limit SECONDS  the most that a step may take; 540 by default
   --device N       the number of the GPU; 0 by default
@@ -61,12 +63,19 @@ while [ $# -gt 0 ]; do
     esac
     shift || { echo "error: the last option has no value" >&2 && exit 2; }
 done
+temporary=$(mktemp -d) || exit 2
+trap 'rm -rf "$temporary"' EXIT
+if [ -f "$pack" ]; then
+    mkdir "$temporary/pack"
+    tar -xzf "$pack" --strip-components 1 -C "$temporary/pack" || exit 2
+    pack=$temporary/pack
+fi
 if [ ! -f "$pack/pack.json" ]; then
-    echo "error: \`$pack\` is no folder that \`cargo xtask gpu-check --pack-only\` made" >&2
+    echo "error: \`$pack\` is nothing that \`cargo xtask gpu-check --pack-only\` made" >&2
     exit 2
 fi
 pack=$(cd "$pack" && pwd)
-out=${out:-$pack/out}
+out=${out:-target/gpu-check/out}
 mkdir -p "$out" || exit 2
 out=$(cd "$out" && pwd)
 all=(environment tests generate sanitizer layers models targets)
@@ -79,7 +88,6 @@ for step in "${steps[@]}"; do
     fi
 done
 
-temporary=$(mktemp -d)
 # Whatever is said is written down too.
 exec > >(tee -a "$out/check.log") 2>&1
 log_writer=$!
@@ -121,8 +129,9 @@ bounded() {
 # Why a command failed, from its status and the file of its output.
 why() {
     case $1 in
-    124 | 137) echo "not finished within $limit s" ;;
-    *) grep -m1 -E '^error|panicked|^test .* FAILED' "$2" || tail -n1 "$2" ;;
+    124 | 137) echo 'not finished in its time' ;;
+    101) sed -n 's/^test \(.*\) \.\.\. FAILED$/the first \1/p' "$2" | head -n1 ;;
+    *) grep -m1 '^error' "$2" || tail -n1 "$2" ;;
     esac
 }
 
@@ -165,15 +174,24 @@ run_tests() {
     for executable in "$pack"/test-*; do
         name=${executable##*/test-}
         echo "-- $name"
-        MOEXPERTS_TEST_GPU=$device MOEXPERTS_REQUIRE_NVRTC=1 MOEXPERTS_REQUIRE=cuda \
-            bounded "$executable" ${filter:+"$filter"} 2>&1 | tee "$temporary/test"
+        # One that hangs leaves time for the others.
+        MOEXPERTS_TEST_GPU=$device \
+            bounded timeout $((limit / 3)) "$executable" ${filter:+"$filter"} 2>&1 |
+            tee "$temporary/test"
         status=${PIPESTATUS[0]}
         count=$(sed -n 's/^test result: .* \([0-9]*\) passed.*/\1/p' "$temporary/test")
         passed=$((passed + ${count:-0}))
-        [ "$status" = 0 ] || failed+=("$name ($(why "$status" "$temporary/test"))")
+        case $status in
+        0) ;;
+        101)
+            count=$(sed -n 's/^test result: .*; \([0-9]*\) failed.*/\1/p' "$temporary/test")
+            failed+=("$name: $count failed, $(why 101 "$temporary/test")")
+            ;;
+        *) failed+=("$name: $(why "$status" "$temporary/test")") ;;
+        esac
     done
     reason="$passed tests"
-    [ ${#failed[@]} = 0 ] || fail "$(printf '%s; ' "${failed[@]}")$passed tests passed"
+    [ ${#failed[@]} = 0 ] || fail "$passed passed; $(printf '%s; ' "${failed[@]}")"
 }
 
 # The text that the embedded model writes: where, dtype, more options.
@@ -186,7 +204,7 @@ generate() {
 
 run_generate() {
     local gpu=cuda:$device failed=() expected dtype backend mode got status
-    expected=$(generate cpu f32) || { fail 'the CPU does not generate' && return; }
+    expected=$(generate cpu f32) || { fail 'the CPU does not generate'; return; }
     echo "$expected"
     for dtype in f32 f16 bf16; do
         for backend in eager batched_mm grouped_mm; do
@@ -215,9 +233,9 @@ run_generate() {
 run_sanitizer() {
     local sanitizer suite tools=(memcheck racecheck) tool status failed=()
     sanitizer=$(command -v compute-sanitizer || echo /usr/local/cuda/bin/compute-sanitizer)
-    [ -x "$sanitizer" ] || { skip 'no compute-sanitizer' && return; }
-    suite=$pack/test-moexperts-cuda-conformance
-    [ -x "$suite" ] || { fail "no $suite" && return; }
+    [ -x "$sanitizer" ] || { skip 'no compute-sanitizer'; return; }
+    suite=$pack/test-moexperts-cuda.conformance
+    [ -x "$suite" ] || { fail "no $suite"; return; }
     local end=$deadline index=0
     for tool in "${tools[@]}"; do
         echo "-- $tool"
@@ -258,11 +276,12 @@ bench_peers() {
         --record-folder "$out" --budget $(($(left) * 95 / 100)) "$@" 2>&1 | tee "$temporary/bench"
     local status=${PIPESTATUS[0]}
     if [ "$status" != 0 ]; then
-        fail "$(grep -m1 "^== skipped: moexperts" "$temporary/bench" || why "$status" "$temporary/bench")"
+        reason=$(sed -n 's/^== skipped: \(moexperts\)/\1/p' "$temporary/bench" | head -n1)
+        fail "${reason:-$(why "$status" "$temporary/bench")}"
         return
     fi
     # A peer that is missing is no failure of this project, but it is told.
-    reason=$(grep -m1 '^== skipped: transformers:' "$temporary/bench" | sed 's/^== //')
+    reason=$(sed -n 's/^== \(skipped: transformers[:,]\)/\1/p' "$temporary/bench" | head -n1)
 }
 
 # Adds an option to `words`, unless the caller gave it.
@@ -307,8 +326,8 @@ run_models() {
     local checkpoint=$model
     if [ -z "$checkpoint" ]; then
         "$python" -c 'import torch, transformers' 2>/dev/null ||
-            { skip "$python has no torch or no transformers, which make the checkpoint" && return; }
-        made=$(room $gib) || { skip "no folder has room for a checkpoint of $gib GiB" && return; }
+            { skip "$python has no torch or no transformers, which make the checkpoint"; return; }
+        made=$(room $gib) || { skip "no folder has room for a checkpoint of $gib GiB"; return; }
         made=$(mktemp -d "$made/moexperts-gpu-check.XXXXXX")
         checkpoint=$made/qwen1.5-moe-${layers}l
         echo "-- making $checkpoint"
@@ -332,9 +351,9 @@ run_targets() {
     for record in "$out/layers.json" "$out/models.json"; do
         [ ! -f "$record" ] || records+=("$record")
     done
-    [ ${#records[@]} -gt 0 ] || { skip 'nothing was measured' && return; }
+    [ ${#records[@]} -gt 0 ] || { skip 'nothing was measured'; return; }
     "$pack/xtask" targets "${records[@]}" | tee "$temporary/targets"
-    [ "${PIPESTATUS[0]}" = 0 ] || { fail 'no list' && return; }
+    [ "${PIPESTATUS[0]}" = 0 ] || { fail 'no list'; return; }
     cp "$temporary/targets" "$out/targets.md"
     reason=$(tail -n1 "$temporary/targets")
 }

@@ -83,6 +83,26 @@ impl Pack {
         self.folder.join(PROGRAM)
     }
 
+    /// Writes an archive of it beside its folder.
+    pub(crate) fn archive(&self) -> Result<()> {
+        let folder = self.folder.parent().context("the folder of the pack")?;
+        let name = self.folder.file_name().context("the name of the pack")?;
+        let mut archive = self.folder.clone().into_os_string();
+        archive.push(".tar.gz");
+        let mut tar = Command::new("tar");
+        // Of a bare name it is empty.
+        let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+        tar.arg("-czf").arg(&archive).arg("-C").arg(folder);
+        // What lies there beside the executables stays out.
+        let files = self.executables.iter().map(|executable| executable.name.as_str());
+        tar.args(files.chain([FILE]).map(|file| Path::new(name).join(file)));
+        let status = tar.status().context("cannot run tar")?;
+        ensure!(status.success(), "{tar:?} failed");
+        let bytes = fs::metadata(&archive)?.len();
+        announce(&format!("{}: {:.1} MB", archive.display(), bytes as f64 / 1e6));
+        Ok(())
+    }
+
     /// Says what it holds.
     pub(crate) fn announce(&self) {
         let megabytes = |bytes: u64| bytes as f64 / 1e6;
@@ -104,10 +124,10 @@ pub(crate) fn commit() -> Result<String> {
     Ok(commit + suffix)
 }
 
-/// `moexperts`, `xtask`, `test-moexperts-cuda-conformance`.
+/// `moexperts`, `xtask`, `test-moexperts-cuda.conformance`.
 fn name(executable: &Built) -> String {
     match executable.kind.as_str() {
-        "test" => format!("test-{}-{}", executable.package, executable.target),
+        "test" => format!("test-{}.{}", executable.package, executable.target),
         _ => executable.target.clone(),
     }
 }
@@ -159,7 +179,7 @@ mod tests {
             kind: kind.to_owned(),
             path: PathBuf::new(),
         };
-        assert_eq!(name(&built("test", "graph")), "test-moexperts-cuda-graph");
+        assert_eq!(name(&built("test", "graph")), "test-moexperts-cuda.graph");
         assert_eq!(name(&built("bin", "moexperts")), "moexperts");
     }
 }

@@ -40,14 +40,14 @@ quick='' limit=540 device=0 python=python3 only='' out='' model='' scratch='' fi
 bench=() pack=''
 while [ $# -gt 0 ]; do
     case $1 in
-    --only) only=$2 && shift ;;
-    --out) out=$2 && shift ;;
-    --limit) limit=$2 && shift ;;
-    --device) device=$2 && shift ;;
-    --python) python=$2 && shift ;;
-    --model) model=$2 && shift ;;
-    --scratch) scratch=$2 && shift ;;
-    --filter) filter=$2 && shift ;;
+    --only | --out | --limit | --device | --python | --model | --scratch | --filter)
+        if [ $# -lt 2 ]; then
+            echo "error: $1 needs a value" >&2
+            exit 2
+        fi
+        printf -v "${1#--}" %s "$2"
+        shift
+        ;;
     --quick) quick=1 ;;
     --help | -h) usage && exit ;;
     --)
@@ -61,7 +61,7 @@ while [ $# -gt 0 ]; do
         ;;
     *) pack=$1 ;;
     esac
-    shift || { echo "error: the last option has no value" >&2 && exit 2; }
+    shift
 done
 temporary=$(mktemp -d) || exit 2
 trap 'rm -rf "$temporary"' EXIT

@@ -16,9 +16,9 @@ pub(crate) fn run() -> Result<()> {
     step("documentation", doc)?;
     tidy::run(Path::new("."))?;
     for isa in Isa::ALL {
-        // The packages of `cargo test --workspace`, so that nothing is built again.
         let mut suite = cargo(&["test", "--quiet", "--workspace", "--lib", "--tests"]);
-        // These depend on no instruction set.
+        // These depend on no instruction set, and would take longer than what cargo builds anew without
+        // them.
         suite.args(["--exclude", "moexperts-cuda", "--exclude", "moexperts-cuda-emulator"]);
         suite.env(ISA_VARIABLE, isa.name());
         if isa.runs_here() {

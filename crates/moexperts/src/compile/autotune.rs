@@ -160,7 +160,7 @@ fn kinds<D: Device>(plan: &Plan<D>) -> Kinds {
     kinds
 }
 
-/// What a product's speed depends on: `linear bf16 [2048, 2048] x 3, 1 row`.
+/// What a product's speed depends on: `linear bf16 [2048+2048, 2048], 1 rows`.
 fn key<D: Device>(step: &Step<D>) -> Option<String> {
     let rows = step.rows;
     match &step.op {

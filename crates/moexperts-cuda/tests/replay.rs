@@ -78,6 +78,36 @@ fn other_work_is_done_as_it_comes() {
 }
 
 #[test]
+fn as_much_work_with_other_kernels_or_arguments_is_not_the_same() {
+    for sum in sums() {
+        let Sum { cuda, mut x, mut y, .. } = sum;
+        let mut recording = Recording::default();
+        let mut expected = [0.0_f32; LEN];
+        // The bound of a step, an argument of its kernel; where there is none, another kernel runs.
+        let big = Some(1e9);
+        let all = [big, big, big, big, Some(60.0), big, big, big, big, None, big, big, big, big];
+        for (step, limit) in all.into_iter().enumerate() {
+            let values: Vec<f32> = (0..LEN).map(|i| (step + i) as f32).collect();
+            for (sum, value) in expected.iter_mut().zip(&values) {
+                *sum += value;
+                *sum = limit.map_or(*sum + value, |limit| sum.clamp(-limit, limit));
+            }
+            let got = cuda.enter_plan(Some(&mut recording), || -> Result<Vec<f32>> {
+                cuda.load_tensor(1, LEN, &values, &mut y)?;
+                cuda.add(&mut x, &y)?;
+                match limit {
+                    Some(limit) => cuda.clamp(&mut x, limit)?,
+                    None => cuda.add(&mut x, &y)?,
+                }
+                made(|out| cuda.read_tensor(&x, out))
+            });
+            assert_eq!(got.unwrap(), expected, "step {step}");
+        }
+        assert!(recording.graph_launches() > 0);
+    }
+}
+
+#[test]
 fn what_nobody_read_is_done_all_the_same() {
     for mut sum in sums() {
         let mut recording = Recording::default();

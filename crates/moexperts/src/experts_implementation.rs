@@ -191,6 +191,22 @@ impl<D: Device> Choices<D> {
         Self(BTreeMap::new())
     }
 
+    /// One backend for everything, registered or not.
+    pub(crate) fn everywhere(
+        backend: &Arc<dyn ExpertsBackend<D>>,
+        backbones: &[Backbone],
+        device: &D,
+    ) -> Result<Self> {
+        let mut choices = BTreeMap::new();
+        for backbone in backbones {
+            check(&**backend, backbone, device)?;
+            let (prefill, decode) = (Arc::clone(backend), Arc::clone(backend));
+            let choice = Choice { name: backend.name().to_owned(), prefill, decode };
+            choices.insert(backbone.key.clone(), choice);
+        }
+        Ok(Self(choices))
+    }
+
     /// The names, by backbone.
     pub(crate) fn names(&self) -> BTreeMap<String, String> {
         self.0.iter().map(|(key, choice)| (key.clone(), choice.name.clone())).collect()
@@ -216,9 +232,7 @@ impl<D: Device> Choice<D> {
     fn new(name: &str, backbone: &Backbone, device: &D) -> Result<Self> {
         let find = |name: &str| -> Result<Arc<dyn ExpertsBackend<D>>> {
             let backend = ExpertsInterface::get::<D>(name)?;
-            for spec in &backbone.experts {
-                backend.check(spec, device)?;
-            }
+            check(&*backend, backbone, device)?;
             Ok(backend)
         };
         let prefill = find(name)?;
@@ -228,6 +242,18 @@ impl<D: Device> Choice<D> {
         };
         Ok(Self { name: name.to_owned(), prefill, decode })
     }
+}
+
+/// Whether a backend can run the experts of a backbone.
+fn check<D: Device>(
+    backend: &dyn ExpertsBackend<D>,
+    backbone: &Backbone,
+    device: &D,
+) -> Result<()> {
+    for spec in &backbone.experts {
+        backend.check(spec, device)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

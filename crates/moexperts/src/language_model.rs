@@ -127,13 +127,30 @@ impl<D: Device> LanguageModel<D> {
         implementation: impl Into<ExpertsImplementation>,
     ) -> Result<()> {
         let implementation = implementation.into();
+        self.switch(|current, backbones| current.with(&implementation, backbones, self.device()))
+    }
+
+    /// Like [`set_experts_implementation`](Self::set_experts_implementation), with a backend that
+    /// nobody else is to find by its name: it need not be registered, and runs every experts layer
+    /// of prompts and of decode steps.
+    ///
+    /// # Errors
+    /// For a backend that cannot run the model's experts; nothing has changed then.
+    pub fn set_experts_backend(&self, backend: Arc<dyn ExpertsBackend<D>>) -> Result<()> {
+        self.switch(|_, backbones| Choices::everywhere(&backend, backbones, self.device()))
+    }
+
+    /// Takes the choices that `choose` makes of the present ones, if the model can run them.
+    fn switch(
+        &self,
+        choose: impl FnOnce(&Choices<D>, &[Backbone]) -> Result<Choices<D>>,
+    ) -> Result<()> {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-        let backbones = backbones(&self.decoder, self.multimodal.as_ref());
-        let choices = state.choices.with(&implementation, &backbones, self.device())?;
+        let choices = choose(&state.choices, &backbones(&self.decoder, self.multimodal.as_ref()))?;
         if let Some(compiled) = &state.compiled {
             self.check(compiled, &choices)?;
         }
-        tracing::info!(experts_implementation = %implementation, "switched");
+        tracing::info!(experts_implementation = ?choices.names(), "switched");
         let compiled = state.compiled.clone();
         self.change(&mut state, choices, compiled);
         Ok(())
@@ -243,7 +260,8 @@ impl<D: Device> LanguageModel<D> {
     }
 
     /// The experts backend of each backbone, `""` being the model itself; feeding it back to
-    /// [`set_experts_implementation`](Self::set_experts_implementation) restores it.
+    /// [`set_experts_implementation`](Self::set_experts_implementation) restores it, where all are
+    /// registered.
     pub fn experts_implementation(&self) -> BTreeMap<String, String> {
         self.state().choices.names()
     }

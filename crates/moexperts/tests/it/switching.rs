@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Barrier,
+        Arc, Barrier,
         atomic::{AtomicUsize, Ordering},
     },
 };
@@ -95,6 +95,43 @@ fn a_backend_that_cannot_run_the_experts_is_an_error_that_says_what_is_missing()
          I = 40 is not a multiple of 4096"
     );
     assert_eq!(names(&model)[""], "grouped_mm");
+}
+
+#[test]
+fn a_backend_handed_over_runs_without_being_registered() {
+    /// `eager`, under a name that only this model has.
+    #[derive(Debug)]
+    struct Counted(AtomicUsize);
+
+    impl ExpertsBackend<Cpu> for Counted {
+        fn name(&self) -> &str {
+            "counted"
+        }
+
+        fn check(&self, spec: &ExpertsSpec, device: &Cpu) -> Result<()> {
+            Eager.check(spec, device)
+        }
+
+        fn forward(&self, call: ExpertsCall<'_, Cpu>, out: &mut Tensor) -> Result<()> {
+            self.0.fetch_add(1, Ordering::SeqCst);
+            Eager.forward(call, out)
+        }
+    }
+
+    let golden = Golden::open("qwen3_moe");
+    let ids = golden.ids("input_ids");
+    let model = load("qwen3_moe", LoadOptions::new().experts_implementation("eager"));
+    let expected = model.logits(&ids).unwrap();
+    let counted = Arc::new(Counted(AtomicUsize::new(0)));
+    model.set_experts_backend(counted.clone()).unwrap();
+    assert_eq!(names(&model)[""], "counted");
+    assert!(ExpertsInterface::get::<Cpu>("counted").is_err());
+    assert_eq!(model.logits(&ids).unwrap(), expected);
+    assert_eq!(counted.0.load(Ordering::SeqCst), model.spec().moe_layers().count());
+
+    let error = model.set_experts_backend(Arc::new(Picky)).unwrap_err().to_string();
+    assert!(error.starts_with("experts implementation `picky` cannot run"), "{error}");
+    assert_eq!(names(&model)[""], "counted");
 }
 
 static ENTERED: Barrier = Barrier::new(2);

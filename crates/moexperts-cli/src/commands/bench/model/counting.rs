@@ -7,16 +7,12 @@ use std::sync::{
 };
 
 use moexperts::{
-    Device, Error, ExpertsBackend, ExpertsCall, ExpertsInterface, ExpertsSpec, GenerateOptions,
-    LanguageModel,
+    Device, ExpertsBackend, ExpertsCall, ExpertsSpec, GenerateOptions, LanguageModel,
     core::{Result, Routing},
 };
 
 use super::super::backends::Backend;
 use crate::error::CliError;
-
-/// The name it is registered by, while it counts.
-const NAME: &str = "bench-counting";
 
 /// Bytes of weights that all decode steps of a generation read: of experts those that were hit, of
 /// everything else all. Every backend chooses the same tokens.
@@ -28,8 +24,7 @@ pub(super) fn decode_bytes<D: Device>(
 ) -> std::result::Result<usize, CliError> {
     let bytes = Arc::new(AtomicUsize::new(0));
     let counting = Counting { inner: Arc::clone(backend), bytes: Arc::clone(&bytes) };
-    ExpertsInterface::register::<D>(counting).map_err(Error::from)?;
-    model.set_experts_implementation(NAME)?;
+    model.set_experts_backend(Arc::new(counting))?;
     let mut generation = model.generate_tokens(prompts.to_vec(), options)?;
     // The first token comes with the prompt.
     generation.next().transpose()?;
@@ -38,7 +33,6 @@ pub(super) fn decode_bytes<D: Device>(
         event?;
     }
     model.set_experts_implementation(backend.name())?;
-    ExpertsInterface::unregister::<D>(NAME).map_err(Error::from)?;
     let steps = options.max_new_tokens.map_or(0, |tokens| tokens - 1);
     Ok(bytes.load(Ordering::Relaxed) + steps * bytes_beside_experts(model))
 }
@@ -67,7 +61,7 @@ struct Counting<D: Device> {
 
 impl<D: Device> ExpertsBackend<D> for Counting<D> {
     fn name(&self) -> &str {
-        NAME
+        "counting"
     }
 
     fn check(&self, spec: &ExpertsSpec, device: &D) -> Result<()> {
@@ -96,7 +90,7 @@ fn experts_hit(routing: &Routing, experts: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use moexperts::{AutoModelForCausalLm, LoadOptions};
+    use moexperts::{AutoModelForCausalLm, ExpertsInterface, LoadOptions};
 
     use super::*;
     use crate::embedded;

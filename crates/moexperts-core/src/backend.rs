@@ -2,10 +2,7 @@
 
 use std::fmt::Debug;
 
-use crate::{
-    Device, Experts, ExpertsSpec, Routing, Scratch, Tensor,
-    error::{Error, Result},
-};
+use crate::{Device, Experts, ExpertsSpec, Routing, Scratch, Tensor, checks, error::Result};
 
 /// One way to compute `out[t] = Σ_k w[t,k] · expert[ids[t,k]](x[t])` on device `D`.
 ///
@@ -68,18 +65,7 @@ impl<D: Device<Tensor = Tensor, Routing = Routing>> ExpertsCall<'_, D> {
     /// # Errors
     /// [`Error::Shape`] that names the one that does not.
     pub fn check_shapes(&self, out: &Tensor) -> Result<()> {
-        let (tokens, hidden) = (self.x.rows(), self.experts.spec().hidden);
-        if self.x.cols() != hidden {
-            return Err(Error::shape("hidden_states", [tokens, hidden], [tokens, self.x.cols()]));
-        }
-        let top_k = self.routing.top_k();
-        if top_k > 0 && self.routing.tokens() != tokens {
-            let got = [self.routing.tokens(), top_k];
-            return Err(Error::shape("top_k_index", [tokens, top_k], got));
-        }
-        if [out.rows(), out.cols()] != [tokens, hidden] {
-            return Err(Error::shape("out", [tokens, hidden], [out.rows(), out.cols()]));
-        }
-        Ok(())
+        let routing = [self.routing.tokens(), self.routing.top_k()];
+        checks::experts(self.experts.spec(), self.x.shape(), routing, out.shape())
     }
 }

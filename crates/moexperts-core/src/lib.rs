@@ -12,6 +12,7 @@
 
 mod backend;
 mod cache;
+pub mod checks;
 mod device;
 mod dtype;
 mod error;

@@ -1,6 +1,6 @@
 //! Activations in host memory.
 
-use crate::error::{Error, Result};
+use crate::{checks, error::Result};
 
 /// Activations `[rows, cols]` in f32, row-major: what flows between a model's operations on a
 /// device that shares the host's memory.
@@ -14,7 +14,7 @@ pub struct Tensor {
 
 impl PartialEq for Tensor {
     fn eq(&self, other: &Self) -> bool {
-        [self.rows, self.cols] == [other.rows, other.cols] && self.data() == other.data()
+        self.shape() == other.shape() && self.data() == other.data()
     }
 }
 
@@ -41,15 +41,8 @@ impl Tensor {
     /// # Errors
     /// [`Error::Shape`] if `data` does not hold `rows * cols` values.
     pub fn from_vec(rows: usize, cols: usize, data: Vec<f32>) -> Result<Self> {
-        if data.len() == rows * cols {
-            Ok(Self { rows, cols, data })
-        } else {
-            Err(Error::Shape {
-                what: "tensor data".into(),
-                expected: format!("[{rows}, {cols}]"),
-                got: format!("[{}]", data.len()),
-            })
-        }
+        checks::tensor_data(data.len(), [rows, cols])?;
+        Ok(Self { rows, cols, data })
     }
 
     /// Number of rows; one a token.
@@ -60,6 +53,11 @@ impl Tensor {
     /// Values in a row.
     pub fn cols(&self) -> usize {
         self.cols
+    }
+
+    /// [rows, cols].
+    pub fn shape(&self) -> [usize; 2] {
+        [self.rows, self.cols]
     }
 
     /// Row `index`.

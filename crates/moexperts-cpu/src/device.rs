@@ -3,9 +3,8 @@
 use std::sync::Arc;
 
 use moexperts_core::{
-    Activation, AttentionCall, AttentionSpec, Device, DeviceKind, DeviceLinear, Error,
-    ExpertsBackend, Knob, KvCacheSpec, Matrix, Result, RouterSpec, Routing, Scratch, SharedSlices,
-    Tensor,
+    Activation, AttentionCall, AttentionSpec, Device, DeviceKind, DeviceLinear, ExpertsBackend,
+    Knob, KvCacheSpec, Matrix, Result, RouterSpec, Routing, Scratch, SharedSlices, Tensor, checks,
 };
 
 use crate::{
@@ -17,33 +16,6 @@ use crate::{
     shared_rows::SharedRows,
     tuning::KNOBS,
 };
-
-fn same_shape(what: &str, x: &Tensor, y: &Tensor) -> Result<()> {
-    let (expected, got) = ([x.rows(), x.cols()], [y.rows(), y.cols()]);
-    if expected == got { Ok(()) } else { Err(Error::shape(what, expected, got)) }
-}
-
-/// Whether `y` has a row of `x` for each of `rows`.
-fn rows_of(x: &Tensor, rows: &[usize], y: &Tensor) -> Result<()> {
-    let (expected, got) = ([rows.len(), x.cols()], [y.rows(), y.cols()]);
-    if expected != got {
-        return Err(Error::shape("rows", expected, got));
-    }
-    match rows.iter().find(|&&row| row >= x.rows()) {
-        Some(&index) => Err(Error::OutOfRange { what: "row", index, limit: x.rows() }),
-        None => Ok(()),
-    }
-}
-
-/// Whether the rows of `x` are heads as long as the weight.
-fn whole_heads(x: &Tensor, weight: &[f32]) -> Result<()> {
-    if weight.is_empty() || !x.cols().is_multiple_of(weight.len()) {
-        let expected = format!("a multiple of [{}]", weight.len());
-        let got = format!("[{}]", x.cols());
-        return Err(Error::Shape { what: "row to normalise".into(), expected, got });
-    }
-    Ok(())
-}
 
 impl Device for Cpu {
     const NAME: &'static str = "CPU";
@@ -119,13 +91,7 @@ impl Device for Cpu {
         values: &[f32],
         out: &mut Tensor,
     ) -> Result<()> {
-        if values.len() != rows * cols {
-            return Err(Error::Shape {
-                what: "tensor data".into(),
-                expected: format!("[{rows}, {cols}]"),
-                got: format!("[{}]", values.len()),
-            });
-        }
+        checks::tensor_data(values.len(), [rows, cols])?;
         out.reset(rows, cols);
         out.data_mut().copy_from_slice(values);
         Ok(())
@@ -163,13 +129,10 @@ impl Device for Cpu {
     }
 
     fn embed(&self, table: &Matrix, ids: &[u32], out: &mut Tensor) -> Result<()> {
+        checks::indices("token id", ids.iter().map(|&id| id as usize), table.rows())?;
         out.reset(ids.len(), table.cols());
         for (token, &id) in ids.iter().enumerate() {
-            let index = id as usize;
-            if index >= table.rows() {
-                return Err(Error::OutOfRange { what: "token id", index, limit: table.rows() });
-            }
-            table.row(index).write_f32(out.row_mut(token));
+            table.row(id as usize).write_f32(out.row_mut(token));
         }
         Ok(())
     }
@@ -182,16 +145,7 @@ impl Device for Cpu {
         taps: usize,
         out: &mut Tensor,
     ) -> Result<()> {
-        let bags = rows.len().checked_div(taps).unwrap_or(0);
-        if rows.len() != weights.len() || rows.len() != bags * taps {
-            let expected = format!("[{bags}, {taps}]");
-            let got = format!("[{}] and [{}]", rows.len(), weights.len());
-            return Err(Error::Shape { what: "rows and weights of a bag".into(), expected, got });
-        }
-        let limit = table.rows();
-        if let Some(&row) = rows.iter().find(|&&row| row as usize >= limit) {
-            return Err(Error::OutOfRange { what: "row", index: row as usize, limit });
-        }
+        let bags = checks::bags(rows, weights, taps, table.rows())?;
         out.reset(bags, table.cols());
         out.data_mut().fill(0.0);
         self.for_each_row(out.data_mut(), table.cols(), |bag, out| {
@@ -209,18 +163,16 @@ impl Device for Cpu {
     }
 
     fn select_rows(&self, x: &Tensor, rows: &[usize], out: &mut Tensor) -> Result<()> {
+        checks::indices("row", rows.iter().copied(), x.rows())?;
         out.reset(rows.len(), x.cols());
         for (place, &index) in rows.iter().enumerate() {
-            if index >= x.rows() {
-                return Err(Error::OutOfRange { what: "row", index, limit: x.rows() });
-            }
             out.row_mut(place).copy_from_slice(x.row(index));
         }
         Ok(())
     }
 
     fn put_rows(&self, x: &mut Tensor, rows: &[usize], y: &Tensor) -> Result<()> {
-        rows_of(x, rows, y)?;
+        checks::rows_of(x.shape(), rows, y.shape())?;
         for (index, &row) in rows.iter().enumerate() {
             x.row_mut(row).copy_from_slice(y.row(index));
         }
@@ -228,7 +180,7 @@ impl Device for Cpu {
     }
 
     fn add_rows(&self, x: &mut Tensor, rows: &[usize], y: &Tensor) -> Result<()> {
-        rows_of(x, rows, y)?;
+        checks::rows_of(x.shape(), rows, y.shape())?;
         for (index, &row) in rows.iter().enumerate() {
             self.elementwise().add_scaled(x.row_mut(row), y.row(index), 1.0);
         }
@@ -243,11 +195,7 @@ impl Device for Cpu {
         eps: f32,
         out: &mut Tensor,
     ) -> Result<()> {
-        if [weight.len(), bias.len()] != [x.cols(); 2] {
-            let expected = format!("[{}]", x.cols());
-            let got = format!("[{}] and [{}]", weight.len(), bias.len());
-            return Err(Error::Shape { what: "weight and bias of a norm".into(), expected, got });
-        }
+        checks::layer_norm(x.shape(), weight.len(), bias.len())?;
         out.reset(x.rows(), x.cols());
         self.for_each_row(out.data_mut(), x.cols(), |row, out| {
             self.elementwise().layer_norm(x.row(row), [weight, bias], eps, out);
@@ -256,7 +204,7 @@ impl Device for Cpu {
     }
 
     fn rms_norm(&self, x: &Tensor, weight: &Vec<f32>, eps: f32, out: &mut Tensor) -> Result<()> {
-        whole_heads(x, weight)?;
+        checks::rms_norm(x.shape(), weight.len())?;
         out.reset(x.rows(), x.cols());
         self.for_each_row(out.data_mut(), x.cols(), |row, out| {
             let heads = x.row(row).chunks_exact(weight.len());
@@ -275,8 +223,8 @@ impl Device for Cpu {
         eps: f32,
         out: &mut Tensor,
     ) -> Result<()> {
-        same_shape("summand", x, y)?;
-        whole_heads(x, weight)?;
+        checks::shape("summand", y.shape(), x.shape())?;
+        checks::rms_norm(x.shape(), weight.len())?;
         let cols = x.cols();
         out.reset(x.rows(), cols);
         let out = SharedRows::new(out.data_mut(), cols);
@@ -302,17 +250,8 @@ impl Device for Cpu {
     }
 
     fn rope(&self, x: &mut Tensor, head_dim: usize, cos: &Tensor, sin: &Tensor) -> Result<()> {
-        same_shape("sines", cos, sin)?;
-        let half = cos.cols();
-        if cos.rows() != x.rows() {
-            return Err(Error::shape("cosines", [x.rows(), half], [cos.rows(), half]));
-        }
-        if head_dim == 0 || !x.cols().is_multiple_of(head_dim) || 2 * half > head_dim {
-            let expected = format!("heads of at least {}", 2 * half);
-            let got = format!("[{}] in heads of {head_dim}", x.cols());
-            return Err(Error::Shape { what: "row to rotate".into(), expected, got });
-        }
-        let cols = x.cols();
+        checks::rope(x.shape(), head_dim, cos.shape(), sin.shape())?;
+        let (cols, half) = (x.cols(), cos.cols());
         self.for_each_row(x.data_mut(), cols, |row, values| {
             let angles = || cos.row(row).iter().zip(sin.row(row));
             for head in values.chunks_exact_mut(head_dim) {
@@ -363,7 +302,7 @@ impl Device for Cpu {
         up: &mut Tensor,
     ) -> Result<()> {
         if let Some(gate) = gate {
-            same_shape("gate", up, gate)?;
+            checks::shape("gate", gate.shape(), up.shape())?;
         }
         let cols = up.cols();
         self.for_each_row(up.data_mut(), cols, |row, up| match gate {
@@ -374,7 +313,7 @@ impl Device for Cpu {
     }
 
     fn add(&self, x: &mut Tensor, y: &Tensor) -> Result<()> {
-        same_shape("summand", x, y)?;
+        checks::shape("summand", y.shape(), x.shape())?;
         let cols = x.cols();
         self.for_each_row(x.data_mut(), cols, |row, x| {
             self.elementwise().add_scaled(x, y.row(row), 1.0);
@@ -383,10 +322,8 @@ impl Device for Cpu {
     }
 
     fn add_gated(&self, x: &mut Tensor, y: &Tensor, gate: &Tensor) -> Result<()> {
-        same_shape("summand", x, y)?;
-        if [gate.rows(), gate.cols()] != [x.rows(), 1] {
-            return Err(Error::shape("gate", [x.rows(), 1], [gate.rows(), gate.cols()]));
-        }
+        checks::shape("summand", y.shape(), x.shape())?;
+        checks::shape("gate", gate.shape(), [x.rows(), 1])?;
         let cols = x.cols();
         self.for_each_row(x.data_mut(), cols, |row, x| {
             self.elementwise().add_scaled(x, y.row(row), sigmoid(gate.row(row)[0]));

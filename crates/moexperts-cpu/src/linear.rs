@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use moexperts_core::{DeviceLinear, Error, Matrix, Result, Scratch, Tensor};
+use moexperts_core::{DeviceLinear, Matrix, Result, Scratch, Tensor, checks};
 
 use crate::{
     cpu::Cpu,
@@ -47,12 +47,10 @@ pub(crate) fn linear(
     scratch: &mut Scratch,
     outs: &mut [Tensor],
 ) -> Result<()> {
-    if linears.len() != outs.len() {
-        let [expected, got] = [linears.len(), outs.len()].map(|len| format!("[{len}]"));
-        return Err(Error::Shape { what: "results of linear layers".into(), expected, got });
-    }
+    checks::count("results of linear layers", outs.len(), linears.len())?;
     for (linear, out) in linears.iter().zip(&mut *outs) {
-        check(x, linear)?;
+        let weight = [linear.weight.rows(), linear.weight.cols()];
+        checks::linear(x.shape(), weight, linear.bias.as_ref().map(Vec::len))?;
         out.reset(x.rows(), linear.weight.rows());
     }
     let room = scratch.slot::<Room>();
@@ -66,19 +64,6 @@ pub(crate) fn linear(
         let (these_outs, other_outs) = std::mem::take(&mut outs).split_at_mut(these.len());
         run(cpu, x, these, room, these_outs);
         (linears, outs) = (others, other_outs);
-    }
-    Ok(())
-}
-
-fn check(x: &Tensor, linear: &DeviceLinear<Cpu>) -> Result<()> {
-    let (weight, bias) = (&linear.weight, linear.bias.as_deref());
-    if x.cols() != weight.cols() {
-        let (expected, got) = ([x.rows(), weight.cols()], [x.rows(), x.cols()]);
-        return Err(Error::shape("input of a linear layer", expected, got));
-    }
-    if let Some(bias) = bias.filter(|bias| bias.len() != weight.rows()) {
-        let (expected, got) = (format!("[{}]", weight.rows()), format!("[{}]", bias.len()));
-        return Err(Error::Shape { what: "bias".into(), expected, got });
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use moexperts_core::{Error, Result, RouterSpec, Routing, SharedSlices, Tensor};
+use moexperts_core::{Error, Result, RouterSpec, Routing, SharedSlices, Tensor, checks};
 
 use crate::{
     cpu::{Cpu, MIN_VALUES},
@@ -19,15 +19,9 @@ pub(crate) fn route(
     out: &mut Routing,
 ) -> Result<()> {
     let (tokens, experts, top_k) = (logits.rows(), logits.cols(), spec.top_k);
-    if top_k > experts {
-        let (expected, got) = (format!("at most {experts}"), top_k.to_string());
-        return Err(Error::Shape { what: "experts per token".into(), expected, got });
-    }
     let slices = shared.as_ref().map_or(0, |shared| shared.slices);
     let gate = shared.and_then(|shared| shared.gate);
-    if let Some(gate) = gate.filter(|gate| [gate.rows(), gate.cols()] != [tokens, 1]) {
-        return Err(Error::shape("gate", [tokens, 1], [gate.rows(), gate.cols()]));
-    }
+    checks::route(logits.shape(), spec, gate.map(Tensor::shape))?;
     let pairs = top_k + slices;
     let (index, weights) = out.reset(tokens, pairs);
     let (index, weights) = (SharedRows::new(index, pairs), SharedRows::new(weights, pairs));

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use moexperts_core::{
     Activation, AttentionCall, AttentionSpec, Device, DeviceKind, DeviceLinear, Error,
     ExpertsBackend, Knob, KvCacheSpec, Matrix, Result, RouterSpec, Routing, Scratch, SharedSlices,
+    checks,
 };
 
 use crate::{
@@ -97,13 +98,7 @@ impl Device for Cuda {
         values: &[f32],
         out: &mut CudaTensor,
     ) -> Result<()> {
-        if values.len() != rows * cols {
-            return Err(Error::Shape {
-                what: "tensor data".into(),
-                expected: format!("[{rows}, {cols}]"),
-                got: format!("[{}]", values.len()),
-            });
-        }
+        checks::tensor_data(values.len(), [rows, cols])?;
         out.load(self, rows, cols, values)
     }
 

@@ -1,11 +1,10 @@
 //! Operations that take each value on its own.
 
 use bytemuck::NoUninit;
-use moexperts_core::{Activation, Result};
+use moexperts_core::{Activation, Result, checks};
 
 use crate::{
     activation::ActivationParams,
-    checks,
     cuda::Cuda,
     driver::DevicePtr,
     kernels::{ELEMENTWISE, Kernel},
@@ -62,7 +61,7 @@ fn grid(x: &CudaTensor) -> [usize; 3] {
 }
 
 pub(crate) fn add(cuda: &Cuda, x: &CudaTensor, y: &CudaTensor) -> Result<()> {
-    checks::same_shape("summand", x, y)?;
+    checks::shape("summand", y.shape(), x.shape())?;
     let params = AddParams { x: x.ptr(), y: y.ptr(), len: x.len() as u64 };
     cuda.launch(&ADD, grid(x), 0, params)
 }
@@ -73,8 +72,8 @@ pub(crate) fn add_gated(
     y: &CudaTensor,
     gate: &CudaTensor,
 ) -> Result<()> {
-    checks::same_shape("summand", x, y)?;
-    checks::shape("gate", gate, [x.rows(), 1])?;
+    checks::shape("summand", y.shape(), x.shape())?;
+    checks::shape("gate", gate.shape(), [x.rows(), 1])?;
     let params = AddGatedParams {
         x: x.ptr(),
         y: y.ptr(),
@@ -97,7 +96,7 @@ pub(crate) fn activate(
     up: &CudaTensor,
 ) -> Result<()> {
     if let Some(gate) = gate {
-        checks::same_shape("gate", up, gate)?;
+        checks::shape("gate", gate.shape(), up.shape())?;
     }
     let params = ActivateParams {
         gate: gate.map_or(DevicePtr(0), CudaTensor::ptr),

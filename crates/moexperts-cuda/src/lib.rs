@@ -8,7 +8,6 @@
 
 mod activation;
 mod attention;
-mod checks;
 mod cuda;
 mod device;
 pub mod driver;

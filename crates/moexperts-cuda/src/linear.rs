@@ -2,7 +2,7 @@
 //! product with one group.
 
 use bytemuck::{Pod, Zeroable};
-use moexperts_core::{DType, DeviceLinear, Error, Result, Scratch, Weight};
+use moexperts_core::{DType, DeviceLinear, Result, Scratch, Weight, checks};
 
 use crate::{
     activation::ActivationParams,
@@ -11,7 +11,7 @@ use crate::{
     grouped::{self, GroupWeights, GroupedParams, Shape, Tile},
     hopper,
     kernels::{GEMV, PerDType, per_dtype},
-    memory::{CudaMatrix, CudaTensor},
+    memory::{CudaMatrix, CudaTensor, CudaVector},
     narrow::Narrowed,
 };
 
@@ -83,12 +83,10 @@ pub(crate) fn linear(
     scratch: &mut Scratch,
     outs: &mut [CudaTensor],
 ) -> Result<()> {
-    if linears.len() != outs.len() {
-        let [expected, got] = [linears.len(), outs.len()].map(|len| format!("[{len}]"));
-        return Err(Error::Shape { what: "results of linear layers".into(), expected, got });
-    }
+    checks::count("results of linear layers", outs.len(), linears.len())?;
     for (linear, out) in linears.iter().zip(&mut *outs) {
-        check(x, linear)?;
+        let weight = [linear.weight.rows(), linear.weight.cols()];
+        checks::linear(x.shape(), weight, linear.bias.as_ref().map(CudaVector::len))?;
         out.reset(cuda, x.rows(), linear.weight.rows())?;
     }
     if x.rows() == 0 {
@@ -110,19 +108,6 @@ pub(crate) fn kernel_name(cuda: &Cuda, weight: &CudaMatrix, rows: usize) -> Stri
         None => Tile::choose(cuda, &shape).name(),
     };
     format!("sm_{major}{minor} {form}")
-}
-
-fn check(x: &CudaTensor, linear: &DeviceLinear<Cuda>) -> Result<()> {
-    let (weight, bias) = (&linear.weight, linear.bias.as_ref());
-    if x.cols() != weight.cols() {
-        let (expected, got) = ([x.rows(), weight.cols()], [x.rows(), x.cols()]);
-        return Err(Error::shape("input of a linear layer", expected, got));
-    }
-    if let Some(bias) = bias.filter(|bias| bias.len() != weight.rows()) {
-        let (expected, got) = (format!("[{}]", weight.rows()), format!("[{}]", bias.len()));
-        return Err(Error::Shape { what: "bias".into(), expected, got });
-    }
-    Ok(())
 }
 
 fn shape(weight: &CudaMatrix, rows: usize) -> Shape {

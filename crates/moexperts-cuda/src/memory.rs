@@ -128,6 +128,11 @@ impl CudaTensor {
         self.cols
     }
 
+    /// [rows, cols].
+    pub fn shape(&self) -> [usize; 2] {
+        [self.rows, self.cols]
+    }
+
     /// Number of values.
     pub fn len(&self) -> usize {
         self.rows * self.cols

@@ -1,10 +1,9 @@
 //! Norms over rows.
 
 use bytemuck::NoUninit;
-use moexperts_core::{Error, Result};
+use moexperts_core::{Result, checks};
 
 use crate::{
-    checks,
     cuda::Cuda,
     driver::DevicePtr,
     kernels::{Kernel, NORM},
@@ -41,9 +40,9 @@ pub(crate) fn rms_norm(
     out: &mut CudaTensor,
 ) -> Result<()> {
     if let Some(added) = added {
-        checks::same_shape("summand", x, added)?;
+        checks::shape("summand", added.shape(), x.shape())?;
     }
-    checks::whole_heads(x, weight)?;
+    checks::rms_norm(x.shape(), weight.len())?;
     out.reset(cuda, x.rows(), x.cols())?;
     let rows = x.len() / weight.len();
     let params = NormParams {
@@ -71,11 +70,7 @@ pub(crate) fn layer_norm(
     eps: f32,
     out: &mut CudaTensor,
 ) -> Result<()> {
-    if [weight.len(), bias.len()] != [x.cols(); 2] {
-        let expected = format!("[{}]", x.cols());
-        let got = format!("[{}] and [{}]", weight.len(), bias.len());
-        return Err(Error::Shape { what: "weight and bias of a norm".into(), expected, got });
-    }
+    checks::layer_norm(x.shape(), weight.len(), bias.len())?;
     out.reset(cuda, x.rows(), x.cols())?;
     if x.is_empty() {
         return Ok(());

@@ -1,10 +1,9 @@
 //! Rotary positions.
 
 use bytemuck::NoUninit;
-use moexperts_core::{Error, Result};
+use moexperts_core::{Result, checks};
 
 use crate::{
-    checks,
     cuda::Cuda,
     driver::DevicePtr,
     kernels::{Kernel, ROPE as MODULE},
@@ -32,15 +31,8 @@ pub(crate) fn rope(
     cos: &CudaTensor,
     sin: &CudaTensor,
 ) -> Result<()> {
-    checks::same_shape("sines", cos, sin)?;
-    let half = cos.cols();
-    checks::shape("cosines", cos, [x.rows(), half])?;
-    if head_dim == 0 || !x.cols().is_multiple_of(head_dim) || 2 * half > head_dim {
-        let expected = format!("heads of at least {}", 2 * half);
-        let got = format!("[{}] in heads of {head_dim}", x.cols());
-        return Err(Error::Shape { what: "row to rotate".into(), expected, got });
-    }
-    let heads = x.cols() / head_dim;
+    checks::rope(x.shape(), head_dim, cos.shape(), sin.shape())?;
+    let (heads, half) = (x.cols() / head_dim, cos.cols());
     let params = RopeParams {
         x: x.ptr(),
         cos: cos.ptr(),

@@ -1,10 +1,9 @@
 //! From router logits to the experts of each token.
 
 use bytemuck::NoUninit;
-use moexperts_core::{Error, Result, RouterSpec, SharedSlices};
+use moexperts_core::{Result, RouterSpec, SharedSlices, checks};
 
 use crate::{
-    checks,
     cuda::Cuda,
     driver::DevicePtr,
     kernels::{Kernel, ROUTE as MODULE},
@@ -47,15 +46,9 @@ pub(crate) fn route(
     out: &mut CudaRouting,
 ) -> Result<()> {
     let (tokens, experts, top_k) = (logits.rows(), logits.cols(), spec.top_k);
-    if top_k > experts {
-        let (expected, got) = (format!("at most {experts}"), top_k.to_string());
-        return Err(Error::Shape { what: "experts per token".into(), expected, got });
-    }
     let slices = shared.as_ref().map_or(0, |shared| shared.slices);
     let gate = shared.and_then(|shared| shared.gate);
-    if let Some(gate) = gate {
-        checks::shape("gate", gate, [tokens, 1])?;
-    }
+    checks::route(logits.shape(), spec, gate.map(CudaTensor::shape))?;
     out.reset(cuda, tokens, top_k + slices)?;
     let params = RouteParams {
         logits: logits.ptr(),

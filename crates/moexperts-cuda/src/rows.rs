@@ -1,10 +1,9 @@
 //! Rows of tables and tensors, gathered and put.
 
 use bytemuck::NoUninit;
-use moexperts_core::{Error, Result, Weight};
+use moexperts_core::{Result, Weight, checks};
 
 use crate::{
-    checks,
     cuda::Cuda,
     driver::DevicePtr,
     elementwise::VALUES,
@@ -50,7 +49,7 @@ pub(crate) fn embed(
     ids: &[u32],
     out: &mut CudaTensor,
 ) -> Result<()> {
-    checks::in_range("token id", ids.iter().map(|&id| id as usize), table.rows())?;
+    checks::indices("token id", ids.iter().map(|&id| id as usize), table.rows())?;
     out.reset(cuda, ids.len(), table.cols())?;
     let params = EmbedParams {
         table: table.ptr(),
@@ -72,13 +71,7 @@ pub(crate) fn embedding_bag(
     taps: usize,
     out: &mut CudaTensor,
 ) -> Result<()> {
-    let bags = rows.len().checked_div(taps).unwrap_or(0);
-    if rows.len() != weights.len() || rows.len() != bags * taps {
-        let expected = format!("[{bags}, {taps}]");
-        let got = format!("[{}] and [{}]", rows.len(), weights.len());
-        return Err(Error::Shape { what: "rows and weights of a bag".into(), expected, got });
-    }
-    checks::in_range("row", rows.iter().map(|&row| row as usize), table.rows())?;
+    let bags = checks::bags(rows, weights, taps, table.rows())?;
     out.reset(cuda, bags, table.cols())?;
     let both = rows.iter().copied().chain(weights.iter().map(|weight| weight.to_bits()));
     let ids = out.indices.upload(cuda, both)?;
@@ -100,18 +93,18 @@ pub(crate) fn select(
     rows: &[usize],
     out: &mut CudaTensor,
 ) -> Result<()> {
-    checks::in_range("row", rows.iter().copied(), x.rows())?;
+    checks::indices("row", rows.iter().copied(), x.rows())?;
     out.reset(cuda, rows.len(), x.cols())?;
     move_rows(cuda, &SELECT_ROWS, out, rows, x)
 }
 
 pub(crate) fn put(cuda: &Cuda, x: &mut CudaTensor, rows: &[usize], y: &CudaTensor) -> Result<()> {
-    checks::rows_of(x, rows, y)?;
+    checks::rows_of(x.shape(), rows, y.shape())?;
     move_rows(cuda, &PUT_ROWS, x, rows, y)
 }
 
 pub(crate) fn add(cuda: &Cuda, x: &mut CudaTensor, rows: &[usize], y: &CudaTensor) -> Result<()> {
-    checks::rows_of(x, rows, y)?;
+    checks::rows_of(x.shape(), rows, y.shape())?;
     move_rows(cuda, &ADD_ROWS, x, rows, y)
 }
 

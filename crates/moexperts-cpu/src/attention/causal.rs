@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use moexperts_core::{
-    AttentionCall, AttentionSpec, DType, Error, KvCacheSpec, Result, Span, Tensor,
+    AttentionCall, AttentionSpec, DType, Error, KvCacheSpec, Result, Span, Tensor, checks,
 };
 
 use crate::{
@@ -44,9 +44,7 @@ impl KvCache {
     /// Room for so many positions of a sequence.
     pub(crate) fn reserve(&mut self, sequence: usize, positions: usize) -> Result<()> {
         let KvCacheSpec { layers, sequences, head_dim, .. } = self.spec;
-        if sequence >= sequences {
-            return Err(Error::OutOfRange { what: "sequence", index: sequence, limit: sequences });
-        }
+        checks::indices("sequence", [sequence], sequences)?;
         let values = positions.saturating_mul(head_dim);
         for layer in 0..layers {
             let heads = self.range(layer, sequence);
@@ -72,20 +70,13 @@ impl KvCache {
     /// Forgets what the span overwrites and appends its keys and values, [tokens, heads, head_dim].
     fn append(&mut self, layer: usize, span: Span, keys: &[f32], values: &[f32]) -> Result<()> {
         let KvCacheSpec { layers, sequences, head_dim, .. } = self.spec;
-        if layer >= layers {
-            return Err(Error::OutOfRange { what: "layer", index: layer, limit: layers });
-        }
-        if span.sequence >= sequences {
-            let index = span.sequence;
-            return Err(Error::OutOfRange { what: "sequence", index, limit: sequences });
-        }
+        checks::indices("layer", [layer], layers)?;
+        checks::indices("sequence", [span.sequence], sequences)?;
         let (width, heads) = (self.width(), self.range(layer, span.sequence));
         let heads = &mut self.heads[heads];
         let cached = heads.first().map_or(0, |head| head.keys.len());
         let held = cached.checked_div(head_dim).unwrap_or(0);
-        if span.start > held {
-            return Err(Error::OutOfRange { what: "position", index: span.start, limit: held + 1 });
-        }
+        checks::position(span.start, held)?;
         for (index, head) in heads.iter_mut().enumerate() {
             for (cached, new) in [(&mut head.keys, keys), (&mut head.values, values)] {
                 cached.truncate(span.start * head_dim);
@@ -147,20 +138,10 @@ impl ThreadRoom {
 }
 
 pub(crate) fn causal(cpu: &Cpu, call: AttentionCall<'_, Cpu>, out: &mut Tensor) -> Result<()> {
-    let AttentionCall { qkv: [q, k, v], cache, layer, batch, spec, scratch } = call;
+    let AttentionCall { qkv, cache, layer, batch, spec, scratch } = call;
     let (width, tokens) = (cache.width(), batch.tokens());
-    let shape = |what: &str, x: &Tensor, cols: usize| match [x.rows(), x.cols()] {
-        got if got == [tokens, cols] => Ok(()),
-        got => Err(Error::shape(what, [tokens, cols], got)),
-    };
-    shape("queries", q, spec.heads * spec.head_dim)?;
-    shape("keys", k, width)?;
-    shape("values", v, width)?;
-    let got = [spec.kv_heads, spec.head_dim];
-    let expected = [cache.spec.kv_heads, cache.spec.head_dim];
-    if got != expected || !spec.heads.is_multiple_of(spec.kv_heads.max(1)) {
-        return Err(Error::shape("heads", expected, got));
-    }
+    checks::attention(qkv.map(Tensor::shape), tokens, spec, &cache.spec)?;
+    let [q, k, v] = qkv;
     let Room { items, threads } = scratch.slot::<Room>();
     items.clear();
     for (span, rows) in batch.rows() {

@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use moexperts_core::{AttentionSpec, DType, Error, Result, Tensor};
+use moexperts_core::{AttentionSpec, DType, Result, Tensor, checks};
 
 use crate::{
     cpu::Cpu,
@@ -44,7 +44,7 @@ pub(crate) fn full(
     spec: &AttentionSpec,
     out: &mut Tensor,
 ) -> Result<()> {
-    check([q, k, v], segments, spec)?;
+    checks::full_attention([q, k, v].map(Tensor::shape), segments, spec)?;
     let segments: Vec<Range<usize>> = segments
         .iter()
         .scan(0, |next, &tokens| {
@@ -71,26 +71,6 @@ pub(crate) fn full(
             attend(cpu, [q, k], &values, item, spec, &mut room, &shared);
         }
     });
-    Ok(())
-}
-
-fn check([q, k, v]: [&Tensor; 3], segments: &[usize], spec: &AttentionSpec) -> Result<()> {
-    let AttentionSpec { heads, kv_heads, head_dim, .. } = *spec;
-    let tokens: usize = segments.iter().sum();
-    let expected = [heads, kv_heads, kv_heads].map(|heads| [tokens, heads * head_dim]);
-    for ((what, x), expected) in [("queries", q), ("keys", k), ("values", v)].iter().zip(expected) {
-        let got = [x.rows(), x.cols()];
-        if got != expected {
-            return Err(Error::shape(*what, expected, got));
-        }
-    }
-    let even = kv_heads > 0 && heads.is_multiple_of(kv_heads) && head_dim > 0;
-    if !even || spec.sliding_window.is_some() {
-        let expected = "query heads that share key/value heads evenly, and no window".to_owned();
-        let window = spec.sliding_window;
-        let got = format!("{heads} and {kv_heads} heads of {head_dim}, window {window:?}");
-        return Err(Error::Shape { what: "full attention".into(), expected, got });
-    }
     Ok(())
 }
 

@@ -1,9 +1,8 @@
 //! Keys and values that are kept.
 
-use moexperts_core::{Error, KvCacheSpec, Result, Span};
+use moexperts_core::{KvCacheSpec, Result, Span, checks};
 
 use crate::{
-    checks,
     cuda::Cuda,
     driver::{DevicePtr, Work},
     memory::Buffer,
@@ -68,7 +67,7 @@ impl KvCache {
 
     /// Room for so many positions of a sequence.
     pub(crate) fn reserve(&mut self, cuda: &Cuda, sequence: usize, positions: usize) -> Result<()> {
-        checks::in_range("sequence", [sequence], self.sequences.len())?;
+        checks::indices("sequence", [sequence], self.sequences.len())?;
         let old = &self.sequences[sequence];
         if positions <= old.capacity {
             return Ok(());
@@ -100,13 +99,11 @@ impl KvCache {
 
     /// Forgets what the span overwrites and counts its positions as held, with room for them.
     pub(super) fn append(&mut self, cuda: &Cuda, layer: usize, span: Span) -> Result<()> {
-        checks::in_range("layer", [layer], self.spec.layers)?;
-        checks::in_range("sequence", [span.sequence], self.sequences.len())?;
+        checks::indices("layer", [layer], self.spec.layers)?;
+        checks::indices("sequence", [span.sequence], self.sequences.len())?;
         let sequence = &self.sequences[span.sequence];
         let held = sequence.held[layer];
-        if span.start > held {
-            return Err(Error::OutOfRange { what: "position", index: span.start, limit: held + 1 });
-        }
+        checks::position(span.start, held)?;
         let end = span.start + span.tokens;
         if end > sequence.capacity {
             let doubled = 2 * sequence.capacity;

@@ -9,12 +9,11 @@ mod cache;
 use std::f32::consts::LOG2_E;
 
 use bytemuck::{NoUninit, Pod, Zeroable};
-use moexperts_core::{AttentionCall, AttentionSpec, Error, Result};
+use moexperts_core::{AttentionCall, AttentionSpec, Error, Result, checks};
 
 pub use cache::KvCache;
 
 use crate::{
-    checks,
     cuda::Cuda,
     driver::DevicePtr,
     elementwise::VALUES,
@@ -242,29 +241,14 @@ impl Room {
     }
 }
 
-fn check(call: &AttentionCall<'_, Cuda>) -> Result<()> {
-    let AttentionCall { qkv: [q, k, v], cache, batch, spec, .. } = call;
-    let (tokens, of_cache) = (batch.tokens(), cache.spec());
-    let width = of_cache.kv_heads * of_cache.head_dim;
-    checks::shape("queries", q, [tokens, spec.heads * spec.head_dim])?;
-    checks::shape("keys", k, [tokens, width])?;
-    checks::shape("values", v, [tokens, width])?;
-    let got = [spec.kv_heads, spec.head_dim];
-    let expected = [of_cache.kv_heads, of_cache.head_dim];
-    if got != expected || !spec.heads.is_multiple_of(spec.kv_heads.max(1)) {
-        return Err(Error::shape("heads", expected, got));
-    }
-    Ok(())
-}
-
 /// Keeps keys and values, then attends to what is kept.
 pub(crate) fn causal(
     cuda: &Cuda,
     call: AttentionCall<'_, Cuda>,
     out: &mut CudaTensor,
 ) -> Result<()> {
-    check(&call)?;
     let AttentionCall { qkv: [q, k, v], cache, layer, batch, spec, scratch } = call;
+    checks::attention([q, k, v].map(CudaTensor::shape), batch.tokens(), spec, cache.spec())?;
     for (index, &span) in batch.spans().iter().enumerate() {
         if let Err(error) = cache.append(cuda, layer, span) {
             // Nothing is written there.
@@ -387,17 +371,8 @@ pub(crate) fn full(
     spec: &AttentionSpec,
     out: &mut CudaTensor,
 ) -> Result<()> {
-    let AttentionSpec { heads, kv_heads, head_dim, sliding_window: window, .. } = *spec;
-    let tokens: usize = segments.iter().sum();
-    checks::shape("queries", q, [tokens, heads * head_dim])?;
-    checks::shape("keys", k, [tokens, kv_heads * head_dim])?;
-    checks::shape("values", v, [tokens, kv_heads * head_dim])?;
-    let even = kv_heads > 0 && heads.is_multiple_of(kv_heads) && head_dim > 0;
-    if !even || window.is_some() {
-        let expected = "query heads that share key/value heads evenly, and no window".to_owned();
-        let got = format!("{heads} and {kv_heads} heads of {head_dim}, window {window:?}");
-        return Err(Error::Shape { what: "full attention".into(), expected, got });
-    }
+    let AttentionSpec { heads, kv_heads, head_dim, .. } = *spec;
+    checks::full_attention([q, k, v].map(CudaTensor::shape), segments, spec)?;
     out.reset(cuda, q.rows(), q.cols())?;
     if out.is_empty() {
         return Ok(());

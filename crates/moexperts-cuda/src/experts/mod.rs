@@ -15,11 +15,10 @@ use std::sync::Arc;
 
 use moexperts_core::{
     Activation, Device, Error, Experts, ExpertsBackend, ExpertsCall, ExpertsSpec, Orientation,
-    Result,
+    Result, checks,
 };
 
 use crate::{
-    checks,
     cuda::Cuda,
     memory::{CudaRouting, CudaTensor},
 };
@@ -59,16 +58,13 @@ fn check(name: &str, spec: &ExpertsSpec) -> Result<()> {
 fn check_call(name: &str, call: &ExpertsCall<'_, Cuda>, out: &CudaTensor) -> Result<()> {
     let (spec, tokens) = (call.experts.spec(), call.x.rows());
     check(name, spec)?;
-    checks::shape("hidden_states", call.x, [tokens, spec.hidden])?;
     let (routed, top_k) = (call.routing.tokens(), call.routing.top_k());
-    if top_k > 0 && routed != tokens {
-        return Err(Error::shape("top_k_index", [tokens, top_k], [routed, top_k]));
-    }
+    checks::experts(spec, call.x.shape(), [routed, top_k], out.shape())?;
     // Kernels count pairs in 32 bits, some with a sign.
     if tokens.checked_mul(top_k).is_none_or(|pairs| i32::try_from(pairs).is_err()) {
         return Err(Cuda::problem(format!("{tokens} tokens of {top_k} experts each are too many")));
     }
-    checks::shape("out", out, [tokens, spec.hidden])
+    Ok(())
 }
 
 /// The sizes of a call, as kernels take them.

@@ -63,7 +63,7 @@ impl<D: Device<Tensor = Tensor, Routing = Routing>> ExpertsCall<'_, D> {
     /// Whether `x`, the routing and `out` agree with each other and with the experts.
     ///
     /// # Errors
-    /// [`Error::Shape`] that names the one that does not.
+    /// [`Error::Shape`](crate::Error::Shape) that names the one that does not.
     pub fn check_shapes(&self, out: &Tensor) -> Result<()> {
         let routing = [self.routing.tokens(), self.routing.top_k()];
         checks::experts(self.experts.spec(), self.x.shape(), routing, out.shape())

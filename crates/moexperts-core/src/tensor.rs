@@ -39,7 +39,7 @@ impl Tensor {
     /// Takes row-major data.
     ///
     /// # Errors
-    /// [`Error::Shape`] if `data` does not hold `rows * cols` values.
+    /// [`Error::Shape`](crate::Error::Shape) if `data` does not hold `rows * cols` values.
     pub fn from_vec(rows: usize, cols: usize, data: Vec<f32>) -> Result<Self> {
         checks::tensor_data(data.len(), [rows, cols])?;
         Ok(Self { rows, cols, data })

@@ -20,146 +20,75 @@ use crate::{
     progress::Progress,
 };
 
-/// Finds and loads models of any task.
-#[derive(Debug, Clone, Copy)]
-pub struct AutoModel;
+/// Loaders differ in the models they take alone.
+macro_rules! loader {
+    ($(#[$doc:meta])* $name:ident, $takes:expr) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy)]
+        pub struct $name;
 
-/// Finds and loads models that read and write text.
-#[derive(Debug, Clone, Copy)]
-pub struct AutoModelForCausalLm;
+        impl $name {
+            /// Loads a model from a folder, or from the hub by its id (`Qwen/Qwen1.5-MoE-A2.7B`).
+            ///
+            /// # Errors
+            /// If the model cannot be found, is damaged, is of a family that is not known, or the
+            /// chosen experts implementation cannot run it; [`Error::OtherLoader`] if it is of a
+            /// task that this loader is not for.
+            pub fn from_pretrained(model: &str, options: LoadOptions) -> Result<LanguageModel> {
+                Self::from_pretrained_on(options.cpu()?, model, options)
+            }
 
-/// Finds and loads models that read images and text and write text.
-#[derive(Debug, Clone, Copy)]
-pub struct AutoModelForImageTextToText;
+            /// [`from_pretrained`](Self::from_pretrained) on a device:
+            /// `Cuda::new(CudaOptions::default())?`.
+            ///
+            /// # Errors
+            /// As there, and if the device has no room for the weights.
+            pub fn from_pretrained_on<D: Device>(
+                device: D,
+                model: &str,
+                options: LoadOptions,
+            ) -> Result<LanguageModel<D>> {
+                Self::from_files_on(device, find::<D>(model, &options)?, options)
+            }
 
-impl AutoModel {
-    /// Loads a model from a folder, or from the hub by its id (`Qwen/Qwen1.5-MoE-A2.7B`).
-    ///
-    /// # Errors
-    /// If the model cannot be found, is damaged, is of a family that is not known, or the chosen
-    /// experts implementation cannot run it.
-    pub fn from_pretrained(model: &str, options: LoadOptions) -> Result<LanguageModel> {
-        Self::from_pretrained_on(options.cpu()?, model, options)
-    }
+            /// Loads a model from files already opened.
+            ///
+            /// # Errors
+            /// As [`from_pretrained`](Self::from_pretrained).
+            pub fn from_files(files: ModelFiles, options: LoadOptions) -> Result<LanguageModel> {
+                Self::from_files_on(options.cpu()?, files, options)
+            }
 
-    /// [`from_pretrained`](Self::from_pretrained) on a device: `Cuda::new(CudaOptions::default())?`.
-    ///
-    /// # Errors
-    /// As there, and if the device has no room for the weights.
-    pub fn from_pretrained_on<D: Device>(
-        device: D,
-        model: &str,
-        options: LoadOptions,
-    ) -> Result<LanguageModel<D>> {
-        Self::from_files_on(device, find::<D>(model, &options)?, options)
-    }
-
-    /// Loads a model from files already opened.
-    ///
-    /// # Errors
-    /// As [`from_pretrained`](Self::from_pretrained).
-    pub fn from_files(files: ModelFiles, options: LoadOptions) -> Result<LanguageModel> {
-        Self::from_files_on(options.cpu()?, files, options)
-    }
-
-    /// [`from_files`](Self::from_files) on a device.
-    ///
-    /// # Errors
-    /// As [`from_pretrained_on`](Self::from_pretrained_on).
-    pub fn from_files_on<D: Device>(
-        device: D,
-        files: ModelFiles,
-        options: LoadOptions,
-    ) -> Result<LanguageModel<D>> {
-        LanguageModel::load(device, files, &options)
-    }
+            /// [`from_files`](Self::from_files) on a device.
+            ///
+            /// # Errors
+            /// As [`from_pretrained_on`](Self::from_pretrained_on).
+            pub fn from_files_on<D: Device>(
+                device: D,
+                files: ModelFiles,
+                options: LoadOptions,
+            ) -> Result<LanguageModel<D>> {
+                require(&files, $takes)?;
+                LanguageModel::load(device, files, &options)
+            }
+        }
+    };
 }
 
-impl AutoModelForCausalLm {
-    /// As [`AutoModel::from_pretrained`], for models that read text alone.
-    ///
-    /// # Errors
-    /// As there, and [`Error::OtherLoader`] for a model of another task.
-    pub fn from_pretrained(model: &str, options: LoadOptions) -> Result<LanguageModel> {
-        Self::from_pretrained_on(options.cpu()?, model, options)
-    }
-
-    /// [`from_pretrained`](Self::from_pretrained) on a device.
-    ///
-    /// # Errors
-    /// As there, and if the device has no room for the weights.
-    pub fn from_pretrained_on<D: Device>(
-        device: D,
-        model: &str,
-        options: LoadOptions,
-    ) -> Result<LanguageModel<D>> {
-        Self::from_files_on(device, find::<D>(model, &options)?, options)
-    }
-
-    /// Loads a model from files already opened.
-    ///
-    /// # Errors
-    /// As [`from_pretrained`](Self::from_pretrained).
-    pub fn from_files(files: ModelFiles, options: LoadOptions) -> Result<LanguageModel> {
-        Self::from_files_on(options.cpu()?, files, options)
-    }
-
-    /// [`from_files`](Self::from_files) on a device.
-    ///
-    /// # Errors
-    /// As [`from_pretrained_on`](Self::from_pretrained_on).
-    pub fn from_files_on<D: Device>(
-        device: D,
-        files: ModelFiles,
-        options: LoadOptions,
-    ) -> Result<LanguageModel<D>> {
-        require(&files, Task::CausalLm)?;
-        LanguageModel::load(device, files, &options)
-    }
+loader! {
+    /// Finds and loads models of any task.
+    AutoModel, None
 }
 
-impl AutoModelForImageTextToText {
-    /// As [`AutoModel::from_pretrained`], for multimodal models
+loader! {
+    /// Finds and loads models that read and write text.
+    AutoModelForCausalLm, Some(Task::CausalLm)
+}
+
+loader! {
+    /// Finds and loads models that read images and text and write text
     /// (`Qwen/Qwen3-VL-30B-A3B-Instruct`).
-    ///
-    /// # Errors
-    /// As there, and [`Error::OtherLoader`] for a model of another task.
-    pub fn from_pretrained(model: &str, options: LoadOptions) -> Result<LanguageModel> {
-        Self::from_pretrained_on(options.cpu()?, model, options)
-    }
-
-    /// [`from_pretrained`](Self::from_pretrained) on a device.
-    ///
-    /// # Errors
-    /// As there, and if the device has no room for the weights.
-    pub fn from_pretrained_on<D: Device>(
-        device: D,
-        model: &str,
-        options: LoadOptions,
-    ) -> Result<LanguageModel<D>> {
-        Self::from_files_on(device, find::<D>(model, &options)?, options)
-    }
-
-    /// Loads a model from files already opened.
-    ///
-    /// # Errors
-    /// As [`from_pretrained`](Self::from_pretrained).
-    pub fn from_files(files: ModelFiles, options: LoadOptions) -> Result<LanguageModel> {
-        Self::from_files_on(options.cpu()?, files, options)
-    }
-
-    /// [`from_files`](Self::from_files) on a device.
-    ///
-    /// # Errors
-    /// As [`from_pretrained_on`](Self::from_pretrained_on).
-    pub fn from_files_on<D: Device>(
-        device: D,
-        files: ModelFiles,
-        options: LoadOptions,
-    ) -> Result<LanguageModel<D>> {
-        require(&files, Task::ImageTextToText)?;
-        LanguageModel::load(device, files, &options)
-    }
+    AutoModelForImageTextToText, Some(Task::ImageTextToText)
 }
 
 fn find<D: Device>(model: &str, options: &LoadOptions) -> Result<ModelFiles> {
@@ -172,9 +101,10 @@ fn find<D: Device>(model: &str, options: &LoadOptions) -> Result<ModelFiles> {
     ModelFiles::open(&folder)
 }
 
-fn require(files: &ModelFiles, task: Task) -> Result<()> {
+/// Whether a model is of the task, if there has to be one.
+fn require(files: &ModelFiles, task: Option<Task>) -> Result<()> {
     let family = Family::of(&files.config)?;
-    if family.task() == task {
+    if task.is_none_or(|task| task == family.task()) {
         return Ok(());
     }
     Err(Error::OtherLoader {

@@ -166,15 +166,28 @@ impl<D: Device> Experts<D> {
         spec: ExpertsSpec,
         experts: Vec<Expert<Matrix, Vec<f32>>>,
     ) -> Result<Self> {
-        if experts.len() != spec.experts {
-            return Err(Error::Shape {
-                what: "experts".into(),
-                expected: format!("[{}]", spec.experts),
-                got: format!("[{}]", experts.len()),
-            });
-        }
-        let load = |(index, expert)| load_expert(device, &spec, index, expert);
-        let experts = experts.into_iter().enumerate().map(load).collect::<Result<_>>()?;
+        check(&spec, &experts, |bias| Some(bias.len()))?;
+        let load = |linear: Linear<Matrix, Vec<f32>>| {
+            let bias = linear.bias.map(|bias| device.load_vector(bias)).transpose()?;
+            Ok(Linear { weight: device.load_matrix(linear.weight)?, bias })
+        };
+        let load = |expert: Expert<Matrix, Vec<f32>>| {
+            Ok(Expert {
+                gate_proj: expert.gate_proj.map(load).transpose()?,
+                up_proj: load(expert.up_proj)?,
+                down_proj: load(expert.down_proj)?,
+            })
+        };
+        let experts = experts.into_iter().map(load).collect::<Result<_>>()?;
+        Ok(Self { spec, experts, cache: TypedCache::default() })
+    }
+
+    /// A layer of weights that are on the device already.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] or [`Error::DType`] where the weights are not what `spec` says.
+    pub fn resident(spec: ExpertsSpec, experts: Vec<Expert<D::Matrix, D::Vector>>) -> Result<Self> {
+        check(&spec, &experts, |_| None)?;
         Ok(Self { spec, experts, cache: TypedCache::default() })
     }
 
@@ -199,12 +212,6 @@ impl<D: Device> Experts<D> {
         }
         let spec = ExpertsSpec { experts: experts.len(), ..self.spec };
         Self { spec, experts, cache: TypedCache::default() }
-    }
-
-    /// A layer of one expert, whose weights are on the device already.
-    pub fn single(spec: ExpertsSpec, expert: Expert<D::Matrix, D::Vector>) -> Self {
-        let spec = ExpertsSpec { experts: 1, ..spec };
-        Self { spec, experts: vec![expert], cache: TypedCache::default() }
     }
 
     /// The same experts with other matrices of the same values.
@@ -248,53 +255,69 @@ impl<D: Device> Experts<D> {
     }
 }
 
-fn load_expert<D: Device>(
-    device: &D,
+/// Whether the weights are what `spec` says; of a bias whose length cannot be told, whether it is
+/// there.
+fn check<M: Weight, V>(
     spec: &ExpertsSpec,
-    index: usize,
-    expert: Expert<Matrix, Vec<f32>>,
-) -> Result<Expert<D::Matrix, D::Vector>> {
-    let load = |name: &str, linear: Linear<Matrix, Vec<f32>>, outputs: usize, inputs: usize| {
-        let what = || format!("expert {index} {name}");
-        let expected = match spec.orientation {
-            Orientation::OutIn => [outputs, inputs],
-            Orientation::InOut => [inputs, outputs],
-        };
-        let got = [linear.weight.rows(), linear.weight.cols()];
-        if got != expected {
-            return Err(Error::shape(what(), expected, got));
-        }
-        if linear.weight.dtype() != spec.dtype {
-            let got = linear.weight.dtype();
-            return Err(Error::DType { what: what(), expected: spec.dtype, got });
-        }
-        let biases = linear.bias.as_ref().map(Vec::len);
-        if biases != spec.bias.then_some(outputs) {
-            return Err(Error::Shape {
-                what: format!("{} bias", what()),
-                expected: if spec.bias { format!("[{outputs}]") } else { "none".into() },
-                got: biases.map_or("none".into(), |len| format!("[{len}]")),
-            });
-        }
-        let bias = linear.bias.map(|bias| device.load_vector(bias)).transpose()?;
-        Ok(Linear { weight: device.load_matrix(linear.weight)?, bias })
-    };
+    experts: &[Expert<M, V>],
+    len: impl Fn(&V) -> Option<usize>,
+) -> Result<()> {
+    if experts.len() != spec.experts {
+        return Err(Error::Shape {
+            what: "experts".into(),
+            expected: format!("[{}]", spec.experts),
+            got: format!("[{}]", experts.len()),
+        });
+    }
     let (hidden, intermediate) = (spec.hidden, spec.intermediate);
-    let gate_proj = match (spec.gated, expert.gate_proj) {
-        (true, Some(gate)) => Some(load("gate_proj", gate, intermediate, hidden)?),
-        (false, None) => None,
-        (gated, _) => {
-            let text = |gate: bool| if gate { "[I, H]" } else { "none" }.to_owned();
-            return Err(Error::Shape {
-                what: format!("expert {index} gate_proj"),
-                expected: text(gated),
-                got: text(!gated),
-            });
+    for (index, expert) in experts.iter().enumerate() {
+        let linear = |name: &str, linear: &Linear<M, V>, [outputs, inputs]: [usize; 2]| {
+            check_linear(spec, || format!("expert {index} {name}"), linear, [outputs, inputs], &len)
+        };
+        match (spec.gated, &expert.gate_proj) {
+            (true, Some(gate)) => linear("gate_proj", gate, [intermediate, hidden])?,
+            (false, None) => {}
+            (gated, _) => {
+                let text = |gate: bool| if gate { "[I, H]" } else { "none" }.to_owned();
+                return Err(Error::Shape {
+                    what: format!("expert {index} gate_proj"),
+                    expected: text(gated),
+                    got: text(!gated),
+                });
+            }
         }
+        linear("up_proj", &expert.up_proj, [intermediate, hidden])?;
+        linear("down_proj", &expert.down_proj, [hidden, intermediate])?;
+    }
+    Ok(())
+}
+
+fn check_linear<M: Weight, V>(
+    spec: &ExpertsSpec,
+    what: impl Fn() -> String,
+    linear: &Linear<M, V>,
+    [outputs, inputs]: [usize; 2],
+    len: impl Fn(&V) -> Option<usize>,
+) -> Result<()> {
+    let expected = match spec.orientation {
+        Orientation::OutIn => [outputs, inputs],
+        Orientation::InOut => [inputs, outputs],
     };
-    Ok(Expert {
-        gate_proj,
-        up_proj: load("up_proj", expert.up_proj, intermediate, hidden)?,
-        down_proj: load("down_proj", expert.down_proj, hidden, intermediate)?,
-    })
+    let got = [linear.weight.rows(), linear.weight.cols()];
+    if got != expected {
+        return Err(Error::shape(what(), expected, got));
+    }
+    if linear.weight.dtype() != spec.dtype {
+        let got = linear.weight.dtype();
+        return Err(Error::DType { what: what(), expected: spec.dtype, got });
+    }
+    let biases = linear.bias.as_ref().map(|bias| len(bias).unwrap_or(outputs));
+    if biases != spec.bias.then_some(outputs) {
+        return Err(Error::Shape {
+            what: format!("{} bias", what()),
+            expected: if spec.bias { format!("[{outputs}]") } else { "none".into() },
+            got: biases.map_or("none".into(), |len| format!("[{len}]")),
+        });
+    }
+    Ok(())
 }

@@ -3,7 +3,7 @@
 use std::{fmt::Debug, ops::Range, sync::Arc};
 
 use bytemuck::Pod;
-use half::{bf16, f16};
+use half::{bf16, f16, slice::HalfFloatSliceExt};
 
 use crate::{
     DType,
@@ -143,16 +143,10 @@ impl<'a> Elements<'a> {
     /// # Panics
     /// If the lengths differ.
     pub fn write_f32(&self, out: &mut [f32]) {
-        fn widen<T: Element>(values: &[T], out: &mut [f32]) {
-            assert_eq!(values.len(), out.len(), "lengths differ");
-            for (out, value) in out.iter_mut().zip(values) {
-                *out = value.to_f32();
-            }
-        }
         match self {
             Self::F32(values) => out.copy_from_slice(values),
-            Self::F16(values) => widen(values, out),
-            Self::Bf16(values) => widen(values, out),
+            Self::F16(values) => values.convert_to_f32_slice(out),
+            Self::Bf16(values) => values.convert_to_f32_slice(out),
         }
     }
 
@@ -180,10 +174,26 @@ pub struct MatrixLayout {
     pub cols: usize,
     /// Elements from the start of a row to the start of the next.
     pub row_stride: usize,
+    /// Elements from a value of a row to the next: 1 where they are neighbours.
+    pub col_stride: usize,
 }
 
-/// A weight `[rows, cols]` = `[out, in]`: a view of shared bytes with contiguous rows a fixed
-/// stride apart. Cloning it copies no weights.
+impl MatrixLayout {
+    /// Rows one after another, without gaps.
+    pub const fn row_major(offset_bytes: usize, dtype: DType, rows: usize, cols: usize) -> Self {
+        Self { offset_bytes, dtype, rows, cols, row_stride: cols, col_stride: 1 }
+    }
+
+    /// Whether the values of a row are neighbours.
+    pub const fn rows_are_contiguous(&self) -> bool {
+        self.col_stride == 1 || self.cols <= 1
+    }
+}
+
+/// A weight `[rows, cols]` = `[out, in]`: a view of shared bytes, rows a fixed stride apart, and so
+/// the values of a row. Cloning it copies no weights.
+///
+/// Devices compute with contiguous rows ([`row_major`](Self::row_major)) unless they say otherwise.
 #[derive(Debug, Clone)]
 pub struct Matrix {
     storage: Arc<dyn Storage>,
@@ -199,10 +209,10 @@ impl Matrix {
     pub fn new(storage: Arc<dyn Storage>, layout: MatrixLayout) -> Result<Self> {
         let problem = |problem: String| Error::Layout { what: "matrix".into(), problem };
         let size = layout.dtype.size_bytes();
-        if layout.rows > 1 && layout.row_stride < layout.cols {
+        if overlaps(&layout) {
             return Err(problem(format!(
-                "row stride {} is shorter than a row of {} elements",
-                layout.row_stride, layout.cols
+                "strides {} and {} let elements of [{}, {}] overlap",
+                layout.row_stride, layout.col_stride, layout.rows, layout.cols
             )));
         }
         let bytes = storage.bytes();
@@ -239,8 +249,7 @@ impl Matrix {
                 got: format!("[{}]", data.len()),
             });
         }
-        let layout =
-            MatrixLayout { offset_bytes: 0, dtype: T::DTYPE, rows, cols, row_stride: cols };
+        let layout = MatrixLayout::row_major(0, T::DTYPE, rows, cols);
         Self::new(Arc::new(Heap(data)), layout)
     }
 
@@ -279,13 +288,46 @@ impl Matrix {
         self.layout.row_stride
     }
 
-    /// Bytes of the elements, gaps between rows left out.
+    /// Elements from a value of a row to the next.
+    pub fn col_stride(&self) -> usize {
+        self.layout.col_stride
+    }
+
+    /// Whether the values of a row are neighbours.
+    pub fn rows_are_contiguous(&self) -> bool {
+        self.layout.rows_are_contiguous()
+    }
+
+    /// The same values with contiguous rows: itself if it has them, else a copy.
+    ///
+    /// # Errors
+    /// None for a matrix that could be made.
+    pub fn row_major(&self) -> Result<Self> {
+        // Of rows that are columns, the exchange of rows and columns is what `transposed` copies.
+        if self.rows_are_contiguous() { Ok(self.clone()) } else { self.exchanged().transposed() }
+    }
+
+    /// Rows and columns exchanged, without copying.
+    #[must_use]
+    pub fn exchanged(&self) -> Self {
+        let MatrixLayout { rows, cols, row_stride, col_stride, .. } = self.layout;
+        let layout = MatrixLayout {
+            rows: cols,
+            cols: rows,
+            row_stride: col_stride,
+            col_stride: row_stride,
+            ..self.layout
+        };
+        Self { storage: Arc::clone(&self.storage), layout }
+    }
+
+    /// Bytes of the elements, gaps between them left out.
     pub fn size_bytes(&self) -> usize {
         self.rows() * self.cols() * self.dtype().size_bytes()
     }
 
-    /// Everything from the first element of the first row to the last of the last; row `r`
-    /// starts at `r * row_stride`.
+    /// Everything from the first element of the first row to the last of the last; column `c` of
+    /// row `r` is at `r * row_stride + c * col_stride`.
     pub fn elements(&self) -> Elements<'_> {
         let len = span_elements(&self.layout).unwrap_or(0);
         let start = self.layout.offset_bytes;
@@ -301,9 +343,10 @@ impl Matrix {
     /// Row `index`: the weights of one output.
     ///
     /// # Panics
-    /// If there is no such row.
+    /// If there is no such row, or its values are not neighbours.
     pub fn row(&self, index: usize) -> Elements<'_> {
         assert!(index < self.rows(), "row {index} of {}", self.rows());
+        assert!(self.rows_are_contiguous(), "values {} apart", self.col_stride());
         let start = index * self.row_stride();
         self.elements().slice(start..start + self.cols())
     }
@@ -341,7 +384,7 @@ impl Matrix {
     #[must_use]
     pub fn col_range(&self, range: Range<usize>) -> Self {
         assert!(range.start <= range.end && range.end <= self.cols(), "columns {range:?}");
-        let skipped = range.start * self.dtype().size_bytes();
+        let skipped = range.start * self.col_stride() * self.dtype().size_bytes();
         let offset_bytes = self.layout.offset_bytes + skipped;
         let layout = MatrixLayout { offset_bytes, cols: range.len(), ..self.layout };
         Self { storage: Arc::clone(&self.storage), layout }
@@ -350,9 +393,14 @@ impl Matrix {
     /// All values in f32, row-major without gaps.
     pub fn to_f32(&self) -> Vec<f32> {
         let mut out = vec![0.0; self.rows() * self.cols()];
-        if self.cols() > 0 {
-            for (index, row) in out.chunks_exact_mut(self.cols()).enumerate() {
+        let elements = self.elements();
+        for (index, row) in out.chunks_exact_mut(self.cols().max(1)).enumerate() {
+            if self.rows_are_contiguous() {
                 self.row(index).write_f32(row);
+                continue;
+            }
+            for (col, value) in row.iter_mut().enumerate() {
+                *value = elements.get(index * self.row_stride() + col * self.col_stride());
             }
         }
         out
@@ -377,13 +425,14 @@ impl Matrix {
         /// Rows and columns of a square that fits the first-level cache in both orders.
         const SQUARE: usize = 32;
         fn exchange<T: Element>(values: &[T], m: &Matrix) -> Result<Matrix> {
-            let (rows, cols, stride) = (m.rows(), m.cols(), m.row_stride());
+            let (rows, cols) = (m.rows(), m.cols());
+            let [down, right] = [m.row_stride(), m.col_stride()];
             let mut out = vec![T::from_f32(0.0); rows * cols];
             for top in (0..rows).step_by(SQUARE) {
                 for left in (0..cols).step_by(SQUARE) {
                     for col in left..cols.min(left + SQUARE) {
                         for row in top..rows.min(top + SQUARE) {
-                            out[col * rows + row] = values[row * stride + col];
+                            out[col * rows + row] = values[row * down + col * right];
                         }
                     }
                 }
@@ -442,10 +491,23 @@ impl Weight for Matrix {
 
 /// Elements from the first to the last of a matrix, gaps included; `None` if that overflows.
 fn span_elements(layout: &MatrixLayout) -> Option<usize> {
-    match layout.rows {
-        0 => Some(0),
-        rows => (rows - 1).checked_mul(layout.row_stride)?.checked_add(layout.cols),
-    }
+    let (Some(down), Some(right)) = (layout.rows.checked_sub(1), layout.cols.checked_sub(1)) else {
+        return Some(0);
+    };
+    let down = down.checked_mul(layout.row_stride)?;
+    right.checked_mul(layout.col_stride)?.checked_add(down)?.checked_add(1)
+}
+
+/// Whether two elements could lie in one place: neither do whole rows follow one another, nor whole
+/// columns.
+fn overlaps(layout: &MatrixLayout) -> bool {
+    let down = (layout.rows, layout.row_stride);
+    let right = (layout.cols, layout.col_stride);
+    let follow = |(count, stride): (usize, usize), (inner, inner_stride): (usize, usize)| {
+        let last = inner.saturating_sub(1).saturating_mul(inner_stride);
+        (inner <= 1 || inner_stride > 0) && (count <= 1 || stride > last)
+    };
+    !follow(down, right) && !follow(right, down)
 }
 
 #[cfg(test)]
@@ -492,8 +554,7 @@ mod tests {
     #[test]
     fn refuses_a_matrix_outside_its_storage() {
         let storage: Arc<dyn Storage> = Arc::new(Heap(vec![0_f32; 4]));
-        let layout =
-            MatrixLayout { offset_bytes: 8, dtype: DType::F32, rows: 2, cols: 2, row_stride: 2 };
+        let layout = MatrixLayout::row_major(8, DType::F32, 2, 2);
         let error = Matrix::new(Arc::clone(&storage), layout).unwrap_err();
         assert_eq!(error.to_string(), "matrix: [2, 2] f32 at byte 8 does not fit in 16 bytes");
         let huge = MatrixLayout { rows: usize::MAX, row_stride: usize::MAX, ..layout };
@@ -501,6 +562,43 @@ mod tests {
         let unaligned = MatrixLayout { offset_bytes: 2, rows: 1, ..layout };
         let error = Matrix::new(storage, unaligned).unwrap_err();
         assert_eq!(error.to_string(), "matrix: f32 elements are not aligned to 4 bytes");
+    }
+
+    #[test]
+    fn a_view_of_columns_as_rows_shares_the_bytes() {
+        let whole = Matrix::from_vec(3, 4, (0..12_u8).map(f32::from).collect()).unwrap();
+        // Of the columns, every second: an interleaved gate stored [in, out].
+        let gate = whole.exchanged().rows_stepped(0..4, 2);
+        assert_eq!((gate.rows(), gate.cols()), (2, 3));
+        assert_eq!((gate.row_stride(), gate.col_stride()), (2, 4));
+        assert!(!gate.rows_are_contiguous());
+        assert_eq!(gate.to_f32(), [0., 4., 8., 2., 6., 10.]);
+        assert_eq!(gate.block(1..2, 1..3).to_f32(), [6., 10.]);
+        let copy = gate.row_major().unwrap();
+        assert_eq!((copy.to_f32(), copy.col_stride()), (gate.to_f32(), 1));
+        assert_eq!(gate.transposed().unwrap().to_f32(), [0., 2., 4., 6., 8., 10.]);
+        assert_eq!(gate.exchanged().to_f32(), [0., 2., 4., 6., 8., 10.]);
+    }
+
+    #[test]
+    fn refuses_elements_that_overlap() {
+        let storage: Arc<dyn Storage> = Arc::new(Heap(vec![0_f32; 64]));
+        let layout = |row_stride, col_stride| MatrixLayout {
+            row_stride,
+            col_stride,
+            ..MatrixLayout::row_major(0, DType::F32, 3, 4)
+        };
+        for (row_stride, col_stride) in [(4, 1), (9, 1), (1, 3), (2, 6), (10, 3), (1, 9)] {
+            let matrix = Matrix::new(Arc::clone(&storage), layout(row_stride, col_stride));
+            assert!(matrix.is_ok(), "{row_stride} {col_stride}");
+        }
+        for (row_stride, col_stride) in [(3, 1), (0, 1), (4, 0), (1, 2), (2, 4), (0, 0)] {
+            let error = Matrix::new(Arc::clone(&storage), layout(row_stride, col_stride));
+            let expected = format!(
+                "matrix: strides {row_stride} and {col_stride} let elements of [3, 4] overlap"
+            );
+            assert_eq!(error.unwrap_err().to_string(), expected);
+        }
     }
 
     #[test]

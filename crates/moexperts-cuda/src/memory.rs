@@ -201,6 +201,7 @@ pub struct CudaMatrix {
 impl CudaMatrix {
     /// Brings a matrix to the device, gaps between its rows left out.
     pub(crate) fn load(cuda: &Cuda, matrix: &Matrix) -> Result<Self> {
+        let matrix = &matrix.row_major()?;
         let (rows, cols, size) = (matrix.rows(), matrix.cols(), matrix.dtype().size_bytes());
         // Rows begin where 16 bytes can be read at once.
         let row_stride = cols.next_multiple_of(16 / size);

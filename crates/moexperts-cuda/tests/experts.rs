@@ -114,13 +114,12 @@ fn weights_begin_anywhere() {
                 weight: load_shifted(&cuda, &linear.weight),
                 bias: linear.bias.clone().map(|bias| cuda.load_vector(bias).unwrap()),
             };
-            let mut experts = layer.experts.iter().map(|expert| Expert {
+            let experts = layer.experts.iter().map(|expert| Expert {
                 gate_proj: expert.gate_proj.as_ref().map(shifted),
                 up_proj: shifted(&expert.up_proj),
                 down_proj: shifted(&expert.down_proj),
             });
-            let first = Experts::single(case.spec, experts.next().unwrap());
-            let experts = first.joined(experts.collect());
+            let experts = Experts::resident(case.spec, experts.collect()).unwrap();
             for backend in Cuda::built_in_experts() {
                 is_right(&case, &layer, &run(&*backend, &cuda, &experts, &layer))
                     .unwrap_or_else(|m| panic!("{}, {case}: {m:?}", backend.name()));

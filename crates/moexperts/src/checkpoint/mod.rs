@@ -200,10 +200,7 @@ impl Checkpoint {
             let problem = format!("has dtype {}, expected one of F32, F16, BF16", entry.dtype);
             return Err(damaged(&shard.file, format!("tensor `{name}` {problem}")));
         };
-        shard.matrix(
-            name,
-            MatrixLayout { offset_bytes: entry.bytes.start, dtype, rows, cols, row_stride: cols },
-        )
+        shard.matrix(name, MatrixLayout::row_major(entry.bytes.start, dtype, rows, cols))
     }
 
     fn missing_tensor(&self, name: &str) -> Error {

@@ -146,7 +146,7 @@ impl<D: Device> GatedLayer<D> {
         let expert = Expert { gate_proj: Some(first), up_proj, down_proj };
         Some(Self {
             gate_proj: Arc::clone(gate_proj),
-            experts: Experts::single(ExpertsSpec { activation, ..spec }, expert),
+            experts: Experts::resident(ExpertsSpec { activation, ..spec }, vec![expert]).ok()?,
             input: gate.reads[0],
             out: *out,
         })

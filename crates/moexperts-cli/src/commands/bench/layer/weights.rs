@@ -216,7 +216,7 @@ fn expert(
     let projection_bytes = spec.hidden * spec.intermediate * spec.dtype.size_bytes();
     let mut projection = |index: usize, rows: usize, cols: usize| {
         let offset_bytes = start + index * projection_bytes;
-        let layout = MatrixLayout { offset_bytes, dtype: spec.dtype, rows, cols, row_stride: cols };
+        let layout = MatrixLayout::row_major(offset_bytes, spec.dtype, rows, cols);
         let bias = spec.bias.then(|| (0..rows).map(|_| random.within(SCALE)).collect());
         Ok(Linear { weight: Matrix::new(Arc::clone(pool), layout)?, bias })
     };

@@ -1,11 +1,15 @@
 //! The processor: its instruction set and its threads.
 
-use std::{fs, num::NonZero, thread::available_parallelism};
+use std::{fs, num::NonZero, sync::Arc, thread::available_parallelism};
 
 use moexperts_core::{DType, Device, Error, Result};
 
 use crate::{
-    elementwise::Elementwise, isa::Isa, product::Kernel, shared_rows::SharedRows, threads::Threads,
+    elementwise::Elementwise,
+    isa::Isa,
+    product::Kernel,
+    shared_rows::SharedRows,
+    threads::{HostThreads, Threads},
     tuning::Tuning,
 };
 
@@ -45,16 +49,38 @@ impl Cpu {
     /// # Errors
     /// [`Error::Device`] if the instruction set is unknown or missing, or no thread can be made.
     pub fn new(options: CpuOptions) -> Result<Self> {
+        Self::with_threads(options, |count, parts| {
+            Threads::new(count, parts).map_err(|error| error.to_string())
+        })
+    }
+
+    /// Finds the instruction set; computes with threads that `host` lends.
+    ///
+    /// Clones share a team: of callers at the same time one has the threads, the others compute
+    /// alone.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the instruction set is unknown or missing.
+    pub fn hosted(host: Arc<dyn HostThreads>, options: CpuOptions) -> Result<Self> {
+        Self::with_threads(options, |count, parts| {
+            Threads::of_host(host, count, parts).map_err(|error| error.to_string())
+        })
+    }
+
+    fn with_threads(
+        options: CpuOptions,
+        threads: impl FnOnce(usize, usize) -> Result<Threads, String>,
+    ) -> Result<Self> {
         let refused = |problem: String| Error::Device { device: Self::NAME, problem };
         let isa = match options.isa {
             Some(isa) if isa.runs_here() => isa,
             Some(isa) => return Err(refused(format!("instruction set `{isa}` is missing"))),
             None => Isa::choose().map_err(|error| refused(error.to_string()))?,
         };
-        let threads = options.threads.or_else(|| available_parallelism().ok());
+        let count = options.threads.or_else(|| available_parallelism().ok());
         let tuning = Tuning::default();
-        let threads = Threads::new(threads.map_or(1, NonZero::get), tuning.parts_per_thread)
-            .map_err(|error| refused(error.to_string()))?;
+        let threads =
+            threads(count.map_or(1, NonZero::get), tuning.parts_per_thread).map_err(refused)?;
         tracing::debug!(%isa, threads = threads.count(), "chose the instruction set");
         Ok(Self { isa, elementwise: Elementwise::select(isa), threads, tuning })
     }

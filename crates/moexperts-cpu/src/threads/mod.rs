@@ -3,7 +3,7 @@
 mod team;
 
 use std::{
-    fmt,
+    fmt, io,
     ops::Range,
     sync::{Arc, OnceLock},
 };
@@ -13,12 +13,28 @@ use rayon::prelude::*;
 use self::team::Team;
 use crate::shared_rows::SharedRows;
 
-/// A pool of a fixed number of threads, asleep while there is nothing to do. Clones share it.
+/// Threads that somebody else keeps and lends: those of an OpenMP runtime, say.
+pub trait HostThreads: fmt::Debug + Send + Sync {
+    /// Calls `work` on `threads` threads at the same time, or on fewer, of which the one that asks
+    /// must be one, and returns when all calls have. `work` does not panic.
+    fn together(&self, threads: usize, work: &(dyn Fn() + Sync));
+}
+
+/// A fixed number of threads. Clones share them.
 #[derive(Clone)]
 pub(crate) struct Threads {
-    pool: Arc<rayon::ThreadPool>,
-    team: Arc<OnceLock<Option<Team>>>,
+    keeper: Keeper,
+    count: usize,
     parts_per_thread: usize,
+}
+
+/// Whose threads they are.
+#[derive(Clone)]
+enum Keeper {
+    /// A pool's, asleep while there is nothing to do, and a team's, made when it is first needed.
+    Own { pool: Arc<rayon::ThreadPool>, team: Arc<OnceLock<Option<Team>>> },
+    /// A host's. The team has none of its own.
+    Host { host: Arc<dyn HostThreads>, team: Arc<Team> },
 }
 
 impl Threads {
@@ -32,7 +48,18 @@ impl Threads {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(count).thread_name(name).build()?;
         // A thread that has looked for work once has all it needs: nothing is allocated later.
         pool.broadcast(|_| rayon::yield_now());
-        Ok(Self { pool: Arc::new(pool), team: Arc::default(), parts_per_thread })
+        let keeper = Keeper::Own { pool: Arc::new(pool), team: Arc::default() };
+        Ok(Self { keeper, count, parts_per_thread })
+    }
+
+    /// So many threads of a host.
+    pub(crate) fn of_host(
+        host: Arc<dyn HostThreads>,
+        count: usize,
+        parts_per_thread: usize,
+    ) -> io::Result<Self> {
+        let keeper = Keeper::Host { host, team: Arc::new(Team::new(0)?) };
+        Ok(Self { keeper, count, parts_per_thread })
     }
 
     /// The same threads, for work in so many parts.
@@ -48,45 +75,47 @@ impl Threads {
     /// The number of the thread that asks among those that do the parts of a task, below
     /// [`count`](Self::count).
     pub(crate) fn current(&self) -> usize {
-        match (team::follower(), self.led_here()) {
-            (0, None) => self.pool.current_thread_index().unwrap_or(0),
-            (follower, _) => follower,
+        match (team::follower(), self.led_here(), &self.keeper) {
+            (0, None, Keeper::Own { pool, .. }) => pool.current_thread_index().unwrap_or(0),
+            (follower, _, _) => follower,
         }
     }
 
     pub(crate) fn count(&self) -> usize {
-        self.pool.current_num_threads()
+        self.count
     }
 
-    /// Runs `work` on a thread of the pool.
+    /// Runs `work` where [`split`](Self::split) starts fastest.
     pub(crate) fn enter<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
-        self.pool.install(work)
+        match &self.keeper {
+            Keeper::Own { pool, .. } => pool.install(work),
+            Keeper::Host { .. } => self.lead(work),
+        }
     }
 
     /// Runs `work`, many short operations, on the thread that calls; the others stay awake between
-    /// them. Of callers at the same time one has them awake, the others [`enter`](Self::enter).
+    /// them. Of callers at the same time one has them awake; the others [`enter`](Self::enter), or
+    /// compute alone where the threads are a host's.
     pub(crate) fn lead<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
-        if self.count() == 1 {
+        if self.count == 1 {
             return work();
         }
-        match self.team().and_then(Team::lead) {
-            Some(_leader) => work(),
-            None => self.enter(work),
+        match &self.keeper {
+            Keeper::Own { pool, team } => match own_team(team, self.count).and_then(Team::lead) {
+                Some(_leader) => work(),
+                None => pool.install(work),
+            },
+            Keeper::Host { host, team } => team.lead_host(&**host, self.count, work),
         }
-    }
-
-    /// The threads that follow a caller; made when they are first needed.
-    fn team(&self) -> Option<&Team> {
-        let made = self.team.get_or_init(|| {
-            let team = Team::new(self.count() - 1);
-            team.inspect_err(|error| tracing::warn!(%error, "no threads that stay awake")).ok()
-        });
-        made.as_ref()
     }
 
     /// The team, if the thread that asks leads it.
     fn led_here(&self) -> Option<&Team> {
-        self.team.get()?.as_ref().filter(|team| team.is_led_here())
+        let team = match &self.keeper {
+            Keeper::Own { team, .. } => team.get()?.as_ref()?,
+            Keeper::Host { team, .. } => team,
+        };
+        team.is_led_here().then_some(team)
     }
 
     /// Calls `work` with ranges that together are `0..items`, each but the last a multiple of
@@ -107,7 +136,15 @@ impl Threads {
         if let Some(team) = self.led_here() {
             return team.run(parts, &part);
         }
-        self.pool.install(|| (0..parts).into_par_iter().with_max_len(1).for_each(part));
+        match &self.keeper {
+            Keeper::Own { pool, .. } => {
+                pool.install(|| (0..parts).into_par_iter().with_max_len(1).for_each(part));
+            }
+            Keeper::Host { .. } => self.lead(|| match self.led_here() {
+                Some(team) => team.run(parts, &part),
+                None => (0..parts).for_each(part),
+            }),
+        }
     }
 
     /// [`split`](Self::split) of two dimensions: the columns first, and the items too where
@@ -139,6 +176,15 @@ impl Threads {
             }
         });
     }
+}
+
+/// The threads that follow a caller; made when they are first needed.
+fn own_team(team: &OnceLock<Option<Team>>, count: usize) -> Option<&Team> {
+    let made = team.get_or_init(|| {
+        let team = Team::new(count - 1);
+        team.inspect_err(|error| tracing::warn!(%error, "no threads that stay awake")).ok()
+    });
+    made.as_ref()
 }
 
 /// Room for each thread, kept from call to call.
@@ -198,10 +244,21 @@ mod tests {
 
     use super::*;
 
+    /// Calls the work on no thread but the one that asks.
+    #[derive(Debug)]
+    struct Alone;
+
+    impl HostThreads for Alone {
+        fn together(&self, _: usize, work: &(dyn Fn() + Sync)) {
+            work();
+        }
+    }
+
     #[test]
     fn the_parts_are_the_whole() {
-        for threads in 1..=3 {
-            let threads = Threads::new(threads, 8).unwrap();
+        let own = (1..=3).map(|count| Threads::new(count, 8).unwrap());
+        let host = (1..=3).map(|count| Threads::of_host(Arc::new(Alone), count, 8).unwrap());
+        for threads in own.chain(host) {
             for (items, grain) in [(0, 4), (1, 4), (7, 4), (64, 8), (65, 8), (1000, 1)] {
                 let parts = Mutex::new(Vec::new());
                 threads.split(items, grain, |range| parts.lock().unwrap().push(range));

@@ -7,7 +7,7 @@
 use std::{
     cell::Cell,
     hint, io,
-    panic::{AssertUnwindSafe, catch_unwind},
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     ptr,
     sync::{
         Arc, Condvar, Mutex, PoisonError,
@@ -16,6 +16,8 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
+
+use super::HostThreads;
 
 /// Looks for work before a thread lets others have the processor.
 const SPINS: usize = 1000;
@@ -31,7 +33,7 @@ thread_local! {
     static FOLLOWER: Cell<usize> = const { Cell::new(0) };
 }
 
-/// Followers and their threads, which end with this.
+/// Followers and their threads, which end with this; none where the threads are a host's.
 pub(super) struct Team {
     shared: Arc<Shared>,
     threads: Vec<thread::JoinHandle<()>>,
@@ -110,6 +112,40 @@ impl Team {
         Some(Leader { team: self })
     }
 
+    /// Runs `work`, with `threads` threads of a host as a team that the thread that asks leads.
+    /// Alone, if another thread leads.
+    pub(super) fn lead_host<R: Send>(
+        &self,
+        host: &dyn HostThreads,
+        threads: usize,
+        work: impl FnOnce() -> R + Send,
+    ) -> R {
+        let Some(leader) = self.lead() else { return work() };
+        let task = Mutex::new(Some((leader, work)));
+        let outcome = Mutex::new(None);
+        let numbers = AtomicUsize::new(1);
+        host.together(threads, &|| {
+            if self.is_led_here() {
+                let task = task.lock().unwrap_or_else(PoisonError::into_inner).take();
+                if let Some((leader, work)) = task {
+                    // What lies between this and the caller may not be unwound.
+                    let result = catch_unwind(AssertUnwindSafe(work));
+                    drop(leader);
+                    *outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
+                }
+            } else {
+                FOLLOWER.set(numbers.fetch_add(1, Ordering::Relaxed));
+                self.shared.follow_leader();
+                FOLLOWER.set(0);
+            }
+        });
+        match outcome.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            Some(Ok(result)) => result,
+            Some(Err(panic)) => resume_unwind(panic),
+            None => unreachable!("a host calls the work on the thread that asks"),
+        }
+    }
+
     /// Calls `work` with every number below `parts`, on any of the threads; only the leader may. From
     /// within a part, on its own thread.
     ///
@@ -165,6 +201,19 @@ impl Shared {
                 self.sleep();
                 (idle, since) = (0, None);
             }
+        }
+    }
+
+    /// Takes parts of the leader's tasks as long as there is a leader.
+    fn follow_leader(&self) {
+        let mut idle = 0;
+        while self.leader.load(Ordering::Acquire) != 0 {
+            if self.take_part(self.task.load(Ordering::Acquire)) {
+                idle = 0;
+                continue;
+            }
+            idle += 1;
+            if idle < SPINS { hint::spin_loop() } else { thread::yield_now() }
         }
     }
 
@@ -267,6 +316,64 @@ mod tests {
                 thread::sleep(Duration::from_millis(nap));
             }
         }
+    }
+
+    /// Makes threads for each call, some of which come late.
+    #[derive(Debug)]
+    struct Host;
+
+    impl HostThreads for Host {
+        fn together(&self, threads: usize, work: &(dyn Fn() + Sync)) {
+            thread::scope(|scope| {
+                for thread in 1..threads {
+                    scope.spawn(move || {
+                        thread::sleep(Duration::from_micros(100 * (thread as u64 % 3)));
+                        work();
+                        assert_eq!(follower(), 0);
+                    });
+                }
+                work();
+            });
+        }
+    }
+
+    #[test]
+    fn every_part_is_done_once_by_the_threads_of_a_host() {
+        let team = Team::new(0).unwrap();
+        for threads in 1..=4 {
+            let done = [const { AtomicUsize::new(0) }; 64];
+            let sum = team.lead_host(&Host, threads, || {
+                for _ in 0..50 {
+                    team.run(done.len(), &|part| {
+                        assert!(follower() < threads);
+                        done[part].fetch_add(1, Ordering::Relaxed);
+                    });
+                }
+                // Another caller computes alone.
+                thread::scope(|scope| {
+                    scope.spawn(|| team.lead_host(&Host, threads, || assert!(!team.is_led_here())));
+                });
+                done.iter().map(|done| done.load(Ordering::Relaxed)).sum::<usize>()
+            });
+            assert_eq!(sum, 50 * done.len());
+            assert!(!team.is_led_here());
+        }
+    }
+
+    #[test]
+    fn a_panic_passes_the_host_and_reaches_the_caller() {
+        let team = Team::new(0).unwrap();
+        for in_a_part in [false, true] {
+            let result = catch_unwind(AssertUnwindSafe(|| {
+                team.lead_host(&Host, 2, || {
+                    team.run(4, &|part| assert!(!in_a_part || part != 3, "meant"));
+                    assert!(in_a_part, "meant");
+                });
+            }));
+            assert!(result.is_err());
+        }
+        // The team goes on.
+        assert_eq!(team.lead_host(&Host, 2, || 5), 5);
     }
 
     #[test]

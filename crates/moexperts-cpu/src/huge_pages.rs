@@ -43,13 +43,7 @@ pub(crate) fn copy(cpu: &Cpu, weight: &Matrix) -> Result<Option<Matrix>> {
         Elements::F16(values) => fill(cpu, weight, values, &mut pages),
         Elements::Bf16(values) => fill(cpu, weight, values, &mut pages),
     }
-    let layout = MatrixLayout {
-        offset_bytes: 0,
-        dtype: weight.dtype(),
-        rows: weight.rows(),
-        cols: weight.cols(),
-        row_stride: weight.cols(),
-    };
+    let layout = MatrixLayout::row_major(0, weight.dtype(), weight.rows(), weight.cols());
     let storage = HugePages(pages.make_read_only().map_err(refused)?);
     Matrix::new(std::sync::Arc::new(storage), layout).map(Some)
 }

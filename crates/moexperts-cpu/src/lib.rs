@@ -16,10 +16,13 @@ mod linear;
 mod operands;
 pub mod product;
 mod routing;
+mod rows;
 mod shared_rows;
 mod threads;
 mod tuning;
 
 pub use cpu::{Cpu, CpuOptions};
-pub use experts::{BatchedMm, Eager, GroupedMm};
+pub use experts::{BatchedMm, Eager, GroupedMm, PairsCall, RowsBackend, RowsCall, expert_linear};
 pub use isa::{ISA_VARIABLE, Isa, IsaError};
+pub use rows::{Rows, RowsMut, ValuesMut};
+pub use threads::HostThreads;

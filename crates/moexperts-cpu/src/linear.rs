@@ -85,7 +85,7 @@ fn run(
         let (weight, bias) = (&linear.weight, linear.bias.as_deref());
         Some(Part { weight, bias, out: SharedRows::new(out.data_mut(), weight.rows()) })
     });
-    let inputs = rounded.prepare(cpu, &kernel, x.data(), x.cols());
+    let inputs = rounded.prepare(cpu, &kernel, x.into());
     let layers = Layers { cpu, kernel, inputs, cols: x.cols(), parts, rooms };
     let (paneled, panels) = kernel.in_panels(x.rows());
     let (paneled, rest) = rows[..x.rows()].split_at(paneled);

@@ -3,11 +3,12 @@
 use std::ops::Range;
 
 use half::bf16;
-use moexperts_core::DType;
+use moexperts_core::{DType, Elements};
 
 use crate::{
     cpu::Cpu,
     product::{Inputs, Kernel, PANEL},
+    rows::{self, Rows},
     shared_rows::SharedRows,
 };
 
@@ -21,10 +22,6 @@ pub(crate) struct Buffer {
 impl Buffer {
     /// Room for `rows` rows of `cols` values of the kernel's inputs. What is in it is left over.
     pub(crate) fn rows(&mut self, kernel: &Kernel, rows: usize, cols: usize) -> Operands<'_> {
-        fn room<T: Clone>(buffer: &mut Vec<T>, len: usize, zero: T) -> &mut [T] {
-            buffer.resize(len.max(buffer.len()), zero);
-            &mut buffer[..len]
-        }
         match kernel.inputs() {
             DType::Bf16 => {
                 Operands::Bf16(SharedRows::new(room(&mut self.bf16, rows * cols, bf16::ZERO), cols))
@@ -35,25 +32,36 @@ impl Buffer {
         }
     }
 
-    /// Rows of f32 values as the kernel takes them: as they are, or rounded into this buffer.
-    pub(crate) fn prepare<'a>(
-        &'a mut self,
-        cpu: &Cpu,
-        kernel: &Kernel,
-        values: &'a [f32],
-        cols: usize,
-    ) -> Inputs<'a> {
-        if kernel.inputs() != DType::Bf16 {
-            return Inputs::F32(values);
+    /// Activations as the kernel takes them: where they lie, or widened or rounded into this
+    /// buffer.
+    pub(crate) fn prepare<'a>(&'a mut self, cpu: &Cpu, kernel: &Kernel, x: Rows<'a>) -> Inputs<'a> {
+        match (kernel.inputs(), x.packed()) {
+            (DType::Bf16, Some(Elements::Bf16(values))) => return Inputs::Bf16(values),
+            (DType::F32 | DType::F16, Some(Elements::F32(values))) => return Inputs::F32(values),
+            _ => {}
         }
-        let len = values.len();
-        self.bf16.resize(len.max(self.bf16.len()), bf16::ZERO);
-        let rounded = &mut self.bf16[..len];
-        cpu.for_each_row(rounded, cols, |row, out| {
-            cpu.elementwise().round(&values[row * cols..(row + 1) * cols], out);
-        });
-        Inputs::Bf16(rounded)
+        let [rows, cols] = x.shape();
+        match kernel.inputs() {
+            DType::Bf16 => {
+                let rounded = room(&mut self.bf16, rows * cols, bf16::ZERO);
+                cpu.for_each_row(rounded, cols, |row, out| {
+                    rows::to_bf16(cpu.elementwise(), x.row(row), out);
+                });
+                Inputs::Bf16(rounded)
+            }
+            DType::F32 | DType::F16 => {
+                let wide = room(&mut self.f32, rows * cols, 0.0);
+                cpu.for_each_row(wide, cols, |row, out| x.row(row).write_f32(out));
+                Inputs::F32(wide)
+            }
+        }
     }
+}
+
+/// The first `len` values of a buffer that grows to them.
+fn room<T: Clone>(buffer: &mut Vec<T>, len: usize, zero: T) -> &mut [T] {
+    buffer.resize(len.max(buffer.len()), zero);
+    &mut buffer[..len]
 }
 
 /// Rows that several threads write, each its own rows or columns, and a kernel reads.

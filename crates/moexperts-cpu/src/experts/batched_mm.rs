@@ -2,8 +2,11 @@
 
 use moexperts_core::{ExpertsBackend, ExpertsCall, ExpertsSpec, Result, Tensor};
 
-use super::layer::{Layer, Pairs};
-use crate::cpu::Cpu;
+use super::{
+    RowsBackend, RowsCall,
+    layer::{Layer, Pairs},
+};
+use crate::{cpu::Cpu, rows::RowsMut};
 
 /// Each pair is a product of its own that points at its expert's rows: no two share the weights
 /// that one of them read, and no weights are duplicated.
@@ -20,12 +23,19 @@ impl ExpertsBackend<Cpu> for BatchedMm {
     }
 
     fn forward(&self, call: ExpertsCall<'_, Cpu>, out: &mut Tensor) -> Result<()> {
-        let mut layer = Layer::new(self.name(), Pairs::Alone, call, out)?;
-        layer.add(layer.groups());
-        Ok(())
+        self.forward_rows(call.into(), out.into())
     }
 
     fn reads_routing_on_host(&self) -> bool {
         false
+    }
+}
+
+impl RowsBackend for BatchedMm {
+    fn forward_rows(&self, call: RowsCall<'_>, out: RowsMut<'_>) -> Result<()> {
+        let mut layer = Layer::new(self.name(), Pairs::Alone, call, out)?;
+        layer.add(layer.groups());
+        layer.finish();
+        Ok(())
     }
 }

@@ -2,8 +2,11 @@
 
 use moexperts_core::{ExpertsBackend, ExpertsCall, ExpertsSpec, Result, Tensor};
 
-use super::layer::{Layer, Pairs};
-use crate::cpu::Cpu;
+use super::{
+    RowsBackend, RowsCall,
+    layer::{Layer, Pairs},
+};
+use crate::{cpu::Cpu, rows::RowsMut};
 
 /// The reference among the backends: for each expert that was hit, in ascending id, its gate and
 /// up products, the activation, its down product, and the weighted sum, each finished before the
@@ -21,14 +24,21 @@ impl ExpertsBackend<Cpu> for Eager {
     }
 
     fn forward(&self, call: ExpertsCall<'_, Cpu>, out: &mut Tensor) -> Result<()> {
-        let mut layer = Layer::new(self.name(), Pairs::Together, call, out)?;
-        for group in layer.groups() {
-            layer.add(std::slice::from_ref(group));
-        }
-        Ok(())
+        self.forward_rows(call.into(), out.into())
     }
 
     fn groups_tokens(&self) -> bool {
         true
+    }
+}
+
+impl RowsBackend for Eager {
+    fn forward_rows(&self, call: RowsCall<'_>, out: RowsMut<'_>) -> Result<()> {
+        let mut layer = Layer::new(self.name(), Pairs::Together, call, out)?;
+        for group in layer.groups() {
+            layer.add(std::slice::from_ref(group));
+        }
+        layer.finish();
+        Ok(())
     }
 }

@@ -2,8 +2,11 @@
 
 use moexperts_core::{ExpertsBackend, ExpertsCall, ExpertsSpec, Result, Tensor};
 
-use super::layer::{Layer, Pairs};
-use crate::cpu::Cpu;
+use super::{
+    RowsBackend, RowsCall,
+    layer::{Layer, Pairs},
+};
+use crate::{cpu::Cpu, rows::RowsMut};
 
 /// Cuts the columns, not the experts: each thread owns a slice of I for every expert, then, after
 /// one barrier, a slice of H. Each expert's weights are read once for all its pairs.
@@ -20,10 +23,7 @@ impl ExpertsBackend<Cpu> for GroupedMm {
     }
 
     fn forward(&self, call: ExpertsCall<'_, Cpu>, out: &mut Tensor) -> Result<()> {
-        let mut layer = Layer::new(self.name(), Pairs::Together, call, out)?;
-        let groups = layer.groups();
-        layer.add(groups);
-        Ok(())
+        self.forward_rows(call.into(), out.into())
     }
 
     fn reads_routing_on_host(&self) -> bool {
@@ -32,5 +32,15 @@ impl ExpertsBackend<Cpu> for GroupedMm {
 
     fn groups_tokens(&self) -> bool {
         true
+    }
+}
+
+impl RowsBackend for GroupedMm {
+    fn forward_rows(&self, call: RowsCall<'_>, out: RowsMut<'_>) -> Result<()> {
+        let mut layer = Layer::new(self.name(), Pairs::Together, call, out)?;
+        let groups = layer.groups();
+        layer.add(groups);
+        layer.finish();
+        Ok(())
     }
 }

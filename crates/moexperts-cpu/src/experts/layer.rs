@@ -6,14 +6,19 @@
 
 use std::ops::Range;
 
-use moexperts_core::{Expert, Experts, ExpertsCall, Linear, Matrix, Result, Tensor};
+use moexperts_core::{Expert, Experts, Matrix, Result, checks};
 
-use super::groups::{Group, Groups};
+use super::{
+    RowsCall,
+    groups::{Group, Groups},
+    outputs::Outputs,
+};
 use crate::{
-    cpu::{Cpu, NARROWEST},
+    cpu::{Cpu, MIN_VALUES, NARROWEST},
     linear::chunks,
     operands::{Buffer, Operands},
-    product::{Block, Inputs, Kernel, PANEL, Then},
+    product::{Block, Gathered, Inputs, Kernel, PANEL, Then},
+    rows::{RowsMut, SharedOut},
     shared_rows::SharedRows,
     threads::{PerThread, Rooms},
 };
@@ -35,7 +40,15 @@ struct Workspace {
     panels: Buffer,
     inner_rows: Buffer,
     inner_panels: Buffer,
-    threads: PerThread<[Block; 2]>,
+    sums: Vec<f32>,
+    threads: PerThread<ThreadRoom>,
+}
+
+/// Room of one thread, for gate and up.
+#[derive(Debug, Default)]
+struct ThreadRoom {
+    products: [Block; 2],
+    gathered: [Gathered; 2],
 }
 
 /// A call whose shapes agree, its pairs ordered and its output zeroed.
@@ -45,6 +58,7 @@ pub(super) struct Layer<'a> {
     kernel: Kernel,
     pairs: Pairs,
     groups: &'a Groups,
+    tokens: usize,
     /// Hidden states, [T, H].
     inputs: Inputs<'a>,
     /// Hidden states of the pairs in panels, [panels, H, PANEL].
@@ -53,8 +67,11 @@ pub(super) struct Layer<'a> {
     inner_rows: Operands<'a>,
     /// What leaves the activation for the pairs in panels, [panels, I, PANEL].
     inner_panels: Operands<'a>,
-    rooms: Rooms<'a, [Block; 2]>,
+    rooms: Rooms<'a, ThreadRoom>,
+    /// The sums of the pairs of each token, [T, H].
     out: SharedRows<'a, f32>,
+    /// Where the sums go in the end, if not where they are added up.
+    rounded: Option<SharedOut<'a>>,
 }
 
 impl<'a> Layer<'a> {
@@ -65,14 +82,17 @@ impl<'a> Layer<'a> {
     pub(super) fn new(
         name: &str,
         pairs: Pairs,
-        call: ExpertsCall<'a, Cpu>,
-        out: &'a mut Tensor,
+        call: RowsCall<'a>,
+        out: RowsMut<'a>,
     ) -> Result<Self> {
-        call.check_shapes(out)?;
-        let ExpertsCall { device: cpu, experts, x, routing, scratch } = call;
-        super::check(name, experts.spec())?;
-        let (spec, workspace) = (experts.spec(), scratch.slot::<Workspace>());
-        let Workspace { groups, inputs, panels, inner_rows, inner_panels, threads } = workspace;
+        let RowsCall { cpu, experts, x, routing, scratch } = call;
+        let (spec, [tokens, _]) = (experts.spec(), x.shape());
+        let routed = [routing.tokens(), routing.top_k()];
+        checks::experts(spec, x.shape(), routed, out.shape())?;
+        super::check(name, spec)?;
+        let workspace = scratch.slot::<Workspace>();
+        let Workspace { groups, inputs, panels, inner_rows, inner_panels, sums, threads } =
+            workspace;
         let kernel = cpu.kernel(spec.dtype);
         groups.order(routing, spec.experts, |count| match pairs {
             Pairs::Together => kernel.in_panels(count),
@@ -80,21 +100,22 @@ impl<'a> Layer<'a> {
         });
         let count = groups.panels();
         let panel_len = |cols| kernel.panel_len(cols);
+        let (sums, rounded) = out.sums(sums);
+        sums[..tokens * spec.hidden].fill(0.0);
         let layer = Self {
             cpu,
             experts,
             kernel,
             pairs,
-            inputs: inputs.prepare(cpu, &kernel, x.data(), spec.hidden),
+            tokens,
+            inputs: inputs.prepare(cpu, &kernel, x),
             panels: panels.rows(&kernel, count, panel_len(spec.hidden)),
             inner_rows: inner_rows.rows(&kernel, groups.rows(), spec.intermediate),
             inner_panels: inner_panels.rows(&kernel, count, panel_len(spec.intermediate)),
             groups,
             rooms: threads.rooms(cpu.threads()),
-            out: {
-                out.data_mut().fill(0.0);
-                SharedRows::new(out.data_mut(), spec.hidden)
-            },
+            out: SharedRows::new(sums, spec.hidden),
+            rounded: rounded.map(RowsMut::shared),
         };
         Ok(layer)
     }
@@ -102,6 +123,18 @@ impl<'a> Layer<'a> {
     /// The pairs of each expert that was hit, in ascending id.
     pub(super) fn groups(&self) -> &'a [Group] {
         self.groups.all()
+    }
+
+    /// Rounds the sums to where they go, if they are not there.
+    pub(super) fn finish(self) {
+        let Self { cpu, out: sums, rounded: Some(rounded), tokens, .. } = self else { return };
+        let hidden = self.experts.spec().hidden;
+        cpu.threads().split(tokens, MIN_VALUES.div_ceil(hidden.max(1)), |rows| {
+            for row in rows {
+                // SAFETY: nothing is added any more, and the threads divide the rows.
+                unsafe { rounded.store(cpu, row, 0, sums.row(row)) };
+            }
+        });
     }
 
     /// Computes the pairs of some experts and adds them to the output, in the order given.
@@ -122,22 +155,22 @@ impl<'a> Layer<'a> {
         let grain = [self.cpu.grain(spec.intermediate, pairs * spec.hidden), NARROWEST];
         threads.split_grid(groups.len(), spec.intermediate, grain, |range, columns| {
             // SAFETY: once a part, which does nothing else.
-            let blocks = unsafe { layer.rooms.own() };
+            let room = unsafe { layer.rooms.own() };
             let groups = &groups[range];
             for (index, group) in groups.iter().enumerate() {
                 let next = groups.get(index + 1);
                 // SAFETY: as above, but of the columns and experts; every panel is packed.
-                unsafe { layer.up(group, next, columns.clone(), blocks) };
+                unsafe { layer.up(group, next, columns.clone(), room) };
             }
         });
         let grain = self.cpu.grain(spec.hidden, pairs * spec.intermediate);
         threads.split(spec.hidden, grain, |columns| {
             // SAFETY: once a part, which does nothing else.
-            let [Block(block), _] = unsafe { layer.rooms.own() };
+            let room = unsafe { layer.rooms.own() };
             for (index, group) in groups.iter().enumerate() {
                 let next = groups.get(index + 1);
                 // SAFETY: as above, and every `up` has returned.
-                unsafe { layer.down(group, next, columns.clone(), block) };
+                unsafe { layer.down(group, next, columns.clone(), room) };
             }
         });
     }
@@ -151,57 +184,52 @@ impl<'a> Layer<'a> {
         group: &Group,
         next: Option<&Group>,
         columns: Range<usize>,
-        blocks: &mut [Block; 2],
+        room: &mut ThreadRoom,
     ) {
-        let expert = self.experts.expert(group.expert);
+        let ThreadRoom { products: [Block(gate_out), Block(up_out)], gathered } = room;
+        let Expert { gate_proj, up_proj, .. } = self.experts.expert(group.expert);
         let first = |expert: &'a Expert<Matrix, Vec<f32>>| {
             &expert.gate_proj.as_ref().unwrap_or(&expert.up_proj).weight
         };
-        let next = next.map(|next| Then {
-            weights: first(self.experts.expert(next.expert)).into(),
-            row: columns.start,
-        });
+        let first_of = |group: &Group| first(self.experts.expert(group.expert));
+        let next = next.and_then(|next| Then::rows(first_of(next), columns.start));
         let end = columns.end;
         for columns in chunks(columns, self.outputs_at_once()) {
+            let [gate_rows, up_rows] = &mut *gathered;
+            let gate = gate_proj.as_ref().map(|gate| Outputs::of(gate, &columns, gate_rows));
+            let up = Outputs::of(up_proj, &columns, up_rows);
             for panels in chunks(group.panels.clone(), self.kernel.block_panels()) {
                 // SAFETY: nobody writes the panels any more.
                 let inputs = unsafe { self.panels.read(panels.clone()) };
-                let [Block(gate), Block(up)] = &mut *blocks;
                 let cells = panels.len() * columns.len() * PANEL;
-                let product = |linear: &Linear<Matrix, Vec<f32>>, out: &mut [f32]| {
-                    self.kernel.lanes(inputs, (&linear.weight).into(), columns.clone(), out);
-                    if let Some(bias) = &linear.bias {
-                        for out in out.chunks_exact_mut(columns.len() * PANEL) {
-                            add_to_columns(&bias[columns.clone()], out);
-                        }
-                    }
+                let product = |outputs: &Outputs<'_>, out: &mut [f32]| {
+                    outputs.lanes(&self.kernel, inputs, out);
                 };
-                let up = self.activated(expert, &mut gate[..cells], &mut up[..cells], product);
-                for (panel, values) in panels.zip(up.chunks_exact(columns.len() * PANEL)) {
+                let (gate_out, up_out) = (&mut gate_out[..cells], &mut up_out[..cells]);
+                self.activated(gate.as_ref(), &up, gate_out, up_out, product);
+                for (panel, values) in panels.zip(up_out.chunks_exact(columns.len() * PANEL)) {
                     // SAFETY: the caller owes that nobody else writes these columns.
                     unsafe { self.inner_panels.store_panel(panel, columns.clone(), values) };
                 }
             }
             for rows in chunks(group.rows.clone(), self.rows_at_once()) {
                 let tokens = &self.groups.tokens()[group.pairs_of_rows(&rows)];
-                let [Block(gate), Block(up)] = &mut *blocks;
                 let cells = rows.len() * columns.len();
                 // After the gate's rows come those of up, then the next block of the gate, or the
                 // next expert.
-                let product = |linear: &Linear<Matrix, Vec<f32>>, out: &mut [f32]| {
-                    let then = if !std::ptr::eq(linear, &raw const expert.up_proj) {
-                        Some(Then { weights: (&expert.up_proj.weight).into(), row: columns.start })
+                let product = |outputs: &Outputs<'_>, out: &mut [f32]| {
+                    let then = if !std::ptr::eq(outputs, &raw const up) {
+                        Then::rows(&up_proj.weight, columns.start)
                     } else if columns.end < end {
-                        Some(Then { weights: first(expert).into(), row: columns.end })
+                        Then::rows(first_of(group), columns.end)
                     } else {
                         next
                     };
-                    let weights = (&linear.weight).into();
-                    self.kernel.dot(self.inputs, tokens, weights, columns.clone(), then, out);
-                    self.add_bias(linear, &columns, out);
+                    outputs.dot(self.cpu, &self.kernel, (self.inputs, tokens), then, out);
                 };
-                let up = self.activated(expert, &mut gate[..cells], &mut up[..cells], product);
-                for (row, values) in rows.zip(up.chunks_exact(columns.len())) {
+                let (gate_out, up_out) = (&mut gate_out[..cells], &mut up_out[..cells]);
+                self.activated(gate.as_ref(), &up, gate_out, up_out, product);
+                for (row, values) in rows.zip(up_out.chunks_exact(columns.len())) {
                     // SAFETY: the caller owes that nobody else writes these columns.
                     unsafe { self.inner_rows.store(self.cpu, row, columns.clone(), values) };
                 }
@@ -218,25 +246,21 @@ impl<'a> Layer<'a> {
         group: &Group,
         next: Option<&Group>,
         columns: Range<usize>,
-        block: &mut [f32],
+        room: &mut ThreadRoom,
     ) {
+        let ThreadRoom { products: [Block(product), _], gathered: [gathered, _] } = room;
         let Expert { down_proj, .. } = self.experts.expert(group.expert);
-        let weights = (&down_proj.weight).into();
-        let next = next.map(|next| Then {
-            weights: (&self.experts.expert(next.expert).down_proj.weight).into(),
-            row: columns.start,
-        });
+        let next = next.map(|next| &self.experts.expert(next.expert).down_proj.weight);
+        let next = next.and_then(|next| Then::rows(next, columns.start));
         let end = columns.end;
         for columns in chunks(columns, self.outputs_at_once()) {
+            let down = Outputs::of(down_proj, &columns, gathered);
             for panels in chunks(group.panels.clone(), self.kernel.block_panels()) {
-                let product = &mut block[..panels.len() * columns.len() * PANEL];
+                let product = &mut product[..panels.len() * columns.len() * PANEL];
                 // SAFETY: no `up` is in progress, as the caller owes.
                 let inner = unsafe { self.inner_panels.read(panels.clone()) };
-                self.kernel.lanes(inner, weights, columns.clone(), product);
-                for (panel, values) in panels.zip(product.chunks_exact_mut(columns.len() * PANEL)) {
-                    if let Some(bias) = &down_proj.bias {
-                        add_to_columns(&bias[columns.clone()], values);
-                    }
+                down.lanes(&self.kernel, inner, product);
+                for (panel, values) in panels.zip(product.chunks_exact(columns.len() * PANEL)) {
                     let pairs = &self.groups.pairs()[group.pairs_of_panel(panel)];
                     for (lane, pair) in pairs.iter().enumerate() {
                         // SAFETY: the caller owes that nobody else writes these columns.
@@ -248,15 +272,14 @@ impl<'a> Layer<'a> {
                 }
             }
             for rows in chunks(group.rows.clone(), self.rows_at_once()) {
-                let product = &mut block[..rows.len() * columns.len()];
+                let product = &mut product[..rows.len() * columns.len()];
                 // SAFETY: no `up` is in progress, as the caller owes.
                 let inner = unsafe { self.inner_rows.read(rows.clone()) };
                 let indices: [u32; PANEL] = std::array::from_fn(|row| row as u32);
-                let indices = &indices[..rows.len()];
-                let then = Then { weights, row: columns.end };
-                let then = if columns.end < end { Some(then) } else { next };
-                self.kernel.dot(inner, indices, weights, columns.clone(), then, product);
-                self.add_bias(down_proj, &columns, product);
+                let further = || Then::rows(&down_proj.weight, columns.end);
+                let then = if columns.end < end { further() } else { next };
+                let rows_of_inner = (inner, &indices[..rows.len()]);
+                down.dot(self.cpu, &self.kernel, rows_of_inner, then, product);
                 let pairs = &self.groups.pairs()[group.pairs_of_rows(&rows)];
                 for (pair, values) in pairs.iter().zip(product.chunks_exact(columns.len())) {
                     // SAFETY: the caller owes that nobody else writes these columns.
@@ -267,30 +290,25 @@ impl<'a> Layer<'a> {
         }
     }
 
-    /// Gate and up products and the activation of both, in `up`.
-    fn activated<'b>(
+    /// Gate and up products and the activation of both, in `up_out`.
+    fn activated(
         &self,
-        expert: &Expert<Matrix, Vec<f32>>,
-        gate: &mut [f32],
-        up: &'b mut [f32],
-        product: impl Fn(&Linear<Matrix, Vec<f32>>, &mut [f32]),
-    ) -> &'b [f32] {
+        gate: Option<&Outputs<'_>>,
+        up: &Outputs<'_>,
+        gate_out: &mut [f32],
+        up_out: &mut [f32],
+        product: impl Fn(&Outputs<'_>, &mut [f32]),
+    ) {
         let (elementwise, activation) = (self.cpu.elementwise(), self.experts.spec().activation);
-        if let Some(gate_proj) = &expert.gate_proj {
-            product(gate_proj, gate);
-            product(&expert.up_proj, up);
-            elementwise.activate_gated(activation, gate, up);
-        } else {
-            product(&expert.up_proj, up);
-            elementwise.activate(activation, up);
-        }
-        up
-    }
-
-    fn add_bias(&self, linear: &Linear<Matrix, Vec<f32>>, columns: &Range<usize>, out: &mut [f32]) {
-        if let Some(bias) = &linear.bias {
-            for row in out.chunks_exact_mut(columns.len()) {
-                self.cpu.elementwise().add_scaled(row, &bias[columns.clone()], 1.0);
+        match gate {
+            Some(gate) => {
+                product(gate, gate_out);
+                product(up, up_out);
+                elementwise.activate_gated(activation, gate_out, up_out);
+            }
+            None => {
+                product(up, up_out);
+                elementwise.activate(activation, up_out);
             }
         }
     }
@@ -307,15 +325,6 @@ impl<'a> Layer<'a> {
         match self.pairs {
             Pairs::Together => PANEL,
             Pairs::Alone => 1,
-        }
-    }
-}
-
-/// Adds a bias to a panel of results: a value for each column.
-fn add_to_columns(bias: &[f32], panel: &mut [f32]) {
-    for (bias, column) in bias.iter().zip(panel.chunks_exact_mut(PANEL)) {
-        for value in column {
-            *value += bias;
         }
     }
 }

@@ -22,6 +22,7 @@ mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod avx512bf16;
 mod dot;
+mod gather;
 mod lanes;
 mod portable;
 #[cfg(test)]
@@ -32,6 +33,7 @@ use std::ops::Range;
 use half::{bf16, f16};
 use moexperts_core::{DType, Element, Elements, Matrix};
 
+pub(crate) use self::gather::Gathered;
 use self::{dot::DotCall, lanes::LanesCall};
 use crate::{isa::Isa, tuning::Tuning};
 
@@ -87,8 +89,11 @@ impl<'a> Weights<'a> {
     }
 }
 
+/// # Panics
+/// If the values of a row are not neighbours.
 impl<'a> From<&'a Matrix> for Weights<'a> {
     fn from(matrix: &'a Matrix) -> Self {
+        assert!(matrix.rows_are_contiguous(), "rows of values {} apart", matrix.col_stride());
         Self {
             elements: matrix.elements(),
             rows: matrix.rows(),
@@ -105,6 +110,13 @@ pub struct Then<'a> {
     pub weights: Weights<'a>,
     /// The first row that is read.
     pub row: usize,
+}
+
+impl<'a> Then<'a> {
+    /// The rows of a weight from `row` on, if they are read where they lie.
+    pub(crate) fn rows(weight: &'a Matrix, row: usize) -> Option<Self> {
+        weight.rows_are_contiguous().then(|| Self { weights: weight.into(), row })
+    }
 }
 
 /// Input rows `[_, cols]`, as the kernel wants them.

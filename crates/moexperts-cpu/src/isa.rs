@@ -2,6 +2,9 @@
 
 use std::{env, fmt, str::FromStr};
 
+#[cfg(target_arch = "x86_64")]
+use crate::amx;
+
 /// The environment variable that lowers the instruction set, for tests: one of [`Isa::ALL`].
 pub const ISA_VARIABLE: &str = "MOEXPERTS_ISA";
 
@@ -16,11 +19,14 @@ pub enum Isa {
     Avx512,
     /// AVX-512 with bf16 dot products.
     Avx512Bf16,
+    /// AMX tiles of bf16, where the system lets the process use them.
+    AmxBf16,
 }
 
 impl Isa {
     /// Every instruction set, in ascending order.
-    pub const ALL: [Self; 4] = [Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Bf16];
+    pub const ALL: [Self; 5] =
+        [Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Bf16, Self::AmxBf16];
 
     /// The name as users type it.
     pub const fn name(self) -> &'static str {
@@ -29,6 +35,7 @@ impl Isa {
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
             Self::Avx512Bf16 => "avx512bf16",
+            Self::AmxBf16 => "amxbf16",
         }
     }
 
@@ -47,11 +54,13 @@ impl Isa {
                 && is_x86_feature_detected!("avx512dq")
                 && is_x86_feature_detected!("avx512vl")
         };
+        let avx512bf16 = || avx512() && is_x86_feature_detected!("avx512bf16");
         match self {
             Self::Portable => true,
             Self::Avx2 => avx2(),
             Self::Avx512 => avx512(),
-            Self::Avx512Bf16 => avx512() && is_x86_feature_detected!("avx512bf16"),
+            Self::Avx512Bf16 => avx512bf16(),
+            Self::AmxBf16 => avx512bf16() && amx::runs_here(),
         }
     }
 
@@ -100,7 +109,7 @@ pub enum IsaError {
     /// The word names none.
     #[error(
         "instruction set `{text}` (MOEXPERTS_ISA) is not known, \
-         expected one of `portable`, `avx2`, `avx512`, `avx512bf16`"
+         expected one of `portable`, `avx2`, `avx512`, `avx512bf16`, `amxbf16`"
     )]
     Unknown {
         /// The word.
@@ -131,7 +140,7 @@ mod tests {
         assert_eq!(
             error.to_string(),
             "instruction set `sse9` (MOEXPERTS_ISA) is not known, \
-             expected one of `portable`, `avx2`, `avx512`, `avx512bf16`"
+             expected one of `portable`, `avx2`, `avx512`, `avx512bf16`, `amxbf16`"
         );
     }
 

@@ -4,6 +4,8 @@
 //! A folder is a family of kernels, a file in it an instruction set; `unsafe` stays in those
 //! files and at the two edges that call them ([`product`] and `threads`). Start with [`Cpu`].
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod attention;
 mod cpu;
 mod device;

@@ -117,7 +117,7 @@ fn an_unknown_instruction_set_in_the_environment_is_refused() {
         fails(
             Program::with_model(command).env("MOEXPERTS_ISA", "sse9"),
             "error: CPU: instruction set `sse9` (MOEXPERTS_ISA) is not known, \
-             expected one of `portable`, `avx2`, `avx512`, `avx512bf16`\n",
+             expected one of `portable`, `avx2`, `avx512`, `avx512bf16`, `amxbf16`\n",
         );
     }
 }

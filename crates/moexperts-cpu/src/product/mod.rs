@@ -16,6 +16,8 @@
 //! set is a file of tiles; `dot` and `lanes` walk a block in them.
 
 #[cfg(target_arch = "x86_64")]
+mod amxbf16;
+#[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
@@ -193,6 +195,8 @@ impl Kernel {
     pub fn all() -> impl Iterator<Item = Self> {
         let kernels = [
             #[cfg(target_arch = "x86_64")]
+            (Isa::AmxBf16, Forms::Bf16Dot(forms!(amxbf16))),
+            #[cfg(target_arch = "x86_64")]
             (Isa::Avx512Bf16, Forms::Bf16Dot(forms!(avx512bf16))),
             #[cfg(target_arch = "x86_64")]
             (Isa::Avx512, Forms::F32(forms!(avx512))),
@@ -354,11 +358,13 @@ impl Kernel {
     /// rest go through [`dot`](Self::dot). A last panel that is full enough is cheaper than as many
     /// dot products.
     pub(crate) fn in_panels(&self, rows: usize) -> (usize, usize) {
-        // Weight rows of f32 are twice as long: dot products wait for them in the caches.
-        let worth_a_panel = match (self.tuning.panel_rows, self.weights()) {
-            (0, DType::F32) => 8,
-            (0, DType::F16 | DType::Bf16) => 13,
-            (rows, _) => rows.min(PANEL),
+        // A panel costs tiles no more than reading the weights. Weight rows of f32 are twice as long:
+        // dot products wait for them in the caches.
+        let worth_a_panel = match (self.tuning.panel_rows, self.isa, self.weights()) {
+            (0, Isa::AmxBf16, _) => 7,
+            (0, _, DType::F32) => 8,
+            (0, _, DType::F16 | DType::Bf16) => 13,
+            (rows, ..) => rows.min(PANEL),
         };
         let panels = (rows + PANEL - worth_a_panel) / PANEL;
         (rows.min(panels * PANEL), panels)

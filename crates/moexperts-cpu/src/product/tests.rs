@@ -89,7 +89,9 @@ fn run(
 fn check(kernel: Kernel, inputs: usize, outputs: usize, cols: usize, seed: u32) {
     let x = Tensor::from_vec(inputs, cols, values(inputs * cols, seed)).unwrap();
     let stride = cols + (seed as usize % 3);
-    let stored = values(outputs * stride, seed + 1);
+    let mut stored = values(outputs * stride, seed + 1);
+    // What lies between the rows must not matter.
+    stored.chunks_mut(stride.max(1)).for_each(|row| row[cols..].fill(f32::NAN));
     let whole = Matrix::from_f32(1, outputs * stride, &stored, kernel.weights()).unwrap();
     let weights = Weights { elements: whole.elements(), rows: outputs, cols, row_stride: stride };
     // Every row once, then the last again unless it is the only one (a tile of one row), in an
@@ -144,10 +146,99 @@ fn every_kernel_matches_the_reference_at_every_edge() {
 }
 
 #[test]
+fn any_number_of_panels_meets_any_number_of_weight_rows() {
+    for kernel in Kernel::all().filter(|kernel| kernel.isa() != Isa::Portable) {
+        for outputs in [1, 15, 16, 17, 31, 32, 33, 48, 49, BLOCK_OUTPUTS] {
+            for panels in 1..=BLOCK_PANELS + 1 {
+                let cols = [1, 31, 32, 33, 63, 64, 65][(outputs + panels) % 7];
+                check(kernel, panels * PANEL - panels % 3, outputs, cols, panels as u32);
+            }
+        }
+        // The columns are cut, and the last of them fill no tile.
+        check(kernel, BLOCK_PANELS * PANEL, 50, 2079, 8);
+        check(kernel, 3 * PANEL, 33, 2049, 9);
+    }
+}
+
+/// Values after which there is no memory.
+#[cfg(target_os = "linux")]
+struct AtTheEnd {
+    memory: memmap2::MmapMut,
+    start: usize,
+}
+
+#[cfg(target_os = "linux")]
+impl AtTheEnd {
+    fn new(values: &[u8]) -> Self {
+        const PAGE: usize = 4096;
+        let len = values.len().next_multiple_of(PAGE);
+        // Pages are given back, because the page after another map may be in use.
+        let mut memory = memmap2::MmapMut::map_anon(len + 64 * PAGE).unwrap();
+        // SAFETY: nothing points into it yet.
+        unsafe { memory.remap(len, memmap2::RemapOptions::new()).unwrap() };
+        let start = len - values.len();
+        memory[start..].copy_from_slice(values);
+        Self { memory, start }
+    }
+
+    fn values<T: bytemuck::Pod>(&self) -> &[T] {
+        bytemuck::cast_slice(&self.memory[self.start..])
+    }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn nothing_beyond_the_last_value_is_read() {
+    let inputs = 3 * PANEL;
+    let rows: Vec<u32> = (0..inputs as u32).collect();
+    for kernel in Kernel::all() {
+        for cols in [1, 30, 31, 32, 33, 65] {
+            for outputs in [1, 7, 15, 17, 33] {
+                let x = Prepared::new(kernel, values(inputs * cols, 1));
+                let panels = x.panels(kernel, &rows, cols);
+                let stored = values(outputs * cols, 2);
+                let near = Matrix::from_f32(outputs, cols, &stored, kernel.weights()).unwrap();
+                let far = match near.elements() {
+                    Elements::F32(values) => AtTheEnd::new(bytemuck::cast_slice(values)),
+                    Elements::F16(values) => AtTheEnd::new(bytemuck::cast_slice(values)),
+                    Elements::Bf16(values) => AtTheEnd::new(bytemuck::cast_slice(values)),
+                };
+                let elements = match kernel.weights() {
+                    DType::F32 => Elements::F32(far.values()),
+                    DType::F16 => Elements::F16(far.values()),
+                    DType::Bf16 => Elements::Bf16(far.values()),
+                };
+                let far = Weights { elements, ..(&near).into() };
+                for (lanes, x) in [(false, &x), (true, &panels)] {
+                    let far_x = match x.inputs() {
+                        Inputs::F32(values) => AtTheEnd::new(bytemuck::cast_slice(values)),
+                        Inputs::Bf16(values) => AtTheEnd::new(bytemuck::cast_slice(values)),
+                    };
+                    let far_x = match x.dtype {
+                        DType::Bf16 => Inputs::Bf16(far_x.values()),
+                        _ => Inputs::F32(far_x.values()),
+                    };
+                    let multiply = |x, weights| {
+                        let mut out = vec![f32::NAN; inputs * outputs];
+                        if lanes {
+                            kernel.lanes(x, weights, 0..outputs, &mut out);
+                        } else {
+                            kernel.dot(x, &rows, weights, 0..outputs, None, &mut out);
+                        }
+                        out
+                    };
+                    assert_eq!(multiply(far_x, far), multiply(x.inputs(), (&near).into()));
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn an_output_does_not_depend_on_its_neighbours() {
     for kernel in Kernel::all() {
         // Enough panels that the columns are cut where a single row's are not.
-        let (inputs, outputs, cols) = (113, 11, 900);
+        let (inputs, outputs, cols) = (113, 35, 1500);
         let x = Prepared::new(kernel, values(inputs * cols, 1));
         let w =
             Matrix::from_f32(outputs, cols, &values(outputs * cols, 2), kernel.weights()).unwrap();
@@ -189,7 +280,11 @@ fn values_in_rows_are_panels_too() {
 #[test]
 fn rows_are_divided_into_panels_and_the_rest() {
     for kernel in Kernel::all() {
-        let few = if kernel.weights() == DType::F32 { 7 } else { 12 };
+        let few = match (kernel.isa(), kernel.weights()) {
+            (Isa::AmxBf16, _) => 6,
+            (_, DType::F32) => 7,
+            _ => 12,
+        };
         for (rows, expected) in [
             (0, (0, 0)),
             (few, (0, 0)),
@@ -216,6 +311,25 @@ fn a_number_that_is_none_stays_in_its_row() {
             assert!(out[..4].iter().chain(&out[12..]).all(|value| value.is_finite()));
             assert!(out[4..8].iter().all(|value| *value == f32::INFINITY));
             assert!(out[8..12].iter().all(|value| value.is_nan()));
+        }
+    }
+}
+
+#[test]
+fn a_weight_that_is_none_stays_in_its_row() {
+    for kernel in Kernel::all() {
+        for cols in [33, 40] {
+            let mut w = values(20 * cols, 4);
+            w[3 * cols + 5] = f32::NAN;
+            w[17 * cols] = f32::INFINITY;
+            let w = Matrix::from_f32(20, cols, &w, kernel.weights()).unwrap();
+            let x = Prepared::new(kernel, vec![0.5; 2 * cols]);
+            for lanes in [false, true] {
+                let out = run(kernel, lanes, &x, &[0, 1], (&w).into(), 0..20);
+                for (index, value) in out.iter().enumerate() {
+                    assert_eq!(value.is_finite(), !matches!(index % 20, 3 | 17), "{kernel:?}");
+                }
+            }
         }
     }
 }

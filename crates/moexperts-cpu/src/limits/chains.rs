@@ -6,7 +6,7 @@ use std::hint::black_box;
 use moexperts_core::DType;
 
 #[cfg(target_arch = "x86_64")]
-use super::{avx2, avx512, avx512bf16};
+use super::{amxbf16, avx2, avx512, avx512bf16};
 use super::{fastest, portable};
 use crate::{cpu::Cpu, isa::Isa};
 
@@ -60,6 +60,8 @@ impl Chains {
         };
         let chains = [
             #[cfg(target_arch = "x86_64")]
+            entry(Isa::AmxBf16, DType::Bf16, amxbf16::FLOPS, amxbf16::chains as _),
+            #[cfg(target_arch = "x86_64")]
             entry(Isa::Avx512Bf16, DType::Bf16, avx512bf16::FLOPS, avx512bf16::chains as _),
             #[cfg(target_arch = "x86_64")]
             entry(Isa::Avx512, DType::F32, avx512::FLOPS, avx512::chains as _),
@@ -82,7 +84,7 @@ impl Chains {
     }
 
     /// Does `steps` of `sum = sum · factor + summand` on every lane of every chain, or, for bf16,
-    /// `sum = sum + 2 · factor · summand`; the sum of all lanes.
+    /// `sum = sum + products · factor · summand`, 2 products, or 32 with AMX; the sum of all lanes.
     pub(super) fn run(&self, starts: &[f32; CHAINS], factor: f32, summand: f32, steps: u64) -> f32 {
         // SAFETY: `all` checked the instruction set.
         unsafe { (self.run)(starts, factor, summand, steps) }

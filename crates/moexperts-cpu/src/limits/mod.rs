@@ -5,6 +5,8 @@
 //! measured is the machine, not the pool.
 
 #[cfg(target_arch = "x86_64")]
+mod amxbf16;
+#[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;

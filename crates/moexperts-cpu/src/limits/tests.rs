@@ -21,13 +21,18 @@ fn chains_do_every_step_on_every_lane() {
     let starts: [f32; CHAINS] = std::array::from_fn(|chain| chain as f32 - 3.0);
     let (factor, summand) = (0.5, 1.25);
     for chains in Chains::all() {
-        let lanes = chains.flops_per_step as f32 / (2.0 * CHAINS as f32);
+        let products = match chains.isa {
+            Isa::AmxBf16 => 32.0,
+            Isa::Avx512Bf16 => 2.0,
+            _ => 1.0,
+        };
+        let lanes = chains.flops_per_step as f32 / (2.0 * products * CHAINS as f32);
         for steps in [0, 1, 7] {
-            let (lanes, step): (f32, fn(f32, f32, f32) -> f32) = match chains.inputs {
-                DType::Bf16 => (lanes / 2.0, |sum, factor, summand| sum + 2.0 * factor * summand),
-                _ => (lanes, |sum, factor, summand| sum * factor + summand),
+            let step = |sum: f32| match chains.inputs {
+                DType::Bf16 => sum + products * factor * summand,
+                _ => sum * factor + summand,
             };
-            let end = |start: f32| (0..steps).fold(start, |sum, _| step(sum, factor, summand));
+            let end = |start: f32| (0..steps).fold(start, |sum, _| step(sum));
             let expected = lanes * starts.map(end).iter().sum::<f32>();
             let got = chains.run(&starts, factor, summand, steps);
             let allowed = TOLERANCE * expected.abs();

@@ -88,7 +88,13 @@ impl Operands<'_> {
     ///
     /// # Safety
     /// Nobody else uses these columns of this panel; the first of them is even.
-    pub(crate) unsafe fn store_panel(&self, panel: usize, cols: Range<usize>, values: &[f32]) {
+    pub(crate) unsafe fn store_panel(
+        &self,
+        cpu: &Cpu,
+        panel: usize,
+        cols: Range<usize>,
+        values: &[f32],
+    ) {
         let cells = cols.start * PANEL..cols.end * PANEL;
         match self {
             // SAFETY: as the caller owes.
@@ -98,11 +104,14 @@ impl Operands<'_> {
                 let cells = cells.start..cells.end.next_multiple_of(2 * PANEL);
                 // SAFETY: as the caller owes.
                 let out = unsafe { panels.part(panel, cells) };
-                for (pair, out) in values.chunks(2 * PANEL).zip(out.chunks_exact_mut(2 * PANEL)) {
-                    let (first, second) = pair.split_at(PANEL);
-                    for (lane, out) in out.chunks_exact_mut(2).enumerate() {
-                        let second = second.get(lane).copied().unwrap_or(0.0);
-                        out.copy_from_slice(&[first[lane], second].map(bf16::from_f32));
+                let (rounded, partner) = out.split_at_mut(values.len());
+                cpu.elementwise().round(values, rounded);
+                partner.fill(bf16::ZERO);
+                for pair in out.as_chunks_mut::<{ 2 * PANEL }>().0 {
+                    let columns = *pair;
+                    for lane in 0..PANEL {
+                        pair[2 * lane] = columns[lane];
+                        pair[2 * lane + 1] = columns[PANEL + lane];
                     }
                 }
             }

@@ -209,7 +209,9 @@ impl<'a> Layer<'a> {
                 self.activated(gate.as_ref(), &up, gate_out, up_out, product);
                 for (panel, values) in panels.zip(up_out.chunks_exact(columns.len() * PANEL)) {
                     // SAFETY: the caller owes that nobody else writes these columns.
-                    unsafe { self.inner_panels.store_panel(panel, columns.clone(), values) };
+                    unsafe {
+                        self.inner_panels.store_panel(self.cpu, panel, columns.clone(), values);
+                    }
                 }
             }
             for rows in chunks(group.rows.clone(), self.rows_at_once()) {

@@ -5,8 +5,6 @@ mod cuda;
 
 use moexperts::{DType, Device, core::Result};
 
-pub(crate) use cuda::described;
-
 /// A device as the program shows and measures it.
 pub(crate) trait Hardware: Device {
     /// Threads it computes with, where their number is the user's to choose.

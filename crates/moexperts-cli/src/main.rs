@@ -9,7 +9,6 @@ mod commands;
 mod embedded;
 mod error;
 mod hardware;
-mod machine;
 mod output_file;
 mod progress;
 mod summary;

@@ -1,9 +1,12 @@
 //! What a generation took: time, memory, and what it ran on.
 
-use std::{collections::BTreeMap, fmt, fs, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use moexperts::{
-    Device, GenerationStats, LanguageModel, core::decode_experts_implementation, units::Bytes,
+    Device, GenerationStats, LanguageModel,
+    core::decode_experts_implementation,
+    inspect::ProcessMemory,
+    units::{Bytes, counted},
 };
 
 use crate::hardware::Hardware;
@@ -28,8 +31,8 @@ impl<D: Hardware> fmt::Display for Summary<'_, D> {
         }
         writeln!(f, "prompt   {}", rate(stats.prompt_tokens, stats.prefill))?;
         writeln!(f, "decode   {}", rate(stats.decoded_tokens, stats.decode))?;
-        if let Some(memory) = Memory::now() {
-            writeln!(f, "memory   {memory}")?;
+        if let Some(memory) = ProcessMemory::now() {
+            writeln!(f, "memory   {}", taken(memory))?;
         }
         writeln!(f, "device   {}", model.device().summary())?;
         writeln!(f, "experts  {}", executed(model, *decode_switch))
@@ -44,11 +47,6 @@ fn rate(tokens: usize, time: Duration) -> String {
     let seconds = time.as_secs_f64();
     let per_second = tokens as f64 / seconds.max(f64::MIN_POSITIVE);
     format!("{} in {seconds:.3} s, {per_second:.1} tok/s", counted(tokens, "token"))
-}
-
-/// `1 thread`, `2 threads`.
-pub(crate) fn counted(number: usize, noun: &str) -> String {
-    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }
 
 /// The backend, or the backend of each backbone where there are several.
@@ -77,41 +75,11 @@ pub(crate) fn bytes(count: u64) -> String {
     Bytes(count as f64).to_string()
 }
 
-/// Memory of this process that is in RAM.
-#[derive(Debug, PartialEq, Eq)]
-struct Memory {
-    /// The most there was at any time.
-    peak: u64,
-    /// Its own.
-    own: u64,
-    /// Of files, such as weights, that the system can drop and read again.
-    mapped: u64,
-}
-
-impl Memory {
-    /// What Linux says; nothing elsewhere.
-    fn now() -> Option<Self> {
-        Self::read(&fs::read_to_string("/proc/self/status").ok()?)
-    }
-
-    fn read(status: &str) -> Option<Self> {
-        let field = |name: &str| line_bytes(status, name);
-        Some(Self { peak: field("VmHWM")?, own: field("RssAnon")?, mapped: field("RssFile")? })
-    }
-}
-
-impl fmt::Display for Memory {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [peak, own, mapped] = [self.peak, self.own, self.mapped].map(bytes);
-        write!(f, "peak {peak}; at the end {own} of its own and {mapped} of mapped files")
-    }
-}
-
-/// Reads `Name:  1234 kB`, as the files in `/proc` write it.
-pub(crate) fn line_bytes(text: &str, name: &str) -> Option<u64> {
-    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
-    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kibibytes * 1024)
+/// What a process takes.
+fn taken(memory: ProcessMemory) -> String {
+    let ProcessMemory { peak_bytes, own_bytes, mapped_bytes } = memory;
+    let [peak, own, mapped] = [peak_bytes, own_bytes, mapped_bytes].map(bytes);
+    format!("peak {peak}; at the end {own} of its own and {mapped} of mapped files")
 }
 
 #[cfg(test)]
@@ -119,15 +87,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_the_memory_of_a_process() {
-        let status = "VmHWM:\t    2000 kB\nRssAnon:\t    500 kB\nRssFile:\t 1000 kB\n";
-        let memory = Memory::read(status).unwrap();
-        assert_eq!(memory, Memory { peak: 2_048_000, own: 512_000, mapped: 1_024_000 });
+    fn memory_is_shown_by_whose_it_is() {
+        let memory =
+            ProcessMemory { peak_bytes: 2_048_000, own_bytes: 512_000, mapped_bytes: 1_024_000 };
         assert_eq!(
-            memory.to_string(),
+            taken(memory),
             "peak 2.05 MB; at the end 512 kB of its own and 1.02 MB of mapped files"
         );
-        assert_eq!(Memory::read("VmHWM: many kB"), None);
     }
 
     #[test]

@@ -30,6 +30,7 @@ pub mod files;
 mod generate;
 pub mod hub;
 pub mod image_processor;
+pub mod inspect;
 mod language_model;
 pub mod model;
 mod multimodal;

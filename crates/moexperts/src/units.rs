@@ -22,6 +22,13 @@ impl fmt::Display for Flops {
     }
 }
 
+/// A number of things: `1 thread`, `2 threads`.
+///
+/// - `noun`: one of them; an `s` makes it several
+pub fn counted(number: usize, noun: &str) -> String {
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+}
+
 fn with_prefix(count: f64, unit: &str) -> String {
     if count < 999.5 {
         return format!("{count:.0} {unit}");
@@ -44,6 +51,12 @@ fn with_prefix(count: f64, unit: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn several_things_have_an_s() {
+        assert_eq!(counted(0, "thread"), "0 threads");
+        assert_eq!(counted(1, "thread"), "1 thread");
+    }
 
     #[test]
     fn three_digits_and_a_unit() {

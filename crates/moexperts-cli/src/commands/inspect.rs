@@ -9,7 +9,11 @@ mod kernels;
 use std::num::NonZero;
 
 use moexperts::{
-    AnyDevice, Cpu, Device, Error, LanguageModel, core::DeviceKind, cpu::Isa, model::VisionSpec,
+    AnyDevice, Cpu, Device, Error, LanguageModel,
+    core::DeviceKind,
+    inspect::{Machine, Memory},
+    model::VisionSpec,
+    units::counted,
 };
 
 use super::{compile, load_model, print};
@@ -17,8 +21,7 @@ use crate::{
     args::InspectArgs,
     error::CliError,
     hardware::{Bandwidth, Hardware},
-    machine::Memory,
-    summary::{self, bytes, counted},
+    summary::{self, bytes},
 };
 
 pub(super) fn run(args: &InspectArgs) -> Result<(), CliError> {
@@ -76,14 +79,16 @@ fn listed(names: impl IntoIterator<Item = impl ToString>) -> String {
 }
 
 fn machine<D: Hardware>(cpu: &Cpu, device: &D, bandwidth: &Bandwidth) -> String {
+    let Machine { processor, isa, isas, threads, memory } = Machine::of(cpu);
     let mut rows = Vec::new();
-    if let Some(name) = Cpu::processor() {
+    if let Some(name) = processor {
         rows.push(("processor", name));
     }
-    rows.push(("instruction set", format!("{} of {}", cpu.isa(), listed(Isa::available()))));
-    rows.push(("threads", cpu.thread_count().to_string()));
-    if let Some(Memory { total, available }) = Memory::now() {
-        rows.push(("memory", format!("{}, {} available", bytes(total), bytes(available))));
+    rows.push(("instruction set", format!("{isa} of {}", listed(isas))));
+    rows.push(("threads", threads.to_string()));
+    if let Some(Memory { total_bytes, available_bytes }) = memory {
+        let [total, available] = [total_bytes, available_bytes].map(bytes);
+        rows.push(("memory", format!("{total}, {available} available")));
     }
     rows.extend(device.facts());
     let gigabytes = bandwidth.bytes_per_second / 1e9;

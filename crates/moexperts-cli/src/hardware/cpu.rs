@@ -1,16 +1,17 @@
 //! The processor.
 
+use std::fs;
+
 use moexperts::{
     Cpu, DType, Device as _,
     core::Result,
-    cpu::limits::{peak, read_bandwidth},
+    cpu::limits::peak,
+    inspect::{ProcessMemory, describe_cpu, read_bandwidth},
+    units::counted,
 };
 
 use super::{Bandwidth, Hardware, Meter, Peak};
-use crate::{
-    machine::{self, Memory},
-    summary::{bytes, counted},
-};
+use crate::summary::bytes;
 
 impl Hardware for Cpu {
     fn threads(&self) -> Option<usize> {
@@ -22,8 +23,7 @@ impl Hardware for Cpu {
     }
 
     fn machine(&self) -> String {
-        let name = Self::processor().map_or(String::new(), |name| format!("{name}, "));
-        format!("{name}{}, {}", counted(self.thread_count(), "thread"), self.isa())
+        describe_cpu(self)
     }
 
     fn facts(&self) -> Vec<(&'static str, String)> {
@@ -35,11 +35,12 @@ impl Hardware for Cpu {
     }
 
     fn forget_peak_memory(&self) {
-        machine::forget_peak_memory();
+        // Without it the peak is that of the whole run.
+        let _ = fs::write("/proc/self/clear_refs", "5");
     }
 
     fn peak_memory(&self) -> Option<u64> {
-        machine::peak_memory()
+        ProcessMemory::now().map(|memory| memory.peak_bytes)
     }
 
     fn meter(&self, dtype: Option<DType>) -> Result<Box<dyn Meter>> {
@@ -54,8 +55,7 @@ struct CpuMeter {
 
 impl Meter for CpuMeter {
     fn bandwidth(&mut self) -> Result<Bandwidth> {
-        let available = Memory::now().map(|memory| memory.available);
-        let measured = read_bandwidth(&self.cpu, available);
+        let measured = read_bandwidth(&self.cpu);
         let (threads, buffer) = (counted(measured.threads, "thread"), bytes(measured.buffer_bytes));
         Ok(Bandwidth {
             bytes_per_second: measured.bytes_per_second,

@@ -4,6 +4,7 @@ use moexperts::{
     Cuda, DType, Device as _,
     core::Result,
     cuda::{driver::Properties, limits::Limits},
+    inspect::describe_gpu,
 };
 
 use super::{Bandwidth, Hardware, Meter, Peak};
@@ -24,14 +25,14 @@ impl Hardware for Cuda {
     }
 
     fn machine(&self) -> String {
-        described(self.properties())
+        describe_gpu(self.properties())
     }
 
     fn facts(&self) -> Vec<(&'static str, String)> {
         let Properties { memory_bytes, .. } = self.properties();
         let free = self.own_memory().map(|free| format!(", {} available", bytes(free)));
         vec![
-            ("GPU", described(self.properties())),
+            ("GPU", describe_gpu(self.properties())),
             ("GPU memory", format!("{}{}", bytes(*memory_bytes), free.unwrap_or_default())),
         ]
     }
@@ -68,32 +69,5 @@ impl Meter for Limits {
             flops_per_second: speed.flops_per_second,
             of: format!("{} in linear {}, which is no peak", speed.dtype, speed.size),
         }))
-    }
-}
-
-/// `NVIDIA H200, sm_90, 132 multiprocessors, 150 GB`.
-pub(crate) fn described(gpu: &Properties) -> String {
-    let Properties {
-        name, compute_capability: (major, minor), multiprocessors, memory_bytes, ..
-    } = gpu;
-    let memory = bytes(*memory_bytes);
-    format!("{name}, sm_{major}{minor}, {multiprocessors} multiprocessors, {memory}")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_gpu_is_its_name_architecture_and_size() {
-        let gpu = Properties {
-            name: "NVIDIA H200".to_owned(),
-            compute_capability: (9, 0),
-            multiprocessors: 132,
-            shared_bytes_per_block: 232_448,
-            l2_bytes: 50 << 20,
-            memory_bytes: 150_110_011_392,
-        };
-        assert_eq!(described(&gpu), "NVIDIA H200, sm_90, 132 multiprocessors, 150 GB");
     }
 }

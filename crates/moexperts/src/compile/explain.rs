@@ -7,7 +7,7 @@ use moexperts_core::Device;
 use super::{CompileMode, CompileOptions, autotune::Tuned, graph::Op, plan::Plan, step::Step};
 use crate::{
     model::DecoderSpec,
-    units::{Bytes, Flops},
+    units::{Bytes, Flops, counted},
 };
 
 /// What [`compile`](crate::LanguageModel::compile) did.
@@ -72,9 +72,6 @@ impl CompileReport {
 impl fmt::Display for CompileReport {
     /// One line: `default: 1 piece, 2 plans, avx2 dot, workspace 1.2 MB, 0.012 s`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let counted = |count: usize, noun: &str| {
-            format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
-        };
         write!(f, "{}", self.mode)?;
         if self.fullgraph {
             f.write_str(", fullgraph")?;

@@ -6,13 +6,12 @@
 
 use std::time::{Duration, Instant};
 
-use moexperts::{DType, Error};
+use moexperts::{DType, Error, units::counted};
 
 use super::{digits, statistics::Statistics};
 use crate::{
     error::CliError,
     hardware::{Hardware, Meter},
-    summary::counted,
 };
 
 /// How long a measurement is good for.

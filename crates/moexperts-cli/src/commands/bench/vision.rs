@@ -4,7 +4,7 @@ mod row;
 
 use std::time::Duration;
 
-use moexperts::{Device, Error, Image, LanguageModel, model::VisionSpec};
+use moexperts::{Device, Error, Image, LanguageModel, model::VisionSpec, units::counted};
 
 use self::row::{Measured, Row};
 use super::{limits::Limits, random::Random, report::Report, runs::timed};
@@ -14,7 +14,6 @@ use crate::{
     error::CliError,
     hardware::Hardware,
     output_file,
-    summary::counted,
 };
 
 pub(super) fn run(args: &BenchVisionArgs) -> Result<(), CliError> {

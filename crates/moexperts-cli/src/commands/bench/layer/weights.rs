@@ -13,10 +13,11 @@ use bytemuck::cast_slice;
 use moexperts::{
     DType, Device, Error, ExpertsSpec,
     core::{self, Elements, Expert, Experts, Linear, Matrix, MatrixLayout, Storage},
+    inspect::Memory,
 };
 
 use super::super::{cached, random::Random};
-use crate::{error::CliError, hardware::Hardware, machine::Memory, summary::bytes};
+use crate::{error::CliError, hardware::Hardware, summary::bytes};
 
 /// Sets of experts fill this, unless memory is short: more than the caches of most machines hold.
 const POOL_BYTES: usize = 1 << 30;
@@ -55,7 +56,7 @@ pub(super) struct Room {
 
 impl Room {
     pub(super) fn now<D: Hardware>(device: &D) -> Self {
-        let machine = Memory::now().map(|memory| memory.available);
+        let machine = Memory::now().map(|memory| memory.available_bytes);
         Self { machine, own: device.own_memory() }
     }
 }

@@ -1,6 +1,7 @@
 """What the scripts of this folder share: shapes, routings, arguments, timing and rows."""
 
 import argparse
+import importlib
 import json
 import os
 import random
@@ -40,6 +41,9 @@ TOO_MANY_COPIES = f"would copy more than {MAX_COPIED_BYTES // 1_000_000_000} GB 
 
 # What the rows of an implementation say that is not compiled.
 NOT_COMPILED = "none"
+
+# The Python package of this project, and the prefix of its names in transformers.
+PLUGIN = "moexperts"
 
 NO_TIME_LEFT = "no time was left (--budget)"
 
@@ -133,6 +137,19 @@ def device_arguments(to: argparse.ArgumentParser) -> None:
 def is_left(budget: float | None) -> bool:
     """Whether there is time to measure something more."""
     return budget is None or time.monotonic() - STARTED < budget
+
+
+def register(implementations: Sequence[str]) -> None:
+    """Makes this project's plug-in known to transformers, if it is among those to measure."""
+    if any(name.startswith(PLUGIN) for name in implementations):
+        importlib.import_module(PLUGIN)
+
+
+def row_name(implementation: str) -> str:
+    """What the rows call an implementation of transformers, or of this project inside it."""
+    if implementation.startswith(PLUGIN):
+        return f"{PLUGIN}/in transformers"
+    return f"transformers/{implementation}"
 
 
 def image_size(text: str) -> tuple[int, int]:

@@ -29,7 +29,9 @@ from common import (
     layer_parser,
     names,
     numbers,
+    register,
     routings,
+    row_name,
     time_in_turns,
     write_rows,
 )
@@ -67,6 +69,7 @@ def main() -> None:
     parser.add_argument("--time", type=float, default=0.2, help="GPU: seconds of a measurement")
     args = parser.parse_args()
     torch.set_grad_enabled(False)
+    register(args.implementation)
     torch.set_num_threads(args.threads)
     device = gpu.find(args.device)
 
@@ -77,7 +80,7 @@ def main() -> None:
     refusals: dict[str, str] = {}
     modules: Modules = {}
     for implementation in args.implementation:
-        name = "torch/grouped_mm" if implementation == TORCH else f"transformers/{implementation}"
+        name = "torch/grouped_mm" if implementation == TORCH else row_name(implementation)
         modules[name] = [experts_module(args.shape, of, implementation) for of in weights]
         try:
             check(lambda of, to=modules[name][0]: call(to, of), first, expected)

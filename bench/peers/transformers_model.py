@@ -27,6 +27,8 @@ from common import (
     model_parser,
     names,
     peak_memory_bytes,
+    register,
+    row_name,
     write_rows,
 )
 from gpu import REFUSALS
@@ -63,7 +65,7 @@ class Variant:
     @property
     def name(self) -> str:
         both = self.prefill if self.prefill == self.decode else f"{self.prefill}+{self.decode}"
-        return f"transformers/{both}"
+        return row_name(both)
 
 
 def generations(text: str) -> list[Generation]:
@@ -91,6 +93,7 @@ def main() -> None:
     device_arguments(parser)
     args = parser.parse_args()
     torch.set_grad_enabled(False)
+    register(args.implementation)
     torch.set_num_threads(args.threads)
     torch._dynamo.config.recompile_limit = RECOMPILE_LIMIT
     device = gpu.find(args.device)
@@ -167,7 +170,7 @@ def in_turns(
     rows: list[Row] = []
     steps: dict[str, Decoder] = {}
     for implementation in implementations:
-        name = f"transformers/{implementation}"
+        name = row_name(implementation)
         copied_bytes = generation.batch * prompt_tokens * bytes_per_token(model)
         if implementation == "batched_mm" and copied_bytes > MAX_COPIED_BYTES:
             rows.append(makes.skipped(prompt_tokens, name, TOO_MANY_COPIES))
@@ -189,7 +192,7 @@ def in_turns(
             times[implementation].append(decoder.generate(prompt, generation.new_tokens))
     for implementation, runs in times.items():
         prefill_s, decode_s = zip(*runs)
-        name = f"transformers/{implementation}"
+        name = row_name(implementation)
         peak = peak_memory_bytes()
         rows.append(makes.row(prompt_tokens, name, prefill_s, decode_s, peak))
     return rows

@@ -5,7 +5,7 @@ use std::{ffi::OsString, fmt, num::NonZero, path::PathBuf, str::FromStr};
 use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 
-use super::programs::Peer;
+use super::programs::{OURS, Peer};
 
 /// Measures this program and its peers in turns and writes one table of ratios.
 ///
@@ -285,6 +285,8 @@ impl Args {
             }
         } else if peer == Peer::Compile {
             words.extend(["--compile".to_owned(), modes.to_owned()]);
+        } else if peer == Peer::Plugin {
+            words.extend(["--implementation".to_owned(), OURS.to_owned()]);
         }
         words.extend(self.time().into_iter().filter(|_| on_gpu));
         let words = words.into_iter().map(OsString::from);

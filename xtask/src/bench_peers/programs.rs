@@ -52,6 +52,8 @@ pub(super) struct Program {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Peer {
     Transformers,
+    /// transformers with this project's Python plug-in
+    Plugin,
     /// transformers under torch.compile
     Compile,
     Zentorch,
@@ -62,14 +64,16 @@ pub(super) enum Peer {
 }
 
 impl Peer {
-    pub(super) const LAYERS: [Self; 3] = [Self::Transformers, Self::Compile, Self::Zentorch];
-    pub(super) const MODELS: [Self; 4] =
-        [Self::Transformers, Self::Compile, Self::LlamaCpp, Self::IkLlamaCpp];
+    pub(super) const LAYERS: [Self; 4] =
+        [Self::Transformers, Self::Plugin, Self::Compile, Self::Zentorch];
+    pub(super) const MODELS: [Self; 5] =
+        [Self::Transformers, Self::Plugin, Self::Compile, Self::LlamaCpp, Self::IkLlamaCpp];
     pub(super) const VISION: [Self; 2] = [Self::Transformers, Self::Compile];
 
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Transformers => "transformers",
+            Self::Plugin => "transformers + moexperts",
             Self::Compile => "transformers, compiled",
             Self::Zentorch => "zentorch",
             Self::LlamaCpp => "llama.cpp",
@@ -80,6 +84,7 @@ impl Peer {
     /// The program, or the reason why there is none.
     pub(super) fn program(self, args: &Args) -> Result<Program, String> {
         const TORCH: &[&str] = &["torch", "transformers"];
+        const PLUGIN: &[&str] = &["torch", "transformers", "moexperts"];
         if args.skip.contains(&self) {
             return Err("left out with --skip".to_owned());
         }
@@ -94,6 +99,8 @@ impl Peer {
             (Self::Transformers | Self::Compile, Subject::Vision) => {
                 (&args.python, "transformers_vision.py", TORCH)
             }
+            (Self::Plugin, Subject::Layers) => (&args.python, "transformers_layer.py", PLUGIN),
+            (Self::Plugin, _) => (&args.python, "transformers_model.py", PLUGIN),
             (Self::Zentorch, _) => {
                 (&args.zentorch_python, "zentorch_layer.py", ["torch", "zentorch"].as_slice())
             }
@@ -106,7 +113,7 @@ impl Peer {
         let mut command: Vec<OsString> =
             vec![python.into(), Path::new("bench/peers").join(script).into()];
         match self {
-            Self::Transformers | Self::Compile => {
+            Self::Transformers | Self::Plugin | Self::Compile => {
                 command.extend(args.transformers_arguments(self));
             }
             Self::Zentorch => {}
@@ -119,7 +126,7 @@ impl Peer {
                 command.extend(["--name".into(), self.name().into()]);
             }
         }
-        let takes_budget = packages == TORCH && args.subject != Subject::Vision;
+        let takes_budget = packages.starts_with(TORCH) && args.subject != Subject::Vision;
         let needs = Some((python.clone(), packages));
         Ok(Program { name: self.name(), command, needs, takes_budget })
     }

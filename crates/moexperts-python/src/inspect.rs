@@ -1,0 +1,137 @@
+//! The facts of [`moexperts::inspect`] as dicts.
+
+use moexperts::{
+    DType,
+    core::Result,
+    cpu::Isa,
+    inspect::{
+        BackendSupport, CpuKernel, DeviceFacts, Machine, Variable, VariableValue, cpu_kernels,
+        devices, environment, read_bandwidth, support,
+    },
+};
+use pyo3::{
+    prelude::*,
+    types::{IntoPyDict as _, PyDict},
+};
+
+use crate::{arguments::raised, worker};
+
+/// Says what layers run on: the machine, its devices, which experts each backend runs, the kernels,
+/// the environment. Measures how fast memory is read, which takes about a second.
+///
+/// - `threads`: that compute, as many as the machine has if 0
+#[pyfunction]
+pub(crate) fn inspect<'py>(py: Python<'py>, threads: usize) -> PyResult<Bound<'py, PyDict>> {
+    py.detach(|| Facts::gather(threads)).map_err(raised)?.into_dict(py)
+}
+
+/// What is asked without Python.
+struct Facts {
+    machine: Machine,
+    bytes_per_second: f64,
+    devices: Vec<DeviceFacts>,
+    backends: Vec<BackendSupport>,
+    kernels: [(DType, Vec<CpuKernel>); 3],
+    environment: Vec<Variable>,
+}
+
+impl Facts {
+    fn gather(threads: usize) -> Result<Self> {
+        let cpu = worker::cpu(threads)?;
+        Ok(Self {
+            machine: Machine::of(&cpu),
+            bytes_per_second: read_bandwidth(&cpu).bytes_per_second,
+            devices: devices(&cpu),
+            backends: support(&cpu),
+            kernels: DType::ALL.map(|dtype| (dtype, cpu_kernels(&cpu, dtype))),
+            environment: environment(),
+        })
+    }
+
+    fn into_dict(self, py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
+        let backends = self.backends.into_iter().map(|BackendSupport { backend, properties }| {
+            Ok((backend, properties.into_py_dict(py)?))
+        });
+        let kernels = self.kernels.into_iter().map(|(dtype, kernels)| {
+            (dtype.name(), kernels.into_iter().map(KernelDict::from).collect::<Vec<_>>())
+        });
+        let dict = PyDict::new(py);
+        dict.set_item("version", env!("CARGO_PKG_VERSION"))?;
+        dict.set_item("machine", MachineDict::new(self.machine, self.bytes_per_second))?;
+        dict.set_item("devices", self.devices.into_iter().map(device).into_py_dict(py)?)?;
+        dict.set_item("backends", backends.collect::<PyResult<Vec<_>>>()?.into_py_dict(py)?)?;
+        dict.set_item("kernels", kernels.into_py_dict(py)?)?;
+        dict.set_item("environment", self.environment.into_iter().map(variable).into_py_dict(py)?)?;
+        Ok(dict)
+    }
+}
+
+#[derive(IntoPyObject)]
+struct MachineDict {
+    processor: Option<String>,
+    instruction_set: &'static str,
+    instruction_sets: Vec<&'static str>,
+    threads: usize,
+    memory_bytes: Option<u64>,
+    available_memory_bytes: Option<u64>,
+    read_bandwidth_bytes_per_s: f64,
+}
+
+impl MachineDict {
+    fn new(machine: Machine, read_bandwidth_bytes_per_s: f64) -> Self {
+        Self {
+            processor: machine.processor,
+            instruction_set: machine.isa.name(),
+            instruction_sets: machine.isas.into_iter().map(Isa::name).collect(),
+            threads: machine.threads,
+            memory_bytes: machine.memory.map(|memory| memory.total_bytes),
+            available_memory_bytes: machine.memory.map(|memory| memory.available_bytes),
+            read_bandwidth_bytes_per_s,
+        }
+    }
+}
+
+#[derive(IntoPyObject)]
+enum DeviceDict {
+    Found { description: String, backends: Vec<String> },
+    Missing { missing: String },
+}
+
+fn device(facts: DeviceFacts) -> (String, DeviceDict) {
+    match facts {
+        DeviceFacts::Found { name, description, backends } => {
+            (name.to_string(), DeviceDict::Found { description, backends })
+        }
+        DeviceFacts::Missing { kind, reason } => {
+            (kind.to_owned(), DeviceDict::Missing { missing: reason })
+        }
+    }
+}
+
+#[derive(IntoPyObject)]
+struct KernelDict {
+    instruction_set: &'static str,
+    inputs: &'static str,
+    in_use: bool,
+}
+
+impl From<CpuKernel> for KernelDict {
+    fn from(CpuKernel { isa, inputs, in_use }: CpuKernel) -> Self {
+        Self { instruction_set: isa.name(), inputs: inputs.name(), in_use }
+    }
+}
+
+#[derive(IntoPyObject)]
+struct VariableDict {
+    value: Option<String>,
+    meaning: &'static str,
+}
+
+fn variable(Variable { name, meaning, value }: Variable) -> (&'static str, VariableDict) {
+    let value = match value {
+        VariableValue::NotSet => None,
+        VariableValue::Secret => Some("set, not shown".to_owned()),
+        VariableValue::Text(text) => Some(text),
+    };
+    (name, VariableDict { value, meaning })
+}

@@ -1,0 +1,203 @@
+//! The experts of a layer where torch keeps them, and calls of them.
+
+use moexperts::{
+    Cpu,
+    core::{
+        Activation, Error, Expert, Experts, ExpertsSpec, GateUpLayout, Linear, Matrix, Orientation,
+        Result, Routing,
+    },
+    cpu::{BatchedMm, Eager, GroupedMm, RowsBackend, RowsCall},
+};
+use pyo3::{exceptions::PyValueError, prelude::*};
+
+use crate::{
+    addresses,
+    arguments::{
+        Activations, BiasRows, Biases, Ids, Input, Parameter, Routes, hit, matrices, raised,
+    },
+    worker::Worker,
+};
+
+fn backend(name: &str) -> PyResult<&'static dyn RowsBackend> {
+    let backends: [&'static dyn RowsBackend; 3] = [&Eager, &BatchedMm, &GroupedMm];
+    backends.into_iter().find(|backend| backend.name() == name).ok_or_else(|| {
+        let names = backends.map(|backend| format!("`{}`", backend.name())).join(", ");
+        PyValueError::new_err(format!("backend `{name}` is not known, expected one of {names}"))
+    })
+}
+
+fn activation(name: &str, alpha: f32, limit: f32) -> PyResult<Activation> {
+    match name {
+        "silu" => Ok(Activation::Silu),
+        "gelu" => Ok(Activation::Gelu),
+        "gelu_tanh" => Ok(Activation::GeluTanh),
+        "relu2" => Ok(Activation::Relu2),
+        "clamped_swiglu" => Ok(Activation::ClampedSwiglu { alpha, limit }),
+        _ => Err(PyValueError::new_err(format!(
+            "activation `{name}` is not known, expected one of `silu`, `gelu`, `gelu_tanh`, \
+             `relu2`, `clamped_swiglu`"
+        ))),
+    }
+}
+
+/// The experts of one layer, where torch keeps their weights.
+///
+/// Whoever calls it holds the tensors meanwhile; between calls they may change or go.
+#[pyclass(frozen, module = "moexperts._native")]
+pub(crate) struct Layer {
+    spec: ExpertsSpec,
+    /// Without biases: these are read anew by each call.
+    experts: Experts<Cpu>,
+}
+
+#[pymethods]
+impl Layer {
+    /// Describes parameters `gate_up_proj` (`up_proj` if not gated) and `down_proj`.
+    #[new]
+    #[pyo3(signature = (gate_up, down, dtype, *, gated, interleaved, transposed, activation, alpha, limit))]
+    #[expect(clippy::too_many_arguments, reason = "Python names them")]
+    fn new(
+        gate_up: Parameter,
+        down: Parameter,
+        dtype: &str,
+        gated: bool,
+        interleaved: bool,
+        transposed: bool,
+        activation: &str,
+        alpha: f32,
+        limit: f32,
+    ) -> PyResult<Self> {
+        let dtype = addresses::dtype(dtype)?;
+        let activation = self::activation(activation, alpha, limit)?;
+        let gate_ups = matrices(gate_up, dtype, transposed).map_err(raised)?;
+        let downs = matrices(down, dtype, transposed).map_err(raised)?;
+        let (hidden, intermediate) =
+            downs.first().map_or((0, 0), |down| (down.rows(), down.cols()));
+        let gate_up =
+            if interleaved { GateUpLayout::Interleaved } else { GateUpLayout::Concatenated };
+        let spec = ExpertsSpec {
+            hidden,
+            intermediate,
+            experts: downs.len(),
+            dtype,
+            gated,
+            activation,
+            bias: false,
+            gate_up,
+            orientation: Orientation::OutIn,
+            post_expert_norm: false,
+        };
+        if gate_ups.len() != downs.len() {
+            return Err(PyValueError::new_err(format!(
+                "gate_up_proj has {} experts, down_proj has {}",
+                gate_ups.len(),
+                downs.len()
+            )));
+        }
+        let experts = gate_ups.into_iter().zip(downs);
+        let experts = experts.map(|(gate_up, down)| expert(&spec, &gate_up, down));
+        let experts = experts.collect::<Result<_>>().map_err(raised)?;
+        Ok(Self { spec, experts: Experts::resident(spec, experts).map_err(raised)? })
+    }
+
+    /// Computes the layer into `out`, [T, H] of the dtype of `x`, contiguous.
+    #[pyo3(signature = (backend, threads, x, routes, biases, out))]
+    fn forward(
+        &self,
+        py: Python<'_>,
+        backend: &str,
+        threads: usize,
+        x: Activations,
+        routes: Routes,
+        biases: Option<[Biases; 2]>,
+        out: usize,
+    ) -> PyResult<()> {
+        let backend = self::backend(backend)?;
+        let x = Input::new(x)?;
+        let routes = Ids::new(&routes, x.rows)?;
+        let biases = biases.map(|biases| self.biases(biases)).transpose()?;
+        let compute = || {
+            Worker::with(threads, |worker| {
+                let Worker { cpu, scratch, routing } = worker;
+                routes.write(routing)?;
+                let with_biases;
+                let experts = match biases {
+                    None => &self.experts,
+                    Some([gate_up, down]) => {
+                        with_biases = self.with_biases(routing, &gate_up, &down)?;
+                        &with_biases
+                    }
+                };
+                // SAFETY: Python's side holds both tensors during this call.
+                let (x, out) = unsafe { (x.view()?, x.out(out, [x.rows, self.spec.hidden])?) };
+                let call = RowsCall { cpu, experts, x, routing, scratch };
+                backend.forward_rows(call, out)
+            })
+        };
+        py.detach(compute).map_err(raised)
+    }
+}
+
+impl Layer {
+    fn biases(&self, biases: [Biases; 2]) -> PyResult<[BiasRows; 2]> {
+        let ExpertsSpec { experts, gated, hidden, intermediate, .. } = self.spec;
+        let up = if gated { 2 * intermediate } else { intermediate };
+        let [gate_up, down] = biases;
+        Ok([BiasRows::new(gate_up, [experts, up])?, BiasRows::new(down, [experts, hidden])?])
+    }
+
+    /// The experts with the biases of those that are hit.
+    fn with_biases(
+        &self,
+        routing: &Routing,
+        gate_up: &BiasRows,
+        down: &BiasRows,
+    ) -> Result<Experts<Cpu>> {
+        let spec = ExpertsSpec { bias: true, ..self.spec };
+        let hit = hit(routing, spec.experts);
+        let expert = |(index, hit): (usize, &bool)| {
+            let Expert { gate_proj, up_proj, down_proj } = self.experts.expert(index);
+            let with = |linear: &Linear<Matrix, Vec<f32>>, bias: Vec<f32>| Linear {
+                weight: linear.weight.clone(),
+                bias: Some(bias),
+            };
+            let (both, down) =
+                if *hit { (gate_up.row(index), down.row(index)) } else { (Vec::new(), Vec::new()) };
+            let (gate, up) = match (&gate_proj, spec.gate_up) {
+                (None, _) => (Vec::new(), both),
+                (Some(_), GateUpLayout::Interleaved) => {
+                    let of = |first: usize| both.iter().skip(first).step_by(2).copied().collect();
+                    (of(0), of(1))
+                }
+                (Some(_), _) => {
+                    let (gate, up) = both.split_at(both.len() / 2);
+                    (gate.to_vec(), up.to_vec())
+                }
+            };
+            Expert {
+                gate_proj: gate_proj.as_ref().map(|linear| with(linear, gate)),
+                up_proj: with(up_proj, up),
+                down_proj: with(down_proj, down),
+            }
+        };
+        Experts::resident(spec, hit.iter().enumerate().map(expert).collect())
+    }
+}
+
+fn expert(spec: &ExpertsSpec, gate_up: &Matrix, down: Matrix) -> Result<Expert<Matrix, Vec<f32>>> {
+    let linear = |weight: Matrix| Linear { weight, bias: None };
+    let rows = gate_up.rows();
+    let expected = if spec.gated { 2 * spec.intermediate } else { spec.intermediate };
+    if [rows, gate_up.cols()] != [expected, spec.hidden] {
+        let got = [rows, gate_up.cols()];
+        return Err(Error::shape("gate_up_proj of an expert", [expected, spec.hidden], got));
+    }
+    let (gate, up) = match (spec.gated, spec.gate_up) {
+        (false, _) => (None, gate_up.clone()),
+        (true, GateUpLayout::Interleaved) => {
+            (Some(gate_up.rows_stepped(0..rows, 2)), gate_up.rows_stepped(1.min(rows)..rows, 2))
+        }
+        (true, _) => (Some(gate_up.row_range(0..rows / 2)), gate_up.row_range(rows / 2..rows)),
+    };
+    Ok(Expert { gate_proj: gate.map(linear), up_proj: linear(up), down_proj: linear(down) })
+}

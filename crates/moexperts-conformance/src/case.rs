@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use moexperts_core::{Activation, ExpertsSpec, GateUpLayout, Orientation};
+use moexperts_core::{ExpertsSpec, GateUpLayout, Orientation};
 
 /// An experts layer, its input and its routing. Equal cases hold equal values on every machine.
 #[derive(Debug, Clone, PartialEq)]
@@ -94,8 +94,8 @@ impl Case {
     /// Whether a formula says what these experts compute. Where there is none, a backend may
     /// refuse the case, but its results are not compared.
     pub fn has_reference(&self) -> bool {
-        let clamped = matches!(self.spec.activation, Activation::ClampedSwiglu { .. });
-        !self.spec.post_expert_norm && (self.spec.gated || !clamped)
+        let spec = &self.spec;
+        !spec.post_expert_norm && (spec.gated || !spec.activation.needs_gate())
     }
 }
 

@@ -85,7 +85,7 @@ fn case(
 
 /// Whether experts with this activation exist with and without a gate.
 fn gatings(activation: Activation) -> &'static [bool] {
-    if activation == Activation::CLAMPED_SWIGLU { &[true] } else { &[true, false] }
+    if activation.needs_gate() { &[true] } else { &[true, false] }
 }
 
 /// Activation × gated × bias × layout, at ordinary and at large values.
@@ -175,7 +175,7 @@ pub fn arbitrary_case() -> impl Strategy<Value = Case> {
         let (tokens, hidden, intermediate, experts, top_k) = shape;
         let (dtype, activation, gated, bias, gate_up) = kind;
         let (values, routes, routing_weights, seed) = drawn;
-        let gated = gated || activation == Activation::CLAMPED_SWIGLU;
+        let gated = gated || activation.needs_gate();
         let gate_up = if gated { gate_up } else { GateUpLayout::Separate };
         let base = case("arbitrary", [tokens, hidden, intermediate, experts, top_k], dtype);
         let spec = ExpertsSpec { activation, gated, bias, gate_up, ..base.spec };

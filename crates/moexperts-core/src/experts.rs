@@ -44,6 +44,11 @@ impl Activation {
             Self::Relu2 => "relu2",
         }
     }
+
+    /// Whether experts with this activation have to have a gate.
+    pub const fn needs_gate(self) -> bool {
+        matches!(self, Self::ClampedSwiglu { .. })
+    }
 }
 
 /// How a checkpoint stores the gate and the up projection of an expert.

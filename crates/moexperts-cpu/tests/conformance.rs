@@ -9,7 +9,8 @@ use moexperts_conformance::{
     Layer, agree, agree_exactly, arbitrary_case, cases, check_case, run, same_bits,
 };
 use moexperts_core::{
-    DType, Device, Experts, ExpertsBackend, ExpertsCall, Routing, Scratch, Tensor,
+    Activation, DType, Device, Experts, ExpertsBackend, ExpertsCall, ExpertsSpec, Routing, Scratch,
+    Tensor,
 };
 use moexperts_cpu::Cpu;
 use proptest::prelude::*;
@@ -25,6 +26,26 @@ fn every_backend_passes_every_case_at_every_instruction_set() {
             assert_eq!(report.refused.len(), refused, "{}: {report}", cpu.isa());
             assert!(report.refused.iter().all(|refusal| refusal.case.name == "unusual"));
             assert_eq!(report.passed, cases().len() - refused);
+        }
+    }
+}
+
+#[test]
+fn an_activation_that_needs_a_gate_is_refused_without_one() {
+    let cpu = &devices().next().unwrap();
+    for backend in Cpu::built_in_experts() {
+        for activation in Activation::ALL {
+            let spec = ExpertsSpec::gated_silu(8, 8, 2, DType::F32);
+            let spec = ExpertsSpec { gated: false, activation, ..spec };
+            let refused = backend.check(&spec, cpu).err().map(|error| error.to_string());
+            let expected = activation.needs_gate().then(|| {
+                let (backend, activation) = (backend.name(), activation.name());
+                format!(
+                    "experts implementation `{backend}` cannot run these experts on CPU: \
+                     the {activation} needs a gate projection"
+                )
+            });
+            assert_eq!(refused, expected);
         }
     }
 }

@@ -74,8 +74,8 @@ fn check(name: &str, spec: &ExpertsSpec) -> Result<()> {
     if spec.orientation == Orientation::InOut {
         return missing("projections stored [in, out] have to be transposed first");
     }
-    if !spec.gated && matches!(spec.activation, moexperts_core::Activation::ClampedSwiglu { .. }) {
-        return missing("the clamped swiglu needs a gate projection");
+    if !spec.gated && spec.activation.needs_gate() {
+        return missing(&format!("the {} needs a gate projection", spec.activation.name()));
     }
     Ok(())
 }

@@ -14,8 +14,7 @@ mod tables;
 use std::sync::Arc;
 
 use moexperts_core::{
-    Activation, Device, Error, Experts, ExpertsBackend, ExpertsCall, ExpertsSpec, Orientation,
-    Result, checks,
+    Device, Error, Experts, ExpertsBackend, ExpertsCall, ExpertsSpec, Orientation, Result, checks,
 };
 
 use crate::{
@@ -48,8 +47,8 @@ fn check(name: &str, spec: &ExpertsSpec) -> Result<()> {
     if spec.orientation == Orientation::InOut {
         return missing("projections stored [in, out] have to be transposed first");
     }
-    if !spec.gated && matches!(spec.activation, Activation::ClampedSwiglu { .. }) {
-        return missing("the clamped swiglu needs a gate projection");
+    if !spec.gated && spec.activation.needs_gate() {
+        return missing(&format!("the {} needs a gate projection", spec.activation.name()));
     }
     Ok(())
 }

@@ -23,6 +23,10 @@
 //! the rounding of the argument `v` of its sigmoid, which an exponential turns into a relative
 //! error. With `f` and `up` so bounded, the product rule gives `h`.
 //!
+//! **A clamp** comes before `f`, or makes a factor of `up`. It is monotone and rounds nothing: what
+//! may be computed lies between the clamped ends of `z ± error(z)`, which is one number where both
+//! are beyond the limit. What is added to the clamped number is one rounding.
+//!
 //! **The output** `Σ_k weight_k · y_k`: `Σ |weight_k| · error(y_k)` from the experts, and
 //! `K + 2` roundings of each term.
 //!
@@ -58,6 +62,12 @@ impl Bounded {
     /// The largest magnitude the computed number can have.
     fn reach(self) -> f64 {
         self.value.abs() + self.error
+    }
+
+    fn clamp(self, low: f64, high: f64) -> Self {
+        let clamped = |moved: f64| (self.value + moved).clamp(low, high);
+        let [least, value, most] = [-self.error, 0.0, self.error].map(clamped);
+        Self { value, error: (value - least).max(most - value) }
     }
 }
 
@@ -133,11 +143,9 @@ impl Tolerance {
         let value = reference::activate_gated(activation, gate.value, up.value);
         let factor = match activation {
             Activation::ClampedSwiglu { limit, .. } => {
-                let limit = f64::from(limit);
-                let beyond = up.value.abs() - up.error >= limit;
-                let clamped = up.value.clamp(-limit, limit) + 1.0;
-                let moved = if beyond { 0.0 } else { up.error };
-                Bounded { value: clamped, error: moved + ROUNDING * (clamped.abs() + moved) }
+                let clamped = up.clamp(-f64::from(limit), f64::from(limit));
+                let plus_1 = Bounded { value: clamped.value + 1.0, ..clamped };
+                Bounded { error: plus_1.error + ROUNDING * plus_1.reach(), ..plus_1 }
             }
             _ => up,
         };
@@ -150,7 +158,11 @@ impl Tolerance {
 
     /// An activation without a gate.
     pub fn activate(&self, activation: Activation, z: Bounded) -> Bounded {
-        let Curve { slope, curvature, argument, cancels } = Curve::at(activation, z);
+        let z = match activation {
+            Activation::ClampedSwiglu { limit, .. } => z.clamp(f64::NEG_INFINITY, f64::from(limit)),
+            _ => z,
+        };
+        let Curve { slope, curvature, argument, cancels } = Curve::at(activation, z.value);
         let value = reference::activate(activation, z.value);
         let moved = (slope.abs() + curvature * z.error) * z.error;
         let relative = EVALUATION + ARGUMENT * argument.abs() * sigmoid(-argument);
@@ -268,23 +280,17 @@ struct Curve {
 }
 
 impl Curve {
-    fn at(activation: Activation, Bounded { value: z, error }: Bounded) -> Self {
+    /// At `z`, already clamped where the activation clamps.
+    fn at(activation: Activation, z: f64) -> Self {
         // z · sigmoid(alpha · z).
-        let swish = |alpha: f64, z: f64| {
+        let swish = |alpha: f64| {
             let s = sigmoid(alpha * z);
             let slope = s + alpha * z * s * (1.0 - s);
             Self { slope, curvature: alpha.abs() / 2.0, argument: alpha * z, cancels: false }
         };
         match activation {
-            Activation::Silu => swish(1.0, z),
-            Activation::ClampedSwiglu { alpha, limit } => {
-                let (alpha, limit) = (f64::from(alpha), f64::from(limit));
-                let curve = swish(alpha, z.min(limit));
-                match z - error >= limit {
-                    true => Self { slope: 0.0, curvature: 0.0, ..curve },
-                    false => curve,
-                }
-            }
+            Activation::Silu => swish(1.0),
+            Activation::ClampedSwiglu { alpha, .. } => swish(f64::from(alpha)),
             Activation::Gelu => {
                 let density = (-z * z / 2.0).exp() / (2.0 * std::f64::consts::PI).sqrt();
                 let below = if z == 0.0 { 0.5 } else { reference::activate(activation, z) / z };
@@ -395,6 +401,19 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn what_a_clamp_takes_away_does_not_count() {
+        let tolerance = Tolerance::new(DType::F32);
+        let (activation, limit) = (Activation::CLAMPED_SWIGLU, 7.0);
+        let bound = |[gate, up]: [Bounded; 2]| tolerance.activate_gated(activation, gate, up);
+        let [above, below] = [20.0, -13.0].map(|value| Bounded { value, error: 3.0 });
+        assert_eq!(bound([above, below]), bound([limit, -limit].map(Bounded::exact)));
+        let astride = Bounded { value: 9.5, error: 3.0 };
+        assert_eq!(astride.clamp(-10.0, 10.0), astride);
+        let astride = Bounded { value: 11.0, error: 3.0 };
+        assert_eq!(astride.clamp(-10.0, 10.0), Bounded { value: 10.0, error: 2.0 });
     }
 
     #[test]

@@ -151,6 +151,7 @@ fn add_unusual(cases: &mut Vec<Case>, dtype: DType) {
         ExpertsSpec { orientation: Orientation::InOut, ..spec },
         ExpertsSpec { post_expert_norm: true, ..spec },
         ExpertsSpec { gated: false, activation: Activation::CLAMPED_SWIGLU, ..spec },
+        ExpertsSpec { gated: false, activation: Activation::CLAMPED_SILU, ..spec },
     ];
     cases.extend(specs.map(|spec| Case { spec, ..base.clone() }));
 }

@@ -147,6 +147,7 @@ impl Tolerance {
                 let plus_1 = Bounded { value: clamped.value + 1.0, ..clamped };
                 Bounded { error: plus_1.error + ROUNDING * plus_1.reach(), ..plus_1 }
             }
+            Activation::ClampedSilu { limit } => up.clamp(-f64::from(limit), f64::from(limit)),
             _ => up,
         };
         let curve = self.activate(activation, gate);
@@ -159,7 +160,9 @@ impl Tolerance {
     /// An activation without a gate.
     pub fn activate(&self, activation: Activation, z: Bounded) -> Bounded {
         let z = match activation {
-            Activation::ClampedSwiglu { limit, .. } => z.clamp(f64::NEG_INFINITY, f64::from(limit)),
+            Activation::ClampedSwiglu { limit, .. } | Activation::ClampedSilu { limit } => {
+                z.clamp(f64::NEG_INFINITY, f64::from(limit))
+            }
             _ => z,
         };
         let Curve { slope, curvature, argument, cancels } = Curve::at(activation, z.value);
@@ -289,7 +292,7 @@ impl Curve {
             Self { slope, curvature: alpha.abs() / 2.0, argument: alpha * z, cancels: false }
         };
         match activation {
-            Activation::Silu => swish(1.0),
+            Activation::Silu | Activation::ClampedSilu { .. } => swish(1.0),
             Activation::ClampedSwiglu { alpha, .. } => swish(f64::from(alpha)),
             Activation::Gelu => {
                 let density = (-z * z / 2.0).exp() / (2.0 * std::f64::consts::PI).sqrt();
@@ -390,7 +393,9 @@ mod tests {
     fn both_inputs_of_a_gated_activation_may_move() {
         let tolerance = Tolerance::new(DType::F32);
         for activation in Activation::ALL {
-            for (gate, up) in [(0.3, -2.0), (6.99, 7.01), (-1.3, 0.0), (9.0, -9.0), (-5.0, 3.0)] {
+            for (gate, up) in
+                [(0.3, -2.0), (6.99, 7.01), (10.01, -9.99), (-1.3, 0.0), (12.0, -12.0), (-5.0, 3.0)]
+            {
                 let error = 0.05;
                 let bounded = |value| Bounded { value, error };
                 let bound = tolerance.activate_gated(activation, bounded(gate), bounded(up));
@@ -406,10 +411,14 @@ mod tests {
     #[test]
     fn what_a_clamp_takes_away_does_not_count() {
         let tolerance = Tolerance::new(DType::F32);
-        let (activation, limit) = (Activation::CLAMPED_SWIGLU, 7.0);
-        let bound = |[gate, up]: [Bounded; 2]| tolerance.activate_gated(activation, gate, up);
-        let [above, below] = [20.0, -13.0].map(|value| Bounded { value, error: 3.0 });
-        assert_eq!(bound([above, below]), bound([limit, -limit].map(Bounded::exact)));
+        for (activation, limit) in
+            [(Activation::CLAMPED_SWIGLU, 7.0), (Activation::CLAMPED_SILU, 10.0)]
+        {
+            let bound = |[gate, up]: [Bounded; 2]| tolerance.activate_gated(activation, gate, up);
+            let [above, below] = [20.0, -13.0].map(|value| Bounded { value, error: 3.0 });
+            let at_limits = bound([limit, -limit].map(Bounded::exact));
+            assert_eq!(bound([above, below]), at_limits, "{}", activation.name());
+        }
         let astride = Bounded { value: 9.5, error: 3.0 };
         assert_eq!(astride.clamp(-10.0, 10.0), astride);
         let astride = Bounded { value: 11.0, error: 3.0 };

@@ -107,6 +107,7 @@ fn activate(activation: Activation, z: f32) -> f32 {
             let z = z.min(limit);
             z / (1.0 + (-alpha * z).exp())
         }
+        Activation::ClampedSilu { limit } => activate(Activation::Silu, z.min(limit)),
         Activation::Relu2 => z.max(0.0) * z.max(0.0),
     }
 }
@@ -116,6 +117,7 @@ fn activate_gated(activation: Activation, gate: f32, up: f32) -> f32 {
         Activation::ClampedSwiglu { limit, .. } => {
             (up.clamp(-limit, limit) + 1.0) * activate(activation, gate)
         }
+        Activation::ClampedSilu { limit } => activate(activation, gate) * up.clamp(-limit, limit),
         _ => activate(activation, gate) * up,
     }
 }

@@ -22,6 +22,11 @@ pub enum Activation {
         /// Bound on both inputs.
         limit: f32,
     },
+    /// `silu(min(gate, limit)) · clamp(up, -limit, limit)`; needs a gate.
+    ClampedSilu {
+        /// Bound on both inputs.
+        limit: f32,
+    },
     /// `max(gate, 0)² · up`, or `max(up, 0)²` without a gate.
     Relu2,
 }
@@ -30,9 +35,18 @@ impl Activation {
     /// The clamped swiglu of gpt-oss.
     pub const CLAMPED_SWIGLU: Self = Self::ClampedSwiglu { alpha: 1.702, limit: 7.0 };
 
+    /// The clamped silu of deepseek_v4, hy_v4 and glm5_next.
+    pub const CLAMPED_SILU: Self = Self::ClampedSilu { limit: 10.0 };
+
     /// One of each, in the order reports have.
-    pub const ALL: [Self; 5] =
-        [Self::Silu, Self::Gelu, Self::GeluTanh, Self::Relu2, Self::CLAMPED_SWIGLU];
+    pub const ALL: [Self; 6] = [
+        Self::Silu,
+        Self::Gelu,
+        Self::GeluTanh,
+        Self::Relu2,
+        Self::CLAMPED_SWIGLU,
+        Self::CLAMPED_SILU,
+    ];
 
     /// The name reports use.
     pub const fn name(self) -> &'static str {
@@ -41,13 +55,14 @@ impl Activation {
             Self::Gelu => "gelu",
             Self::GeluTanh => "gelu-tanh",
             Self::ClampedSwiglu { .. } => "clamped swiglu",
+            Self::ClampedSilu { .. } => "clamped silu",
             Self::Relu2 => "relu2",
         }
     }
 
     /// Whether experts with this activation have to have a gate.
     pub const fn needs_gate(self) -> bool {
-        matches!(self, Self::ClampedSwiglu { .. })
+        matches!(self, Self::ClampedSwiglu { .. } | Self::ClampedSilu { .. })
     }
 }
 

@@ -69,11 +69,15 @@ pub fn activate_gated(activation: Activation, gate: f64, up: f64) -> f64 {
             let gate = gate.min(limit);
             (up.clamp(-limit, limit) + 1.0) * gate * sigmoid(alpha * gate)
         }
+        Activation::ClampedSilu { limit } => {
+            let limit = f64::from(limit);
+            activate(activation, gate) * up.clamp(-limit, limit)
+        }
         _ => activate(activation, gate) * up,
     }
 }
 
-/// An activation without a gate. The clamped swiglu is taken as its gate's half alone.
+/// An activation without a gate. One that needs a gate is taken as its gate's half alone.
 pub fn activate(activation: Activation, z: f64) -> f64 {
     match activation {
         Activation::Silu => z * sigmoid(z),
@@ -86,6 +90,7 @@ pub fn activate(activation: Activation, z: f64) -> f64 {
             let z = z.min(f64::from(limit));
             z * sigmoid(f64::from(alpha) * z)
         }
+        Activation::ClampedSilu { limit } => activate(Activation::Silu, z.min(f64::from(limit))),
         Activation::Relu2 => z.max(0.0).powi(2),
     }
 }
@@ -144,5 +149,20 @@ mod tests {
         let at_limit = activate_gated(activation, 7.0, -7.0);
         assert_eq!(activate_gated(activation, 9.0, -9.0), at_limit);
         assert!((at_limit - (-6.0 * 7.0 / (1.0 + (-1.702_f32 as f64 * 7.0).exp()))).abs() < 1e-12);
+    }
+
+    #[test]
+    fn the_clamped_silu_clamps_its_gate_from_above_and_its_up_from_both_sides() {
+        let at = |gate, up| activate_gated(Activation::ClampedSilu { limit: 2.0 }, gate, up);
+        let silu = |z: f64| z / (1.0 + (-z).exp());
+        for (gate, up, expected) in [
+            (1.0, 1.5, silu(1.0) * 1.5),
+            (3.0, 5.0, silu(2.0) * 2.0),
+            (3.0, -5.0, silu(2.0) * -2.0),
+            (-3.0, 5.0, silu(-3.0) * 2.0),
+        ] {
+            assert!((at(gate, up) - expected).abs() < 1e-15, "{gate}, {up}");
+        }
+        assert_eq!(activate(Activation::ClampedSilu { limit: 2.0 }, 3.0), silu(2.0));
     }
 }

@@ -48,8 +48,7 @@ struct ClampParams {
 // x = x limited to -limit .. limit; NaN stays
 KERNEL(clamp, ClampParams, 256) {
     FOR_EACH_VALUE(i, p.len) {
-        float x = p.x[i];
-        p.x[i] = x > p.limit ? p.limit : x < -p.limit ? -p.limit : x;
+        p.x[i] = at_least(at_most(p.x[i], p.limit), -p.limit);
     }
 }
 

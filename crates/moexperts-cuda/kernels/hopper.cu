@@ -231,15 +231,14 @@ DEVICE void activate_all(float (&d)[128], const Activation& activation) {
     if (activation.gated && activation.kind == SILU) {
 #pragma unroll
         for (int i = 0; i < 64; i++) d[i] = d[i] * fast_sigmoid(d[i]) * d[64 + i];
-    } else if (activation.gated && activation.kind == CLAMPED_SWIGLU) {
-        float limit = activation.limit;
+    } else if (activation.gated && is_clamped(activation.kind)) {
+        float limit = activation.limit, offset = up_offset(activation.kind);
 #pragma unroll
         for (int i = 0; i < 64; i++) {
             // As in `activate`.
-            float gate = d[i] > limit ? limit : d[i];
-            float up = d[64 + i] > limit ? limit : d[64 + i];
-            up = up < -limit ? -limit : up;
-            d[i] = (up + 1.0f) * gate * fast_sigmoid(activation.alpha * gate);
+            float gate = at_most(d[i], limit);
+            float up = at_least(at_most(d[64 + i], limit), -limit);
+            d[i] = (up + offset) * gate * fast_sigmoid(activation.alpha * gate);
         }
     } else {
         // The others are seldom used: eight values at a time, then the next ones take their places,

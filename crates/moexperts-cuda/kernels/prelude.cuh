@@ -71,16 +71,32 @@ DEVICE float warp_max(float x) {
 // By the fast division, which has no branch and is off by two units in the last place at most.
 DEVICE float sigmoid(float x) { return __fdividef(1.0f, 1.0f + expf(-x)); }
 
+// Not fminf and fmaxf, which would lose a NaN.
+DEVICE float at_most(float x, float limit) { return x > limit ? limit : x; }
+DEVICE float at_least(float x, float limit) { return x < limit ? limit : x; }
+
 // What stands between an expert's first products and its last; the numbers are those of
 // `Activation` in Rust (activation.rs).
-enum ActivationKind { SILU = 0, GELU = 1, GELU_TANH = 2, CLAMPED_SWIGLU = 3, RELU2 = 4 };
+enum ActivationKind {
+    SILU = 0,
+    GELU = 1,
+    GELU_TANH = 2,
+    CLAMPED_SWIGLU = 3,
+    RELU2 = 4,
+    CLAMPED_SILU = 5,
+};
 
 struct Activation {
     u32 kind;
     u32 gated;
-    float alpha;
+    float alpha;  // slope of the sigmoid of those that clamp
     float limit;
 };
+
+DEVICE bool is_clamped(u32 kind) { return kind == CLAMPED_SWIGLU || kind == CLAMPED_SILU; }
+
+// What one that clamps adds to its up.
+DEVICE float up_offset(u32 kind) { return kind == CLAMPED_SWIGLU ? 1.0f : 0.0f; }
 
 DEVICE float activate_one(u32 kind, float x) {
     switch (kind) {
@@ -91,8 +107,7 @@ DEVICE float activate_one(u32 kind, float x) {
             return 0.5f * x * (1.0f + tanhf(inner));
         }
         default: {
-            // Not fmaxf, which would lose a NaN.
-            float positive = x < 0.0f ? 0.0f : x;
+            float positive = at_least(x, 0.0f);
             return positive * positive;
         }
     }
@@ -100,13 +115,12 @@ DEVICE float activate_one(u32 kind, float x) {
 
 // `activation(gate, up)`, or of `up` alone where there is no gate.
 DEVICE float activate(const Activation& activation, float gate, float up) {
-    if (activation.kind != CLAMPED_SWIGLU) {
+    if (!is_clamped(activation.kind)) {
         if (!activation.gated) return activate_one(activation.kind, up);
         return activate_one(activation.kind, gate) * up;
     }
-    float limit = activation.limit, g = activation.gated ? gate : up;
-    g = g > limit ? limit : g;
+    float limit = activation.limit, g = at_most(activation.gated ? gate : up, limit);
     g *= sigmoid(activation.alpha * g);
     if (!activation.gated) return g;
-    return ((up > limit ? limit : up < -limit ? -limit : up) + 1.0f) * g;
+    return (at_least(at_most(up, limit), -limit) + up_offset(activation.kind)) * g;
 }

@@ -21,6 +21,7 @@ impl ActivationParams {
             Activation::GeluTanh => (2, 0.0, 0.0),
             Activation::ClampedSwiglu { alpha, limit } => (3, alpha, limit),
             Activation::Relu2 => (4, 0.0, 0.0),
+            Activation::ClampedSilu { limit } => (5, 1.0, limit),
         };
         Self { kind, gated: u32::from(gated), alpha, limit }
     }

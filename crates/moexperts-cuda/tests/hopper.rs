@@ -277,6 +277,7 @@ impl Product {
             Some(Activation::GeluTanh) => (2, 0.0, 0.0),
             Some(Activation::ClampedSwiglu { alpha, limit }) => (3, alpha, limit),
             Some(Activation::Relu2) => (4, 0.0, 0.0),
+            Some(Activation::ClampedSilu { limit }) => (5, 1.0, limit),
         };
         let null = DevicePtr(0);
         let [x_rows_at, out_rows_at] =
@@ -404,6 +405,7 @@ fn every_activation_is_right() {
         Activation::Gelu,
         Activation::GeluTanh,
         Activation::ClampedSwiglu { alpha: 1.702, limit: 1.5 },
+        Activation::ClampedSilu { limit: 1.5 },
         Activation::Relu2,
     ] {
         for gated in [false, true] {

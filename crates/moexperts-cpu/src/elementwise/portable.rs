@@ -33,6 +33,10 @@ pub(super) fn activate_gated(activation: Activation, gate: &[f32], up: &mut [f32
             let gate = at_most(gate, limit);
             (at_least(at_most(up, limit), -limit) + 1.0) * (gate * sigmoid(alpha * gate))
         }),
+        Activation::ClampedSilu { limit } => zip(gate, up, |gate, up| {
+            let gate = at_most(gate, limit);
+            gate * sigmoid(gate) * at_least(at_most(up, limit), -limit)
+        }),
         Activation::Relu2 => zip(gate, up, |gate, up| relu2(gate) * up),
     }
 }
@@ -46,6 +50,10 @@ pub(super) fn activate(activation: Activation, up: &mut [f32]) {
         Activation::ClampedSwiglu { alpha, limit } => each(up, |z| {
             let z = at_most(z, limit);
             z * sigmoid(alpha * z)
+        }),
+        Activation::ClampedSilu { limit } => each(up, |z| {
+            let z = at_most(z, limit);
+            z * sigmoid(z)
         }),
         Activation::Relu2 => each(up, relu2),
     }

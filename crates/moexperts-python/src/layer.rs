@@ -33,9 +33,10 @@ fn activation(name: &str, alpha: f32, limit: f32) -> PyResult<Activation> {
         "gelu_tanh" => Ok(Activation::GeluTanh),
         "relu2" => Ok(Activation::Relu2),
         "clamped_swiglu" => Ok(Activation::ClampedSwiglu { alpha, limit }),
+        "clamped_silu" => Ok(Activation::ClampedSilu { limit }),
         _ => Err(PyValueError::new_err(format!(
             "activation `{name}` is not known, expected one of `silu`, `gelu`, `gelu_tanh`, \
-             `relu2`, `clamped_swiglu`"
+             `relu2`, `clamped_swiglu`, `clamped_silu`"
         ))),
     }
 }

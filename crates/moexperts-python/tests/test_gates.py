@@ -56,8 +56,14 @@ def test_a_gate_of_its_own_is_called_back(implementation: str, dtype: torch.dtyp
     assert_near(got, formula(module, call), dtype)
 
 
-def test_a_clamped_swiglu_is_computed_by_the_kernels_with_the_modules_numbers() -> None:
-    module, counted = module_with(swiglu, torch.float32)
+def clamped(module: nn.Module, gate_up: torch.Tensor) -> torch.Tensor:
+    gate, up = gate_up.chunk(2, dim=-1)
+    return module.act_fn(gate.clamp(max=module.limit)) * up.clamp(-module.limit, module.limit)
+
+
+@pytest.mark.parametrize("gate", [swiglu, clamped], ids=lambda gate: gate.__name__)
+def test_a_clamped_gate_is_computed_by_the_kernels_with_the_modules_numbers(gate: Any) -> None:
+    module, counted = module_with(gate, torch.float32)
     call = random_call(9, torch.float32)
     run(module, "moexperts", call)
     counted.calls = 0
@@ -102,6 +108,8 @@ def experts_classes() -> list[type[nn.Module]]:
 def test_the_gates_of_transformers_are_known_or_called_back() -> None:
     formulas = {kind.__name__: gate_formula(kind) for kind in experts_classes()}
     assert formulas["GptOssExperts"] == ("clamped_swiglu", True, "alpha", "limit")
+    assert formulas["DeepseekV4Experts"] == ("clamped_gated", False, "", "limit")
+    assert formulas["HYV4Experts"] == ("clamped_silu", False, "", "swiglu_limit")
     assert formulas["BeamExperts"] == ("gated", False, "", "")
     # Its activation takes gate and up together.
     assert formulas["Inkling2Experts"] is None

@@ -16,7 +16,8 @@ from transformers import activations
 # Of the attributes of a module that a gate may read.
 ALPHA, LIMIT = 0.75, 1.25
 
-# `kind`, whether gate and up are interleaved, and the names of the attributes alpha and limit.
+# One of `_KINDS`, whether gate and up are interleaved, and the names of the attributes alpha and
+# limit, empty for one that is not read.
 Formula = tuple[str, bool, str, str]
 
 
@@ -87,9 +88,19 @@ def _clamped_swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
     return (up + 1) * (gate * torch.sigmoid(ALPHA * gate))
 
 
+def _clamped_gated(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    return _act(gate.clamp(max=LIMIT)) * up.clamp(-LIMIT, LIMIT)
+
+
+def _clamped_silu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    return nn.functional.silu(gate.clamp(max=LIMIT)) * up.clamp(-LIMIT, LIMIT)
+
+
 _KINDS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "gated": _gated,
     "clamped_swiglu": _clamped_swiglu,
+    "clamped_gated": _clamped_gated,
+    "clamped_silu": _clamped_silu,
 }
 
 

@@ -86,17 +86,19 @@ def experts_forward(
 def _formula(module: Any) -> tuple[str, bool, float, float] | None:
     """Activation, whether gate and up are interleaved, alpha and limit; `None` if the kernels have
     no such formula."""
-    activation = activation_name(module.act_fn) if hasattr(module, "act_fn") else "silu"
+    activation = activation_name(getattr(module, "act_fn", None))
     if not module.has_gate:
         return None if activation is None else (activation, False, 0.0, 0.0)
     formula = gate_formula(type(module))
     if formula is None:
         return None
     kind, interleaved, alpha_name, limit_name = formula
-    if kind == "clamped_swiglu":
-        alpha, limit = float(getattr(module, alpha_name)), float(getattr(module, limit_name))
-        return kind, interleaved, alpha, limit
-    return None if activation is None else (activation, interleaved, 0.0, 0.0)
+    alpha, limit = (float(getattr(module, name)) if name else 0.0 for name in (alpha_name, limit_name))
+    if kind == "gated":
+        return None if activation is None else (activation, interleaved, 0.0, 0.0)
+    if kind == "clamped_gated":
+        return ("clamped_silu", interleaved, 0.0, limit) if activation == "silu" else None
+    return kind, interleaved, alpha, limit
 
 
 def _by_parts(

@@ -56,7 +56,7 @@ impl Layer {
     /// Describes parameters `gate_up_proj` (`up_proj` if not gated) and `down_proj`.
     #[new]
     #[pyo3(signature = (gate_up, down, dtype, *, gated, interleaved, transposed, activation, alpha, limit))]
-    #[expect(clippy::too_many_arguments, reason = "Python names them")]
+    #[expect(clippy::too_many_arguments, reason = "each is a word of Python's side")]
     fn new(
         gate_up: Parameter,
         down: Parameter,
@@ -103,6 +103,7 @@ impl Layer {
 
     /// Computes the layer into `out`, [T, H] of the dtype of `x`, contiguous.
     #[pyo3(signature = (backend, threads, x, routes, biases, out))]
+    #[expect(clippy::too_many_arguments, reason = "each is a word of Python's side")]
     fn forward(
         &self,
         py: Python<'_>,

@@ -35,6 +35,7 @@ impl Projection {
     /// Computes `out[t · K + k] = weight[ids[t, k]] · x + bias[ids[t, k]]` of row t of `x`, or of row
     /// t · K + k if it has one for each pair: [T · K, out] of the dtype of `x`, contiguous.
     #[pyo3(signature = (threads, x, tokens, routes, bias, out))]
+    #[expect(clippy::too_many_arguments, reason = "each is a word of Python's side")]
     fn forward(
         &self,
         py: Python<'_>,

@@ -82,19 +82,32 @@ impl Input {
     /// Room for results of the same dtype.
     ///
     /// # Safety
-    /// The tensor lives, and nobody else uses it, as long as the result is used.
+    /// As for [`out`].
     pub(crate) unsafe fn out<'a>(&self, address: usize, shape: [usize; 2]) -> Result<RowsMut<'a>> {
-        let len = shape[0] * shape[1];
         // SAFETY: as the caller owes.
-        let values = unsafe {
-            match self.dtype {
-                DType::F32 => ValuesMut::F32(addresses::slice_mut::<f32>(address, len)),
-                DType::F16 => ValuesMut::F16(addresses::slice_mut::<f16>(address, len)),
-                DType::Bf16 => ValuesMut::Bf16(addresses::slice_mut::<bf16>(address, len)),
-            }
-        };
-        RowsMut::new(values, shape)
+        unsafe { out(address, self.dtype, shape) }
     }
+}
+
+/// Room for results, contiguous.
+///
+/// # Safety
+/// The tensor lives, and nobody else uses it, as long as the result is used.
+pub(crate) unsafe fn out<'a>(
+    address: usize,
+    dtype: DType,
+    shape: [usize; 2],
+) -> Result<RowsMut<'a>> {
+    let len = shape[0] * shape[1];
+    // SAFETY: as the caller owes.
+    let values = unsafe {
+        match dtype {
+            DType::F32 => ValuesMut::F32(addresses::slice_mut::<f32>(address, len)),
+            DType::F16 => ValuesMut::F16(addresses::slice_mut::<f16>(address, len)),
+            DType::Bf16 => ValuesMut::Bf16(addresses::slice_mut::<bf16>(address, len)),
+        }
+    };
+    RowsMut::new(values, shape)
 }
 
 /// The routing of a call.

@@ -37,7 +37,7 @@ struct Facts {
 
 impl Facts {
     fn gather(threads: usize) -> Result<Self> {
-        let cpu = worker::cpu(threads)?;
+        let cpu = worker::cpu(threads, None)?;
         Ok(Self {
             machine: Machine::of(&cpu),
             bytes_per_second: read_bandwidth(&cpu).bytes_per_second,

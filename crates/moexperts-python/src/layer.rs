@@ -15,7 +15,7 @@ use crate::{
     arguments::{
         Activations, BiasRows, Biases, Ids, Input, Parameter, Routes, hit, matrices, raised,
     },
-    worker::Worker,
+    worker::{Inputs, Worker},
 };
 
 fn backend(name: &str) -> PyResult<&'static dyn RowsBackend> {
@@ -49,13 +49,17 @@ pub(crate) struct Layer {
     spec: ExpertsSpec,
     /// Without biases: these are read anew by each call.
     experts: Experts<Cpu>,
+    inputs: Inputs,
 }
 
 #[pymethods]
 impl Layer {
     /// Describes parameters `gate_up_proj` (`up_proj` if not gated) and `down_proj`.
+    ///
+    /// - `unrounded`: inputs of products stay in float32, where a faster kernel would round them to
+    ///   the dtype of the weights
     #[new]
-    #[pyo3(signature = (gate_up, down, dtype, *, gated, interleaved, transposed, activation, alpha, limit))]
+    #[pyo3(signature = (gate_up, down, dtype, *, gated, interleaved, transposed, activation, alpha, limit, unrounded))]
     #[expect(clippy::too_many_arguments, reason = "each is a word of Python's side")]
     fn new(
         gate_up: Parameter,
@@ -67,6 +71,7 @@ impl Layer {
         activation: &str,
         alpha: f32,
         limit: f32,
+        unrounded: bool,
     ) -> PyResult<Self> {
         let dtype = addresses::dtype(dtype)?;
         let activation = self::activation(activation, alpha, limit)?;
@@ -98,7 +103,9 @@ impl Layer {
         let experts = gate_ups.into_iter().zip(downs);
         let experts = experts.map(|(gate_up, down)| expert(&spec, &gate_up, down));
         let experts = experts.collect::<Result<_>>().map_err(raised)?;
-        Ok(Self { spec, experts: Experts::resident(spec, experts).map_err(raised)? })
+        let experts = Experts::resident(spec, experts).map_err(raised)?;
+        let inputs = if unrounded { Inputs::Unrounded } else { Inputs::AsKernelsLike };
+        Ok(Self { spec, experts, inputs })
     }
 
     /// Computes the layer into `out`, [T, H] of the dtype of `x`, contiguous.
@@ -119,8 +126,8 @@ impl Layer {
         let routes = Ids::new(&routes, x.rows)?;
         let biases = biases.map(|biases| self.biases(biases)).transpose()?;
         let compute = || {
-            Worker::with(threads, |worker| {
-                let Worker { cpu, scratch, routing } = worker;
+            Worker::with(threads, self.inputs, |worker| {
+                let Worker { cpu, scratch, routing, .. } = worker;
                 routes.write(routing)?;
                 let with_biases;
                 let experts = match biases {

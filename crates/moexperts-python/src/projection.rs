@@ -1,7 +1,7 @@
 //! One projection of the experts of a layer, and calls of it.
 
 use moexperts::{
-    core::{Linear, Matrix},
+    core::{DType, Linear, Matrix},
     cpu::{PairsCall, expert_linear},
 };
 use pyo3::prelude::*;
@@ -9,9 +9,9 @@ use pyo3::prelude::*;
 use crate::{
     addresses,
     arguments::{
-        Activations, BiasRows, Biases, Ids, Input, Parameter, Routes, hit, matrices, raised,
+        self, Activations, BiasRows, Biases, Ids, Input, Parameter, Routes, hit, matrices, raised,
     },
-    worker::Worker,
+    worker::{Inputs, Worker},
 };
 
 /// One projection of the experts of a layer, where torch keeps its weights.
@@ -33,7 +33,7 @@ impl Projection {
     }
 
     /// Computes `out[t · K + k] = weight[ids[t, k]] · x + bias[ids[t, k]]` of row t of `x`, or of row
-    /// t · K + k if it has one for each pair: [T · K, out] of the dtype of `x`, contiguous.
+    /// t · K + k if it has one for each pair: [T · K, out] in float32, contiguous.
     #[pyo3(signature = (threads, x, tokens, routes, bias, out))]
     #[expect(clippy::too_many_arguments, reason = "each is a word of Python's side")]
     fn forward(
@@ -52,8 +52,8 @@ impl Projection {
         let bias = bias.map(|bias| BiasRows::new(bias, [self.weights.len(), outputs]));
         let bias = bias.transpose()?;
         let compute = || {
-            Worker::with(threads, |worker| {
-                let Worker { cpu, scratch, routing } = worker;
+            Worker::with(threads, Inputs::AsKernelsLike, |worker| {
+                let Worker { cpu, scratch, routing, .. } = worker;
                 routes.write(routing)?;
                 let hit = hit(routing, self.weights.len());
                 let linear = |(index, weight): (usize, &Matrix)| Linear {
@@ -63,7 +63,8 @@ impl Projection {
                 let experts: Vec<_> = self.weights.iter().enumerate().map(linear).collect();
                 let pairs = routing.top_k_index().len();
                 // SAFETY: Python's side holds both tensors during this call.
-                let (x, out) = unsafe { (x.view()?, x.out(out, [pairs, outputs])?) };
+                let (x, out) =
+                    unsafe { (x.view()?, arguments::out(out, DType::F32, [pairs, outputs])?) };
                 expert_linear(PairsCall { cpu, experts: &experts, x, routing, scratch }, out)
             })
         };

@@ -2,12 +2,13 @@
 
 use std::{
     num::NonZero,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use moexperts::{
     Cpu, CpuOptions,
     core::{Result, Routing, Scratch},
+    cpu::Isa,
 };
 
 use crate::openmp;
@@ -15,8 +16,18 @@ use crate::openmp;
 /// The workers that have nothing to do: at most as many as there were calls at the same time.
 static IDLE: Mutex<Vec<Worker>> = Mutex::new(Vec::new());
 
+/// In which dtype a product takes its inputs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Inputs {
+    /// That of the fastest kernel, which may round them to the dtype of the weights.
+    AsKernelsLike,
+    /// float32.
+    Unrounded,
+}
+
 /// Kept from call to call.
 pub(crate) struct Worker {
+    inputs: Inputs,
     pub(crate) cpu: Cpu,
     pub(crate) scratch: Scratch,
     pub(crate) routing: Routing,
@@ -24,32 +35,46 @@ pub(crate) struct Worker {
 
 impl Worker {
     /// Calls `work` with a worker of so many threads.
-    pub(crate) fn with<R>(threads: usize, work: impl FnOnce(&mut Self) -> Result<R>) -> Result<R> {
-        let mut worker = match Self::idle(threads) {
+    pub(crate) fn with<R>(
+        threads: usize,
+        inputs: Inputs,
+        work: impl FnOnce(&mut Self) -> Result<R>,
+    ) -> Result<R> {
+        let mut worker = match Self::idle(threads, inputs) {
             Some(worker) => worker,
-            None => Self::new(threads)?,
+            None => Self::new(threads, inputs)?,
         };
         let result = work(&mut worker);
-        IDLE.lock().unwrap_or_else(PoisonError::into_inner).push(worker);
+        idle().push(worker);
         result
     }
 
     /// An idle worker. Those of another number of threads end: the number has been changed.
-    fn idle(threads: usize) -> Option<Self> {
-        let mut idle = IDLE.lock().unwrap_or_else(PoisonError::into_inner);
+    fn idle(threads: usize, inputs: Inputs) -> Option<Self> {
+        let mut idle = idle();
         idle.retain(|worker| worker.cpu.thread_count() == threads);
-        idle.pop()
+        let place = idle.iter().rposition(|worker| worker.inputs == inputs)?;
+        Some(idle.swap_remove(place))
     }
 
-    fn new(threads: usize) -> Result<Self> {
-        let cpu = cpu(threads)?;
-        Ok(Self { cpu, scratch: Scratch::default(), routing: Routing::default() })
+    fn new(threads: usize, inputs: Inputs) -> Result<Self> {
+        let mut cpu = cpu(threads, None)?;
+        // The instruction sets beyond it multiply bf16 with bf16.
+        if inputs == Inputs::Unrounded && cpu.isa() > Isa::Avx512 {
+            cpu = self::cpu(threads, Some(Isa::Avx512))?;
+        }
+        Ok(Self { inputs, cpu, scratch: Scratch::default(), routing: Routing::default() })
     }
 }
 
-/// The processor with so many threads, torch's if they can be shared.
-pub(crate) fn cpu(threads: usize) -> Result<Cpu> {
-    let options = CpuOptions { threads: NonZero::new(threads), isa: None };
+fn idle() -> MutexGuard<'static, Vec<Worker>> {
+    IDLE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The processor with so many threads, torch's if they can be shared; the best of its instruction
+/// sets, if none is named.
+pub(crate) fn cpu(threads: usize, isa: Option<Isa>) -> Result<Cpu> {
+    let options = CpuOptions { threads: NonZero::new(threads), isa };
     match openmp::host() {
         Some(host) => Cpu::hosted(host, options),
         None => Cpu::new(options),

@@ -115,11 +115,11 @@ def counted_calls(model: PreTrainedModel) -> Iterator[tuple[Calls, dict[str, Cal
 
         return wrapper
 
-    hooks = [layer.register_forward_pre_hook(count_layer) for layer in layers.values()]
-    with replaced_implementations(counted):
+    with contextlib.ExitStack() as hooks:
+        for layer in layers.values():
+            hooks.callback(layer.register_forward_pre_hook(count_layer).remove)
+        hooks.enter_context(replaced_implementations(counted))
         yield of_layers, of_implementations
-    for hook in hooks:
-        hook.remove()
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """Every model class of transformers with switchable experts, run with this package's backends."""
 
+import contextlib
 import functools
 import os
 from collections import defaultdict
@@ -38,6 +39,8 @@ NOT_GREEDY = {
     "Qwen3OmniMoeTalkerForConditionalGeneration": "generates from the states of another model",
 }
 
+# Classes that tests were run of, or skipped.
+TRIED: set[str] = set()
 # What the table should say, by class.
 ROWS: dict[str, Row] = {}
 # What each class and type lost against eager.
@@ -48,6 +51,7 @@ LOSSES: dict[str, list[Losses]] = defaultdict(list)
 def tested(request: pytest.FixtureRequest) -> Iterator[Subject]:
     """One model at a time: pytest runs all tests of a class before those of the next."""
     name = request.param
+    TRIED.add(name)
     try:
         with subject(model_classes()[name]) as found:
             ROWS[name] = account.row_of_subject(found)
@@ -93,11 +97,10 @@ def test_an_error_of_the_experts_is_noticed(tested: Subject) -> None:
         signs = 1 - 2 * (torch.arange(output.size(-1)) % 2)
         return output * (1 + NOTICED_ERROR * signs)
 
-    layers = experts_layers(tested.model).values()
-    hooks = [layer.register_forward_hook(spoiled) for layer in layers]
-    wrong = run(tested.model, "eager", tested.inputs)
-    for hook in hooks:
-        hook.remove()
+    with contextlib.ExitStack() as hooks:
+        for layer in experts_layers(tested.model).values():
+            hooks.callback(layer.register_forward_hook(spoiled).remove)
+        wrong = run(tested.model, "eager", tested.inputs)
     with pytest.raises(AssertionError):
         assert_agree(wrong.outputs, eager_run(tested).outputs)
 
@@ -107,9 +110,10 @@ def test_generates_as_eager(tested: Subject) -> None:
     name = tested.model_class.__name__
     if name in NOT_GREEDY:
         pytest.skip(f"{name} {NOT_GREEDY[name]}")
-    expected = generated(tested, "eager")
-    found = generated(tested, MAIN)
-    assert torch.equal(found, expected), f"expected {expected.tolist()}, got {found.tolist()}"
+    expected_tokens, expected_logits = generated(tested, "eager")
+    tokens, logits = generated(tested, MAIN)
+    assert tokens.tolist() == expected_tokens.tolist()
+    assert_close("logits", logits, expected_logits)
 
 
 @for_every_class
@@ -134,7 +138,7 @@ def test_output_is_no_further_from_f32(half_model: HalfModel, part: str) -> None
 
 @pytest.mark.parametrize("part", PARTS_IN_HALF_PRECISION)
 def test_outputs_together_are_no_further_from_f32(part: str) -> None:
-    if not set(ROWS).issuperset(RUNNABLE):
+    if not TRIED.issuperset(RUNNABLE):
         pytest.skip("needs the tests of every class before it")
     lost = sum(losses.lost for losses in LOSSES[part])
     decided = sum(losses.decided for losses in LOSSES[part])
@@ -163,7 +167,10 @@ def test_every_class_is_accounted_for() -> None:
             f"write it with {WRITE_VARIABLE}=1"
         )
     differences = account.differences(account.committed(), rows)
-    assert not differences, "\n".join(differences)
+    assert not differences, (
+        f"{account.PATH.name} is not as it should be; if it should, write it with "
+        f"{WRITE_VARIABLE}=1:\n" + "\n".join(differences)
+    )
 
 
 def row_of(name: str) -> Row:
@@ -197,22 +204,24 @@ def assert_close(name: str, found: torch.Tensor, expected: torch.Tensor) -> None
     )
 
 
-def generated(tested: Subject, implementation: str) -> torch.Tensor:
-    """Greedy tokens: the prompt in one go, then one token after another."""
+def generated(tested: Subject, implementation: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Greedy tokens and their logits: the prompt in one go, then one token after another."""
     model, inputs = tested.model, tested.inputs
     model.set_experts_implementation(implementation)
     before = model.get_experts_implementation()
     with counted_calls(model) as (layer_calls, implementation_calls):
-        tokens = model.generate(
+        found = model.generate(
             inputs["input_ids"],
             attention_mask=inputs["attention_mask"],
             max_new_tokens=NEW_TOKENS,
             min_new_tokens=NEW_TOKENS,
             do_sample=False,
+            output_logits=True,
+            return_dict_in_generate=True,
         )
     assert set(layer_calls.values()) == {NEW_TOKENS}
     assert model.get_experts_implementation() == before
     expected = {} if implementation == "eager" else {implementation: layer_calls}
     assert implementation_calls == expected
     model.set_experts_implementation("eager")
-    return tokens
+    return found.sequences, torch.stack(found.logits)

@@ -39,7 +39,7 @@ torch.manual_seed(0)
 x, w = torch.randn(20, 32), torch.softmax(torch.randn(20, 2), -1)
 ids = torch.randint(0, 4, (20, 2))
 up, down = torch.randn(4, 32, 32), torch.randn(4, 32, 16)
-out = _ops.experts(x, ids, w, up, None, down, None, "grouped_mm", "silu", 0., 0., True, False, False)
+out = _ops.experts(x, ids, w, up, None, down, None, "grouped_mm", "silu", 0., 0., True, False, False, False)
 print(moexperts.inspect()["machine"]["instruction_set"], out.double().norm().item())
 """
     isas = moexperts.inspect()["machine"]["instruction_sets"]
@@ -71,7 +71,7 @@ before = len(os.listdir("/proc/self/task"))
 x, w = torch.randn(64, 512), torch.ones(64, 2)
 ids = torch.randint(0, 4, (64, 2))
 up, down = torch.randn(4, 512, 512), torch.randn(4, 512, 256)
-_ops.experts(x, ids, w, up, None, down, None, "grouped_mm", "silu", 0., 0., True, False, False)
+_ops.experts(x, ids, w, up, None, down, None, "grouped_mm", "silu", 0., 0., True, False, False, False)
 print(_ops.HOSTED, before, len(os.listdir("/proc/self/task")))
 """
     ran = in_python(code)

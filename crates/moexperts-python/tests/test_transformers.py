@@ -153,7 +153,7 @@ def test_what_is_called_back_compiles_too(layout: Layout) -> None:
 def test_the_operators_are_what_torch_expects_of_one(layout: Layout) -> None:
     module, call = layout.build(torch.float32), random_call(5, torch.float32)
     bias = [getattr(module, f"{name}_bias", None) for name in ("gate_up_proj", "down_proj")]
-    kind = ("grouped_mm", "silu", 0.0, 0.0, True, False, layout.is_transposed)
+    kind = ("grouped_mm", "silu", 0.0, 0.0, True, False, layout.is_transposed, False)
     routing = (call.top_k_index, call.top_k_weights)
     weights = (module.gate_up_proj, bias[0], module.down_proj, bias[1])
     args = (call.hidden_states, *routing, *weights, *kind)

@@ -29,6 +29,7 @@ class Layer:
         activation: str,
         alpha: float,
         limit: float,
+        unrounded: bool,
     ) -> None: ...
     def forward(
         self,
@@ -54,7 +55,7 @@ class Projection:
         bias: _Biases | None,
         out: int,
     ) -> None:
-        """Computes the projection for every pair into `out`, [T · K, out], contiguous."""
+        """Computes the projection for every pair into `out`, [T · K, out] in float32, contiguous."""
 
 def inspect(threads: int) -> dict[str, object]:
     """What `moexperts.inspect` returns, with the backends by their names in Rust."""

@@ -38,6 +38,7 @@ def experts(
     gated: bool,
     interleaved: bool,
     transposed: bool,
+    unrounded: bool,
 ) -> torch.Tensor:
     """`out[t] = Σ_k w[t,k] · expert[ids[t,k]](x[t])`: [T, H] of the dtype of `hidden_states`."""
     return _dispatch(
@@ -57,6 +58,7 @@ def experts(
         gated,
         interleaved,
         transposed,
+        unrounded,
     )
 
 
@@ -67,7 +69,7 @@ def expert_linear(
     bias: torch.Tensor | None,
     transposed: bool,
 ) -> torch.Tensor:
-    """One projection for each (token, expert) pair: [T · K, out] of the dtype of `x`.
+    """One projection for each (token, expert) pair: [T · K, out] in float32.
 
     `x` has a row for each token, or one for each pair. The rows of sentinels are 0.
     """
@@ -100,11 +102,13 @@ def _experts(
     gated: bool,
     interleaved: bool,
     transposed: bool,
+    unrounded: bool,
 ) -> torch.Tensor:
     _on_cpu(hidden_states, top_k_index, top_k_weights, gate_up_proj, down_proj)
     gate_up, down = _address(gate_up_proj), _address(down_proj)
     dtype = gate_up_proj.dtype
-    key = (gate_up, down, dtype, activation, alpha, limit, gated, interleaved, transposed)
+    kind = (activation, alpha, limit, gated, interleaved, transposed, unrounded)
+    key = (gate_up, down, dtype, kind)
     layer = _descriptions.get(key)
     if layer is None:
         _same_dtype("down_proj", down_proj, dtype)
@@ -118,6 +122,7 @@ def _experts(
             activation=activation,
             alpha=alpha,
             limit=limit,
+            unrounded=unrounded,
         )
         _keep(key, layer)
     x = _rows("hidden_states", hidden_states)
@@ -167,7 +172,8 @@ def _experts_out(
 def _expert_linear_out(
     x: torch.Tensor, ids: torch.Tensor, weight: torch.Tensor, transposed: bool
 ) -> torch.Tensor:
-    return x.new_empty((ids.size(0) * ids.size(1), weight.size(2 if transposed else 1)))
+    shape = (ids.size(0) * ids.size(1), weight.size(2 if transposed else 1))
+    return x.new_empty(shape, dtype=torch.float32)
 
 
 # Descriptions of weights by where they lie. They hold no memory of torch's; a description of weights
@@ -254,7 +260,7 @@ _library.define(
     "experts(Tensor hidden_states, Tensor top_k_index, Tensor top_k_weights, "
     "Tensor gate_up_proj, Tensor? gate_up_bias, Tensor down_proj, Tensor? down_bias, "
     "str backend, str activation, float alpha, float limit, "
-    "bool gated, bool interleaved, bool transposed) -> Tensor"
+    "bool gated, bool interleaved, bool transposed, bool unrounded) -> Tensor"
 )
 _library.define(
     "expert_linear(Tensor x, Tensor top_k_index, Tensor weight, Tensor? bias, bool transposed) "
@@ -280,6 +286,7 @@ def _fake_experts(
     gated: bool,
     interleaved: bool,
     transposed: bool,
+    unrounded: bool,
 ) -> torch.Tensor:
     return _experts_out(x, ids, down_proj, transposed)
 

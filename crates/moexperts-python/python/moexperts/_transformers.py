@@ -24,6 +24,9 @@ ExpertsForward = Callable[
     [torch.nn.Module, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor
 ]
 
+# Their own forward stays in float32 from end to end, whatever the dtype of the weights.
+UNROUNDED = ("OpenAIPrivacyFilterExperts",)
+
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -80,6 +83,7 @@ def experts_forward(
         module.has_gate,
         interleaved,
         module.is_transposed,
+        type(module).__name__ in UNROUNDED,
     )
 
 
@@ -112,15 +116,22 @@ def _by_parts(
     down, down_bias = _projection(module, "down_proj")
     transposed = module.is_transposed
     inner = _ops.expert_linear(hidden_states, top_k_index, gate_up, gate_up_bias, transposed)
+    inner = _as_called(getattr(module, "act_fn", None), inner, gate_up.dtype)
     inner = module._apply_gate(inner) if module.has_gate else module.act_fn(inner)
     out = _ops.expert_linear(inner, top_k_index, down, down_bias, transposed)
     if getattr(module, "has_post_expert_norm", False):
-        out = module.post_expert_norm(out)
+        out = module.post_expert_norm(_as_called(module.post_expert_norm, out, down.dtype))
     # The rows of sentinels are 0, but a norm need not leave them so.
     weights = top_k_weights.masked_fill(top_k_index >= down.size(0), 0.0)
     weighted = out * weights.reshape(-1, 1)
     summed = weighted.view(*top_k_index.shape, out.size(-1)).sum(dim=1)
     return summed.to(hidden_states.dtype)
+
+
+def _as_called(function: Any, x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Values in float32 as a function takes them: one with parameters, in their dtype."""
+    has_parameters = isinstance(function, torch.nn.Module) and any(True for _ in function.parameters())
+    return x.to(dtype) if has_parameters else x
 
 
 def _projection(module: Any, name: str) -> tuple[torch.Tensor, torch.Tensor | None]:

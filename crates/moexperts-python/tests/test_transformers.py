@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from layers import Layout, assert_near, formula, random_call, run
+from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import (
     AutoModelForCausalLM,
     DeepseekV4Config,
@@ -162,6 +163,18 @@ def test_the_operators_are_what_torch_expects_of_one(layout: Layout) -> None:
     torch.library.opcheck(torch.ops.moexperts.expert_linear.default, args)
 
 
+def test_a_layer_is_traced_with_tensors_that_have_no_values() -> None:
+    module = Layout().build(torch.bfloat16)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        assert run(module, "moexperts", random_call(5, torch.bfloat16)).shape == (5, 48)
+    call = random_call(5, torch.bfloat16)
+    module.config._experts_implementation = "moexperts"
+    exported = torch.export.export(module, tuple(vars(call).values()))
+    assert "moexperts.experts" in str(exported.graph)
+    got = exported.module()(*vars(call).values())
+    assert torch.equal(got, run(module, "moexperts", call))
+
+
 def test_a_model_on_the_meta_device_has_shapes() -> None:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(qwen2_moe())
@@ -183,10 +196,20 @@ def test_a_forward_with_gradients_works_and_a_backward_says_what_to_do(name: str
         compiled(prompt()).logits.sum().backward()
 
 
+class Packed(torch.Tensor):
+    """Stands for the tensors of quantisation libraries, which hold others."""
+
+
 def test_quantised_experts_are_refused_with_the_way_out() -> None:
     module, call = Layout().build(torch.float32), random_call(3, torch.float32)
     module.gate_up_proj = torch.nn.Parameter(module.gate_up_proj.to(torch.int8), False)
     with pytest.raises(NotImplementedError, match="got dtype torch.int8.*dequantised"):
+        run(module, "moexperts", call)
+    module = Layout().build(torch.float32)
+    packed = module.gate_up_proj.as_subclass(Packed)
+    del module.gate_up_proj
+    module.gate_up_proj = packed
+    with pytest.raises(NotImplementedError, match="got a Packed.*dequantised"):
         run(module, "moexperts", call)
     module = Layout().build(torch.float32)
     module.gate_up_proj = None

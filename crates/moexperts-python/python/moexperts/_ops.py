@@ -8,6 +8,9 @@ import torch
 
 from . import _native
 
+# Tensors whose values lie where their address says.
+PLAIN = (torch.Tensor, torch.nn.Parameter)
+
 # At most so many descriptions of weights are kept: enough for the layers of several models.
 MOST_DESCRIPTIONS = 1024
 
@@ -78,11 +81,12 @@ def expert_linear(
 
 
 def _dispatch(function: Callable[..., torch.Tensor], op: Any, *args: Any) -> torch.Tensor:
-    if torch.compiler.is_compiling() or args[0].device.type == "meta":
+    tensors = [arg for arg in args if isinstance(arg, torch.Tensor)]
+    # Of whatever is no plain tensor in memory, torch knows what to do with an operator.
+    plain = all(type(tensor) in PLAIN for tensor in tensors) and tensors[0].device.type != "meta"
+    if torch.compiler.is_compiling() or not plain:
         return op(*args)
-    if torch.is_grad_enabled() and any(
-        isinstance(arg, torch.Tensor) and arg.requires_grad for arg in args
-    ):
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
         return _WithoutGradient.apply(function, *args)
     return function(*args)
 
@@ -189,10 +193,9 @@ def _keep(key: Hashable, description: Any) -> None:
 
 def _on_cpu(*tensors: torch.Tensor) -> None:
     """Whether addresses are those of this process's memory."""
-    for tensor in tensors:
-        if not tensor.is_cpu:
-            devices = ", ".join(str(tensor.device) for tensor in tensors)
-            raise ValueError(f"tensors of experts are on {devices}, expected all on the CPU")
+    if not all(tensor.is_cpu for tensor in tensors):
+        devices = ", ".join(str(tensor.device) for tensor in tensors)
+        raise ValueError(f"tensors of experts are on {devices}, expected all on the CPU")
 
 
 def _address(weight: torch.Tensor) -> tuple[int, tuple[int, ...], tuple[int, ...]]:

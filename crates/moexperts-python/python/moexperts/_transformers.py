@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 from transformers.integrations.finegrained_fp8 import FP8ExpertsInterface
 from transformers.integrations.moe import ExpertsInterface
 
@@ -138,10 +139,22 @@ def _projection(module: Any, name: str) -> tuple[torch.Tensor, torch.Tensor | No
     """A parameter of the experts and its bias."""
     weight = getattr(module, name, None)
     bias = getattr(module, f"{name}_bias") if getattr(module, "has_bias", False) else None
-    if not isinstance(weight, torch.Tensor) or weight.dtype not in DTYPES:
-        found = f"dtype {weight.dtype}" if isinstance(weight, torch.Tensor) else "no such tensor"
+    found = _unusual(weight)
+    if found is not None:
         raise NotImplementedError(_quantised(f"{type(module).__name__}.{name}", found))
     return weight, bias
+
+
+def _unusual(weight: Any) -> str | None:
+    """What makes a weight none of the kernels'."""
+    if not isinstance(weight, torch.Tensor):
+        return "no such tensor"
+    if weight.dtype not in DTYPES:
+        return f"dtype {weight.dtype}"
+    # A tensor that packs others under a dtype it only stands for.
+    if not torch.compiler.is_compiling() and type(weight) not in (*_ops.PLAIN, FakeTensor):
+        return f"a {type(weight).__name__}"
+    return None
 
 
 def _quantised(what: str, found: str) -> str:

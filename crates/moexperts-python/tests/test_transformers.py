@@ -271,6 +271,10 @@ def test_weights_that_do_not_agree_say_which() -> None:
     with pytest.raises(ValueError, match="gate_up_proj has 6 experts, down_proj has 4"):
         run(module, "moexperts", call)
     module = Layout(has_bias=True).build(torch.float32)
+    module.down_proj_bias = None
+    with pytest.raises(ValueError, match="down_bias is missing, expected both biases or none"):
+        run(module, "moexperts", call)
+    module = Layout(has_bias=True).build(torch.float32)
     module.down_proj_bias = torch.nn.Parameter(torch.zeros(6, 3), False)
     with pytest.raises(ValueError, match=r"bias has shape \[6, 3\], expected \[6, 48\]"):
         run(module, "moexperts", call)

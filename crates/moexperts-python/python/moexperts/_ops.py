@@ -134,6 +134,9 @@ def _experts(
     _same_shape("top_k_index and top_k_weights", ids, weights)
     out = _experts_out(x, ids, down_proj, transposed)
     biases = None
+    if (gate_up_bias is None) != (down_bias is None):
+        missing = "down" if down_bias is None else "gate_up"
+        raise ValueError(f"{missing}_bias is missing, expected both biases or none")
     if gate_up_bias is not None and down_bias is not None:
         _on_cpu(gate_up_bias, down_bias)
         biases = [_biases(gate_up_bias), _biases(down_bias)]

@@ -28,7 +28,7 @@ pub(crate) enum CliError {
     #[error("model `{origin}` has no tokenizer, and text needs one")]
     NoTokenizer { origin: String },
     #[error("{what}, expected at most {limit}, half the available memory")]
-    Memory { what: String, limit: String },
+    Memory { what: String, limit: String, hint: &'static str },
     #[error(
         "{prompt} prompt tokens and {new} new ones do not fit the model's context of {context}"
     )]
@@ -70,6 +70,7 @@ impl CliError {
             Self::NoTokenizer { .. } => {
                 Some("put its tokenizer.json into the model's folder".to_owned())
             }
+            Self::Memory { hint, .. } => Some((*hint).to_owned()),
             Self::BenchContext { .. } => Some("lower --prompt-tokens or --new-tokens".to_owned()),
             _ => None,
         }

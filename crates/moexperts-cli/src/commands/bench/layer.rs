@@ -11,13 +11,14 @@ use self::{
     cell::Cell,
     routing::Size,
     row::{Row, Subject},
-    weights::{Room, Weights},
+    weights::Weights,
 };
 use super::{
     backends::{Backend, Backends},
     device_name,
     limits::Limits,
     report::Report,
+    room::Room,
 };
 use crate::{
     args::{BenchLayerArgs, RoutingKind, Shape},

@@ -189,8 +189,8 @@ mod tests {
 
     use super::{
         super::{
-            super::backends::Backends,
-            weights::{Room, Weights},
+            super::{backends::Backends, room::Room},
+            weights::Weights,
         },
         *,
     };

@@ -4,19 +4,19 @@
 //! it holds several sets of them, used in turn; where they do not fit, they overlap. A device with
 //! memory of its own has as many sets there, each a copy of one.
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    thread,
-};
+use std::sync::Arc;
 
-use bytemuck::cast_slice;
 use moexperts::{
-    DType, Device, Error, ExpertsSpec,
-    core::{self, Elements, Expert, Experts, Linear, Matrix, MatrixLayout, Storage},
-    inspect::Memory,
+    Device, Error, ExpertsSpec,
+    core::{self, Expert, Experts, Linear, Matrix, MatrixLayout, Storage},
 };
 
-use super::super::{cached, random::Random};
+use super::super::{
+    cached,
+    pool::{ALIGNMENT, Pool, SCALE, Uniform, filling_threads},
+    random::Random,
+    room::Room,
+};
 use crate::{error::CliError, hardware::Hardware, summary::bytes};
 
 /// Sets of experts fill this, unless memory is short: more than the caches of most machines hold.
@@ -28,37 +28,12 @@ const OVERLAP_BYTES: usize = 4 << 30;
 /// The most sets of experts.
 const MAX_SETS: usize = 1 << 10;
 
-/// What is used where nothing is known of the memory.
-const UNKNOWN_MEMORY_BYTES: u64 = 8 << 30;
-
-/// Every expert begins at a multiple of this: a cache line.
-const ALIGNMENT: usize = 64;
-
-/// The weights of trained models are about this large.
-const SCALE: f32 = 0.025;
-
 /// Sets of experts of one description.
 #[derive(Debug)]
 pub(super) struct Weights<D: Device> {
     pub(super) sets: Vec<Experts<D>>,
     /// What a reader of the results has to know.
     pub(super) note: Option<String>,
-}
-
-/// Bytes that are free.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Room {
-    /// In the memory of the machine, if that is known.
-    pub(super) machine: Option<u64>,
-    /// In the device's own memory, if it has some.
-    pub(super) own: Option<u64>,
-}
-
-impl Room {
-    pub(super) fn now<D: Hardware>(device: &D) -> Self {
-        let machine = Memory::now().map(|memory| memory.available_bytes);
-        Self { machine, own: device.own_memory() }
-    }
 }
 
 impl<D: Hardware> Weights<D> {
@@ -69,11 +44,10 @@ impl<D: Hardware> Weights<D> {
         seed: u64,
         room: Room,
     ) -> Result<Self, CliError> {
-        let budget = (room.machine.unwrap_or(UNKNOWN_MEMORY_BYTES) / 2) as usize;
-        let plan = Plan::new(&spec, budget, room.own.map(|free| (free / 2) as usize))?;
-        let threads =
-            device.threads().or_else(|| Some(thread::available_parallelism().ok()?.get()));
-        let pool = Pool::random(plan.pool_bytes, spec.dtype, threads.unwrap_or(1), seed);
+        let plan = Plan::new(&spec, room.machine_budget(), room.own_budget())?;
+        let mut pool = Pool::zeros(plan.pool_bytes);
+        let values = Uniform { dtype: spec.dtype, limit: SCALE, seed, purpose: 0 };
+        pool.fill(0..plan.pool_bytes, values, filling_threads(device));
         let pool: Arc<dyn Storage> = Arc::new(pool);
         let mut random = Random::new(seed, &[1]);
         let mut set = |set: usize| {
@@ -110,6 +84,7 @@ impl Plan {
             return Err(CliError::Memory {
                 what: format!("an expert takes {}", bytes(stride_bytes as u64)),
                 limit: bytes(budget as u64),
+                hint: "take a shape with a smaller H or I",
             });
         }
         let set_bytes = stride_bytes * spec.experts;
@@ -143,70 +118,6 @@ impl Plan {
     }
 }
 
-/// Random weights, first touched by the threads that fill them.
-#[derive(Debug)]
-struct Pool {
-    words: Vec<u64>,
-    /// Words before the first that is aligned.
-    skipped: usize,
-}
-
-impl Storage for Pool {
-    fn bytes(&self) -> &[u8] {
-        cast_slice(&self.words[self.skipped..])
-    }
-}
-
-impl Pool {
-    /// Words of a block that is filled at once.
-    const BLOCK: usize = 1 << 17;
-
-    /// A pool of at least this size, the same for the same seed whatever the threads.
-    fn random(size_bytes: usize, dtype: DType, threads: usize, seed: u64) -> Self {
-        let table = table(dtype);
-        // Zeros cost nothing until they are written.
-        let mut words = vec![0_u64; (size_bytes + ALIGNMENT).div_ceil(size_of::<u64>())];
-        let skipped = words.as_ptr().align_offset(ALIGNMENT);
-        let width = 8 * dtype.size_bytes() as u32;
-        let blocks = Mutex::new(words[skipped..].chunks_mut(Self::BLOCK).enumerate());
-        let fill = || {
-            loop {
-                let next = blocks.lock().unwrap_or_else(PoisonError::into_inner).next();
-                let Some((index, block)) = next else { return };
-                let mut random = Random::new(seed, &[0, index as u64]);
-                for word in block {
-                    let draw = random.next();
-                    for place in 0..u64::BITS / width {
-                        let value = table[(draw >> (16 * place)) as usize & (TABLE - 1)];
-                        *word |= value << (width * place);
-                    }
-                }
-            }
-        };
-        thread::scope(|scope| {
-            for _ in 0..threads {
-                scope.spawn(fill);
-            }
-        });
-        Self { words, skipped }
-    }
-}
-
-/// Different values in a pool.
-const TABLE: usize = 1 << 16;
-
-/// Numbers evenly spread between `-SCALE` and `SCALE`, rounded, as bits.
-fn table(dtype: DType) -> Vec<u64> {
-    let value = |index: usize| (2.0 * (index as f32 + 0.5) / TABLE as f32 - 1.0) * SCALE;
-    let values: Vec<f32> = (0..TABLE).map(value).collect();
-    let rounded = Matrix::from_f32(1, TABLE, &values, dtype).expect("one row of all values");
-    match rounded.elements() {
-        Elements::F32(values) => values.iter().map(|value| value.to_bits().into()).collect(),
-        Elements::F16(values) => values.iter().map(|value| value.to_bits().into()).collect(),
-        Elements::Bf16(values) => values.iter().map(|value| value.to_bits().into()).collect(),
-    }
-}
-
 /// The expert that begins at a byte of the pool: gate, up, down, one after another.
 fn expert(
     pool: &Arc<dyn Storage>,
@@ -230,7 +141,7 @@ fn expert(
 
 #[cfg(test)]
 mod tests {
-    use moexperts::{Cpu, CpuOptions};
+    use moexperts::{Cpu, CpuOptions, DType};
 
     use super::*;
 

@@ -30,6 +30,11 @@ pub(crate) enum CliError {
     #[error("{what}, expected at most {limit}, half the available memory")]
     Memory { what: String, limit: String, hint: &'static str },
     #[error(
+        "shape `{shape}` is of no model family that can be loaded, expected one of {known} or \
+         four numbers H,I,E,K"
+    )]
+    NoFamily { shape: String, known: String },
+    #[error(
         "{prompt} prompt tokens and {new} new ones do not fit the model's context of {context}"
     )]
     BenchContext { prompt: usize, new: usize, context: usize },
@@ -71,6 +76,9 @@ impl CliError {
                 Some("put its tokenizer.json into the model's folder".to_owned())
             }
             Self::Memory { hint, .. } => Some((*hint).to_owned()),
+            Self::NoFamily { shape, .. } => {
+                Some(format!("`moexperts bench layer --shape {shape}` measures the layer alone"))
+            }
             Self::BenchContext { .. } => Some("lower --prompt-tokens or --new-tokens".to_owned()),
             _ => None,
         }

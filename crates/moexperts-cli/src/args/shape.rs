@@ -24,6 +24,11 @@ impl Shape {
         ExpertsSpec { dtype, ..self.base }
     }
 
+    /// Whether it was given as numbers.
+    pub(crate) fn is_numbered(&self) -> bool {
+        self.name.contains(',')
+    }
+
     fn numbered([hidden, intermediate, experts, top_k]: [usize; 4]) -> Self {
         let name = format!("{hidden},{intermediate},{experts},{top_k}");
         Self { name, top_k, base: silu(hidden, intermediate, experts) }

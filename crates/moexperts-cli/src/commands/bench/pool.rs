@@ -7,7 +7,7 @@ use std::{
     thread,
 };
 
-use bytemuck::cast_slice;
+use bytemuck::{cast_slice, cast_slice_mut};
 use moexperts::{
     DType,
     core::{Elements, Matrix, Storage},
@@ -64,6 +64,10 @@ impl Pool {
         Self { words, skipped, size_bytes }
     }
 
+    pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut cast_slice_mut(&mut self.words[self.skipped..])[..self.size_bytes]
+    }
+
     /// Writes random values, the same whatever the threads, into whole words of eight bytes: those
     /// too that the range takes a part of.
     pub(super) fn fill(&mut self, bytes: Range<usize>, values: Uniform, threads: usize) {
@@ -91,6 +95,15 @@ impl Pool {
                 scope.spawn(fill);
             }
         });
+    }
+
+    /// Writes one value again and again.
+    pub(super) fn repeat(&mut self, bytes: Range<usize>, value: f32, dtype: DType) {
+        let size = dtype.size_bytes();
+        let bits = bits(&[value], dtype)[0].to_le_bytes();
+        for place in self.bytes_mut()[bytes].chunks_exact_mut(size) {
+            place.copy_from_slice(&bits[..size]);
+        }
     }
 }
 
@@ -151,6 +164,21 @@ mod tests {
             assert!(mean.abs() < 0.01, "{dtype}: {mean}");
             let large = first.iter().filter(|value| value.abs() > 0.25).count();
             assert!((0.49..0.51).contains(&(large as f64 / first.len() as f64)), "{dtype}");
+        }
+    }
+
+    #[test]
+    fn a_part_is_written_and_the_rest_left() {
+        for dtype in DType::ALL {
+            let size = dtype.size_bytes();
+            let mut pool = Pool::zeros(12 * size);
+            let uniform = Uniform { dtype, limit: 1.0, seed: 0, purpose: 0 };
+            pool.fill(4 * size..8 * size, uniform, 2);
+            pool.repeat(7 * size..9 * size, 1.0, dtype);
+            let got = values(pool, dtype);
+            assert_eq!(got[..4], [0.0; 4], "{dtype}");
+            assert!(got[4..7].iter().all(|&value| value != 0.0), "{dtype}: {got:?}");
+            assert_eq!(got[7..], [1.0, 1.0, 0.0, 0.0, 0.0], "{dtype}");
         }
     }
 }

@@ -1,0 +1,126 @@
+//! Models of random weights in memory: layers as large as a known model's, as many as wanted.
+//!
+//! The weights are the image of a safetensors file, in the dtype they are used in and under the
+//! names of published checkpoints, so that loading finds them as it finds files and converts
+//! nothing.
+
+mod config;
+mod image;
+mod tensors;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use moexperts::{
+    DType, Error,
+    checkpoint::Checkpoint,
+    config::Config,
+    families,
+    files::ModelFiles,
+    model::{DecoderSpec, MlpSpec},
+    units::counted,
+};
+use serde_json::Value;
+
+use super::room::Room;
+use crate::{args::Shape, error::CliError, summary::bytes};
+
+/// About what names, headers and views take for each tensor: nothing beside real weights, but most
+/// of the memory where a million experts have a weight each.
+const BYTES_PER_TENSOR: u128 = 512;
+
+/// The most tensors of a layer beside those of its experts.
+const TENSORS_BESIDE_EXPERTS: u128 = 20;
+
+/// The embedding, the last norm and the head.
+const TENSORS_BESIDE_LAYERS: u128 = 3;
+
+/// A model that is described, and not yet in memory.
+#[derive(Debug)]
+pub(super) struct RandomModel {
+    origin: String,
+    config: Config,
+    spec: DecoderSpec,
+    dtype: DType,
+}
+
+impl RandomModel {
+    /// The model with the layers of a shape.
+    ///
+    /// # Errors
+    /// [`CliError::NoFamily`] for a shape whose model cannot be loaded; for a number that no model
+    /// can have.
+    pub(super) fn new(shape: &Shape, layers: usize, dtype: DType) -> Result<Self, CliError> {
+        let layers_text = counted(layers, "layer");
+        let origin = format!("{}, {layers_text}, random weights", shape.name);
+        Ok(Self::described(origin, &config::of(shape, layers)?, dtype)?)
+    }
+
+    fn described(origin: String, config: &Value, dtype: DType) -> Result<Self, Error> {
+        let config = Config::parse(origin.clone(), &config.to_string())?;
+        let spec = families::describe(&config)?.text;
+        Ok(Self { origin, config, spec, dtype })
+    }
+
+    /// What messages call it: `qwen1.5-moe, 4 layers, random weights`.
+    pub(super) fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    /// Makes the weights, with so many threads, and hands them out as files to load.
+    ///
+    /// # Errors
+    /// [`CliError::Memory`] if they take more than half of what is free in the memory of the machine
+    /// or of the device.
+    pub(super) fn files(
+        self,
+        seed: u64,
+        room: Room,
+        threads: usize,
+    ) -> Result<ModelFiles, CliError> {
+        let budget = room.machine_budget().min(room.own_budget().unwrap_or(usize::MAX));
+        let size_bytes = self.size_bytes();
+        if size_bytes > budget as u128 {
+            let size = bytes(size_bytes.try_into().unwrap_or(u64::MAX));
+            return Err(CliError::Memory {
+                what: format!("the model ({}) takes {size}", self.origin),
+                limit: bytes(budget as u64),
+                hint: "take fewer layers, or a shape of smaller numbers",
+            });
+        }
+        let tensors = tensors::of(&self.spec);
+        let image = image::of(&tensors, self.dtype, seed, threads);
+        Ok(ModelFiles {
+            checkpoint: Checkpoint::from_storage(self.origin.clone(), Arc::new(image))?,
+            origin: self.origin,
+            config: self.config,
+            generation_config: None,
+            // Random models are given token ids.
+            tokenizer: None,
+            tokenizer_config: None,
+            chat_template: None,
+            preprocessor_config: None,
+            video_preprocessor_config: None,
+        })
+    }
+
+    /// Bytes of memory; wide, because the largest shapes and numbers of layers are beyond 64 bits.
+    fn size_bytes(&self) -> u128 {
+        let mut part = self.spec.clone();
+        let mut weights_with = |layers| {
+            part.layers = layers;
+            part.total_weights() as u128
+        };
+        let outside = weights_with(Vec::new());
+        let (mut weights, mut tensors) = (outside, TENSORS_BESIDE_LAYERS);
+        for layer in &self.spec.layers {
+            weights += weights_with(vec![layer.clone()]) - outside;
+            tensors += TENSORS_BESIDE_EXPERTS;
+            if let MlpSpec::Moe(moe) = &layer.mlp {
+                tensors += 3 * moe.num_experts as u128;
+            }
+        }
+        weights * self.dtype.size_bytes() as u128 + tensors * BYTES_PER_TENSOR
+    }
+}

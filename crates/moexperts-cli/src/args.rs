@@ -1,6 +1,7 @@
 //! The command line.
 
 mod bench;
+mod bench_sweep;
 mod compile;
 mod device;
 mod generation;
@@ -15,6 +16,7 @@ pub(crate) use self::{
     bench::{
         BenchCommand, BenchLayerArgs, BenchModelArgs, BenchVisionArgs, ImageSize, RoutingKind,
     },
+    bench_sweep::{BenchReportArgs, BenchSweepArgs},
     compile::{CompileArgs, CompileLimits, Compiling},
     device::DeviceArgs,
     generation::GenerationArgs,
@@ -267,8 +269,8 @@ pub(crate) struct LoadArgs {
 }
 
 /// `--dtype`.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum DTypeArg {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DTypeArg {
     /// As stored.
     Auto,
     F32,
@@ -276,9 +278,10 @@ enum DTypeArg {
     Bf16,
 }
 
+/// Where models come from that are no folder.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Models from the hub")]
-struct HubArgs {
+pub(crate) struct HubArgs {
     /// The branch, tag or commit to fetch; `main` by default.
     #[arg(long, value_name = "REVISION")]
     revision: Option<String>,
@@ -298,19 +301,30 @@ struct HubArgs {
 
 impl LoadArgs {
     pub(crate) fn options(&self) -> LoadOptions {
-        let dtype = match self.dtype {
-            DTypeArg::Auto => None,
-            DTypeArg::F32 => Some(DType::F32),
-            DTypeArg::F16 => Some(DType::F16),
-            DTypeArg::Bf16 => Some(DType::Bf16),
-        };
-        LoadOptions::new().dtype(dtype).hub(HubOptions {
-            revision: self.hub.revision.clone(),
-            token: self.hub.token.clone(),
-            cache_dir: self.hub.cache_dir.clone(),
-            offline: self.hub.offline,
-            ..HubOptions::default()
-        })
+        load_options(self.dtype, &self.hub)
+    }
+}
+
+/// How a model is loaded.
+fn load_options(dtype: DTypeArg, hub: &HubArgs) -> LoadOptions {
+    LoadOptions::new().dtype(dtype.dtype()).hub(HubOptions {
+        revision: hub.revision.clone(),
+        token: hub.token.clone(),
+        cache_dir: hub.cache_dir.clone(),
+        offline: hub.offline,
+        ..HubOptions::default()
+    })
+}
+
+impl DTypeArg {
+    /// None as stored.
+    pub(crate) fn dtype(self) -> Option<DType> {
+        match self {
+            Self::Auto => None,
+            Self::F32 => Some(DType::F32),
+            Self::F16 => Some(DType::F16),
+            Self::Bf16 => Some(DType::Bf16),
+        }
     }
 }
 

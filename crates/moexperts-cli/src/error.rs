@@ -38,6 +38,20 @@ pub(crate) enum CliError {
         "{prompt} prompt tokens and {new} new ones do not fit the model's context of {context}"
     )]
     BenchContext { prompt: usize, new: usize, context: usize },
+    #[error("`{}` has results already", path.display())]
+    SweepExists { path: PathBuf },
+    #[error("`{}` has results of another {what}: `{there}`, this is `{here}`", path.display())]
+    SweepDiffers { path: PathBuf, what: &'static str, there: String, here: String },
+    #[error("none of the combinations can run: {reason}")]
+    SweepEmpty { reason: String },
+    /// Ctrl-C came.
+    #[error(
+        "interrupted: {complete} of {planned} combinations are complete in {}; --resume goes on",
+        path.display()
+    )]
+    Interrupted { complete: usize, planned: usize, path: PathBuf },
+    #[error(transparent)]
+    Report(#[from] moexperts_report::ReportError),
     #[error("{variable} is `{got}`, expected a level (`debug`) or TARGET=LEVEL,TARGET=LEVEL")]
     Log { variable: &'static str, got: String, source: tracing_subscriber::filter::ParseError },
 }
@@ -79,6 +93,11 @@ impl CliError {
             Self::NoFamily { shape, .. } => {
                 Some(format!("`moexperts bench layer --shape {shape}` measures the layer alone"))
             }
+            Self::SweepExists { .. } => {
+                Some("--resume goes on with them; another --out starts anew".to_owned())
+            }
+            Self::SweepDiffers { .. } => Some("choose another --out".to_owned()),
+            Self::Report(error) => error.hint(),
             Self::BenchContext { .. } => Some("lower --prompt-tokens or --new-tokens".to_owned()),
             _ => None,
         }

@@ -15,6 +15,8 @@ const STEPS_TEMPLATE: &str = "{msg} {wide_bar} {pos}/{len} {eta}";
 
 const ROWS_TEMPLATE: &str = "{msg} {wide_bar} {pos}/{len} rows {elapsed}";
 
+const WORK_TEMPLATE: &str = "{msg} {wide_bar} {percent} % {eta} left";
+
 /// A bar a file or kind of work on standard error if that is a terminal, nothing otherwise.
 pub(crate) fn bars() -> Arc<dyn Progress> {
     if stderr().is_terminal() { Arc::new(Bars::default()) } else { Arc::new(()) }
@@ -26,6 +28,15 @@ pub(crate) fn rows(count: u64) -> ProgressBar {
         return ProgressBar::hidden();
     }
     ProgressBar::new(count).with_style(style(ROWS_TEMPLATE))
+}
+
+/// The same of work in units that take about the same time each.
+pub(crate) fn work(units: u64) -> ProgressBar {
+    let bar = rows(units);
+    if !bar.is_hidden() {
+        bar.set_style(style(WORK_TEMPLATE));
+    }
+    bar
 }
 
 fn style(template: &str) -> ProgressStyle {

@@ -5,7 +5,9 @@ use std::{fmt, num::NonZero, path::PathBuf, str::FromStr, time::Duration};
 use clap::{Subcommand, ValueEnum};
 use moexperts::DType;
 
-use super::{CompileLimits, Compiling, DeviceArgs, LoadArgs, shape::Shapes};
+use super::{
+    BenchReportArgs, BenchSweepArgs, CompileLimits, Compiling, DeviceArgs, LoadArgs, shape::Shapes,
+};
 
 /// The longest side of an image: its pixels can be counted and held.
 const MAX_SIDE: usize = 1 << 13;
@@ -16,6 +18,8 @@ pub(crate) enum BenchCommand {
     Layer(BenchLayerArgs),
     Model(BenchModelArgs),
     Vision(BenchVisionArgs),
+    Sweep(BenchSweepArgs),
+    Report(BenchReportArgs),
 }
 
 /// Measures experts layers of random weights.
@@ -221,7 +225,7 @@ fn seconds(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(seconds).map_err(|_| expected())
 }
 
-fn new_tokens(text: &str) -> Result<usize, String> {
+pub(super) fn new_tokens(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(count @ 2..) => Ok(count),
         _ => Err("expected a number, at least 2".to_owned()),

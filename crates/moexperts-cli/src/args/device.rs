@@ -28,17 +28,22 @@ pub(crate) struct DeviceArgs {
 impl DeviceArgs {
     /// Finds the device.
     pub(crate) fn find(&self) -> Result<AnyDevice, CliError> {
-        let found = AnyDevice::find(self.device, self.cpu())?;
-        if let AnyDevice::Cuda(gpu) = &found {
-            compile_kernels(gpu)?;
-        }
-        Ok(found)
+        find(self.device, self.cpu())
     }
 
     /// How the CPU computes.
     pub(crate) fn cpu(&self) -> CpuOptions {
         CpuOptions { threads: self.threads, isa: None }
     }
+}
+
+/// Finds a device.
+pub(super) fn find(name: DeviceName, cpu: CpuOptions) -> Result<AnyDevice, CliError> {
+    let found = AnyDevice::find(name, cpu)?;
+    if let AnyDevice::Cuda(gpu) = &found {
+        compile_kernels(gpu)?;
+    }
+    Ok(found)
 }
 
 /// Compiles what was not compiled on this machine yet, so that no prompt waits for it.

@@ -1,18 +1,19 @@
 //! `moexperts bench`: how fast the experts backends are, on a layer or in a model, and how fast a
-//! vision tower is, set against what the machine can do at most.
+//! vision tower is, set against what the machine can do at most; and reports of it.
 
 mod backends;
+mod generation;
 mod layer;
 mod limits;
 pub(super) mod model;
 mod pool;
 mod random;
-#[allow(dead_code, reason = "the command that measures such models is yet to come")]
 mod random_model;
 mod report;
 mod room;
 mod runs;
-mod statistics;
+pub(super) mod sweep;
+mod table;
 mod vision;
 
 use moexperts::Device;
@@ -24,6 +25,8 @@ pub(super) fn run(command: &BenchCommand) -> Result<(), CliError> {
         BenchCommand::Layer(args) => layer::run(args),
         BenchCommand::Model(args) => model::run(args),
         BenchCommand::Vision(args) => vision::run(args),
+        BenchCommand::Sweep(args) => sweep::run(args),
+        BenchCommand::Report(args) => report::run(args),
     }
 }
 

@@ -6,8 +6,6 @@ use std::{
     env,
     io::{IsTerminal as _, Lines, StdinLock, stdin},
     path::PathBuf,
-    process,
-    sync::atomic::{AtomicU8, Ordering},
 };
 
 use moexperts::{
@@ -23,6 +21,7 @@ use super::{
 use crate::{
     args::ChatArgs,
     error::{CliError, report},
+    interrupts::Interrupts,
     summary::executed,
 };
 
@@ -164,7 +163,7 @@ impl<D: Device> Chat<'_, D> {
         };
         let mut generation = self.model.continue_tokens(session, vec![prompt], &self.options)?;
         let mut answer = String::new();
-        let interrupts = Interrupts::during_answer();
+        let interrupts = Interrupts::during_work();
         let mut failed = None;
         for event in generation.by_ref() {
             match event {
@@ -298,45 +297,4 @@ impl Input {
 
 fn terminal(error: ReadlineError) -> CliError {
     CliError::Terminal(error.into())
-}
-
-const WAITING: u8 = 0;
-const ANSWERING: u8 = 1;
-const STOPPED: u8 = 2;
-
-/// What the program is doing when Ctrl-C comes.
-static STATE: AtomicU8 = AtomicU8::new(WAITING);
-
-/// The exit code of a program that Ctrl-C ended: 128 and the number of the signal.
-const INTERRUPTED: i32 = 130;
-
-/// While it lives Ctrl-C stops the answer; a second one, or one at another time, ends the program.
-struct Interrupts;
-
-impl Interrupts {
-    fn listen() -> Result<(), CliError> {
-        ctrlc::set_handler(|| {
-            let stop =
-                STATE.compare_exchange(ANSWERING, STOPPED, Ordering::Relaxed, Ordering::Relaxed);
-            if stop.is_err() {
-                process::exit(INTERRUPTED);
-            }
-        })
-        .map_err(|error| CliError::Terminal(error.into()))
-    }
-
-    fn during_answer() -> Self {
-        STATE.store(ANSWERING, Ordering::Relaxed);
-        Self
-    }
-
-    fn stopped(&self) -> bool {
-        STATE.load(Ordering::Relaxed) == STOPPED
-    }
-}
-
-impl Drop for Interrupts {
-    fn drop(&mut self) {
-        STATE.store(WAITING, Ordering::Relaxed);
-    }
 }

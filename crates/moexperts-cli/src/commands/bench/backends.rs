@@ -31,22 +31,40 @@ impl<D: Device> Backends<D> {
         self.all.iter().map(|backend| backend.name().to_owned()).collect()
     }
 
-    /// Those that `check` passes, and why the others cannot take part. One the user asked for has
-    /// to.
+    /// Those that `check` passes, and why the others cannot take part.
+    pub(super) fn sorted_out<E>(
+        &self,
+        check: impl Fn(&Backend<D>) -> Result<(), E>,
+    ) -> (Vec<Backend<D>>, Vec<Refused<E>>) {
+        let (mut able, mut refused) = (Vec::new(), Vec::new());
+        for backend in &self.all {
+            match check(backend) {
+                Ok(()) => able.push(Arc::clone(backend)),
+                Err(error) => refused.push(Refused { name: backend.name().to_owned(), error }),
+            }
+        }
+        (able, refused)
+    }
+
+    /// The same, but one the user asked for has to pass.
     pub(super) fn able<E: Into<CliError> + Display>(
         &self,
         check: impl Fn(&Backend<D>) -> Result<(), E>,
     ) -> Result<(Vec<Backend<D>>, Vec<String>), CliError> {
-        let (mut able, mut reasons) = (Vec::new(), Vec::new());
-        for backend in &self.all {
-            match check(backend) {
-                Ok(()) => able.push(Arc::clone(backend)),
-                Err(error) if self.named => return Err(error.into()),
-                Err(error) => reasons.push(error.to_string()),
-            }
+        let (able, refused) = self.sorted_out(check);
+        let mut errors = refused.into_iter().map(|refused| refused.error);
+        match errors.next() {
+            Some(first) if self.named => Err(first.into()),
+            first => Ok((able, first.into_iter().chain(errors).map(|e| e.to_string()).collect())),
         }
-        Ok((able, reasons))
     }
+}
+
+/// A backend that cannot take part.
+#[derive(Debug)]
+pub(super) struct Refused<E> {
+    pub(super) name: String,
+    pub(super) error: E,
 }
 
 #[cfg(test)]

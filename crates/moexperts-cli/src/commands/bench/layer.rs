@@ -17,8 +17,8 @@ use super::{
     backends::{Backend, Backends},
     device_name,
     limits::Limits,
-    report::Report,
     room::Room,
+    table::Report,
 };
 use crate::{
     args::{BenchLayerArgs, RoutingKind, Shape},

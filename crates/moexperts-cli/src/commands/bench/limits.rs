@@ -7,8 +7,9 @@
 use std::time::{Duration, Instant};
 
 use moexperts::{DType, Error, units::counted};
+use moexperts_report::Statistics;
 
-use super::{digits, statistics::Statistics};
+use super::digits;
 use crate::{
     error::CliError,
     hardware::{Hardware, Meter},
@@ -59,6 +60,12 @@ impl Limits {
         if self.last.elapsed() >= EVERY { self.again() } else { Ok(()) }
     }
 
+    /// Every measurement of bytes read a second and of operations a second, and what those were
+    /// done with.
+    pub(super) fn measured(&self) -> (&[f64], &[f64], &str) {
+        (&self.bytes_per_second, &self.flops_per_second, &self.units)
+    }
+
     /// Bytes read a second.
     pub(super) fn bandwidth(&self) -> f64 {
         Statistics::of(&self.bytes_per_second).median
@@ -75,7 +82,7 @@ impl Limits {
     /// `limits of olmoe bf16: 29.1 GB/s (27.8-30.2), 198 GFLOP/s (…) of f32 on avx2, 5 measurements`.
     pub(super) fn summary(&self, of: &str) -> String {
         let spread = |measured: &[f64]| {
-            let Statistics { median, p10, p90 } = Statistics::of(measured).scaled(1e-9);
+            let Statistics { median, p10, p90, .. } = Statistics::of(measured).scaled(1e-9);
             [digits(median), digits(p10), digits(p90)]
         };
         let [median, p10, p90] = spread(&self.bytes_per_second);

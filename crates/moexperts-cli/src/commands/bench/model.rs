@@ -1,19 +1,19 @@
 //! `moexperts bench model`.
 
-mod counting;
 mod row;
-mod variants;
 
-use std::time::Instant;
+use std::{num::NonZero, time::Instant};
 
-use moexperts::{Device, GenerateOptions, Generation, GenerationStats, LanguageModel};
+use moexperts::{Device, LanguageModel};
 
-use self::{
-    counting::decode_bytes,
-    row::{Row, Subject},
-    variants::Variant,
+use self::row::{Row, Subject};
+use super::{
+    backends::Backends,
+    cached,
+    generation::{Asked, Task, Variant, Variants, count},
+    limits::Limits,
+    table::Report,
 };
-use super::{backends::Backends, cached, limits::Limits, random::Random, report::Report};
 use crate::{
     args::BenchModelArgs, commands::load, error::CliError, hardware::Hardware, output_file,
 };
@@ -38,7 +38,23 @@ pub(in crate::commands) fn bench<D: Hardware>(
     check_context(args, model)?;
     let (able, mut reasons) =
         backends.able(|backend| model.set_experts_implementation(backend.name()))?;
-    let (variants, lines) = variants::all(model, &able, args, &mut reasons)?;
+    let counts = |counts: &[NonZero<usize>]| counts.iter().map(|count| count.get()).collect();
+    let Variants { able: variants, broken, lines } = Variants::all(
+        model,
+        &Asked {
+            backends: &able,
+            compile: &args.compile,
+            limits: &args.limits,
+            batch_sizes: counts(&args.batch),
+            prompt_tokens: counts(&args.prompt_tokens),
+        },
+    )?;
+    for (_, _, error) in broken {
+        if !args.common.experts_implementation.is_empty() {
+            return Err(error.into());
+        }
+        reasons.push(error.to_string());
+    }
 
     let rows = variants.len() * args.batch.len() * args.prompt_tokens.len();
     let columns = Row::columns(&variants);
@@ -112,76 +128,39 @@ struct Measured<'a, D: Device> {
 
 impl<D: Hardware> Cell<'_, D> {
     /// What each took, and the bytes of weights that decoding read.
-    fn measure(&self) -> Result<(Vec<Measured<'_, D>>, usize), CliError> {
-        let prompts = self.prompts();
-        let options = options(self.args.new_tokens, self.args.seed);
-        let Some(first) = self.variants.first() else { return Ok((Vec::new(), 0)) };
-        self.model.reset_compile();
-        let decode_bytes = decode_bytes(self.model, &first.backend, &prompts, &options)?;
+    fn measure(&self) -> Result<(Vec<Measured<'_, D>>, f64), CliError> {
+        let Self { args, model, variants, batch, prompt_tokens } = *self;
+        let task = Task::random(model, batch, prompt_tokens, args.new_tokens, args.seed);
+        let Some(first) = variants.first() else { return Ok((Vec::new(), 0.0)) };
+        let decode_bytes = count(model, &first.backend, &task)?.decode.bytes;
         let measured = |variant| Measured {
             variant,
             prefill_seconds: Vec::new(),
             decode_seconds: Vec::new(),
             peak_memory_bytes: None,
         };
-        let mut all: Vec<Measured<'_, D>> = self.variants.iter().map(measured).collect();
+        let mut all: Vec<Measured<'_, D>> = variants.iter().map(measured).collect();
         for measured in &all {
             // What is made on first use is made now.
-            measured.variant.choose(self.model)?;
-            finish(&mut self.model.generate_tokens(prompts.clone(), &self::options(2, 0))?)?;
+            measured.variant.choose(model)?;
+            task.shortest().finish(model)?;
         }
-        for _ in 0..self.args.repetitions.get() {
+        for _ in 0..args.repetitions.get() {
             for measured in &mut all {
-                measured.variant.choose(self.model)?;
-                measured.generation(self.model, prompts.clone(), &options)?;
+                measured.variant.choose(model)?;
+                measured.generation(model, &task)?;
             }
         }
         Ok((all, decode_bytes))
     }
-
-    /// Random token ids.
-    fn prompts(&self) -> Vec<Vec<u32>> {
-        let vocab = self.model.spec().vocab_size;
-        let purpose = [self.batch as u64, self.prompt_tokens as u64];
-        let mut random = Random::new(self.args.seed, &purpose);
-        let mut prompt = || (0..self.prompt_tokens).map(|_| random.below(vocab) as u32).collect();
-        (0..self.batch).map(|_| prompt()).collect()
-    }
 }
 
 impl<D: Hardware> Measured<'_, D> {
-    fn generation(
-        &mut self,
-        model: &LanguageModel<D>,
-        prompts: Vec<Vec<u32>>,
-        options: &GenerateOptions,
-    ) -> Result<(), CliError> {
-        model.device().forget_peak_memory();
-        let mut generation = model.generate_tokens(prompts, options)?;
-        let stats = finish(&mut generation)?;
-        self.prefill_seconds.push(stats.prefill.as_secs_f64());
-        self.decode_seconds.push(stats.decode.as_secs_f64());
-        self.peak_memory_bytes = self.peak_memory_bytes.max(model.device().peak_memory());
+    fn generation(&mut self, model: &LanguageModel<D>, task: &Task) -> Result<(), CliError> {
+        let taken = task.finish(model)?;
+        self.prefill_seconds.push(taken.prefill.as_secs_f64());
+        self.decode_seconds.push(taken.decode.as_secs_f64());
+        self.peak_memory_bytes = self.peak_memory_bytes.max(taken.peak_memory_bytes);
         Ok(())
     }
-}
-
-/// The most likely tokens, to the last.
-fn options(new_tokens: usize, seed: u64) -> GenerateOptions {
-    GenerateOptions {
-        max_new_tokens: Some(new_tokens),
-        do_sample: Some(false),
-        repetition_penalty: Some(1.0),
-        seed: Some(seed),
-        ignore_eos: true,
-        ..GenerateOptions::default()
-    }
-}
-
-/// Runs a generation to its end.
-fn finish<D: Device>(generation: &mut Generation<'_, D>) -> Result<GenerationStats, CliError> {
-    for event in generation.by_ref() {
-        event?;
-    }
-    Ok(generation.stats())
 }

@@ -63,11 +63,6 @@ impl RandomModel {
         Ok(Self { origin, config, spec, dtype })
     }
 
-    /// What messages call it: `qwen1.5-moe, 4 layers, random weights`.
-    pub(super) fn origin(&self) -> &str {
-        &self.origin
-    }
-
     /// Makes the weights, with so many threads, and hands them out as files to load.
     ///
     /// # Errors

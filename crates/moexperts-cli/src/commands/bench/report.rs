@@ -1,128 +1,61 @@
-//! Rows as they are measured: a table on standard output, a JSON file, and a bar on standard error.
+//! `moexperts bench report`.
 
 use std::path::{Path, PathBuf};
 
-use indicatif::ProgressBar;
-use serde::Serialize;
+use moexperts_report::{Change, Key, Measure, Named, Results, changes, page, summaries};
 
-use crate::{commands::print, error::CliError, output_file, progress};
+use super::digits;
+use crate::{args::BenchReportArgs, commands::print, error::CliError, output_file};
 
-/// A column of the table.
-#[derive(Debug)]
-pub(super) struct Column {
-    title: &'static str,
-    width: usize,
-    /// Numbers end below each other, words begin so.
-    number: bool,
+pub(super) fn run(args: &BenchReportArgs) -> Result<(), CliError> {
+    let first = Results::read(&args.results)?;
+    let second = args.after.as_deref().map(Results::read).transpose()?;
+    let names = [Some(&args.results), args.after.as_ref()]
+        .map(|path| path.map_or(String::new(), |path| path.display().to_string()));
+    let first = Named { file: &names[0], results: &first };
+    let second = second.as_ref().map(|results| Named { file: &names[1], results });
+    let (shown, before, default) = match second {
+        Some(second) => (second, Some(first), "comparison.html"),
+        None => (first, None, "report.html"),
+    };
+    let path = match (&args.out, &args.after) {
+        (Some(path), _) => path.clone(),
+        (None, Some(after)) => beside(after, default),
+        (None, None) => beside(&args.results, default),
+    };
+    output_file::replace(&path, page(shown, before, args.reference).as_bytes())?;
+    if let Some(before) = before {
+        print(&changed(before.results, shown.results))?;
+    }
+    print(&format!("{}\n", path.display()))
 }
 
-impl Column {
-    /// Wide enough for each of these words.
-    pub(super) fn words<S: AsRef<str>>(
-        title: &'static str,
-        words: impl IntoIterator<Item = S>,
-    ) -> Self {
-        let widest = words.into_iter().map(|word| word.as_ref().chars().count()).max();
-        Self { title, width: widest.unwrap_or(0).max(title.len()), number: false }
-    }
-
-    pub(super) fn number(title: &'static str, width: usize) -> Self {
-        Self { title, width: width.max(title.len()), number: true }
-    }
-
-    fn align(&self, text: &str) -> String {
-        let width = self.width;
-        if self.number { format!("{text:>width$}") } else { format!("{text:<width$}") }
-    }
+fn beside(results: &Path, file: &str) -> PathBuf {
+    results.with_file_name(file)
 }
 
-/// Where results go.
-#[derive(Debug)]
-pub(super) struct Report {
-    columns: Vec<Column>,
-    bar: ProgressBar,
-    json: Option<PathBuf>,
-    rows: Vec<String>,
-}
-
-impl Report {
-    /// For this many rows.
-    pub(super) fn new(columns: Vec<Column>, rows: usize, json: Option<&Path>) -> Self {
-        let (bar, json) = (progress::rows(rows as u64), json.map(Path::to_owned));
-        Self { columns, bar, json, rows: Vec::new() }
-    }
-
-    /// A line between the rows.
-    pub(super) fn line(&self, text: &str) -> Result<(), CliError> {
-        self.bar.suspend(|| print(&format!("{text}\n")))
-    }
-
-    /// The line above the rows.
-    pub(super) fn titles(&self) -> Result<(), CliError> {
-        self.columns(self.columns.iter().map(|column| column.title))
-    }
-
-    /// Says at the bar what is being done.
-    pub(super) fn doing(&self, what: String) {
-        self.bar.set_message(what);
-    }
-
-    /// A row that will not come.
-    pub(super) fn skip(&self) {
-        self.bar.inc(1);
-    }
-
-    /// Shows a row and keeps all of them.
-    pub(super) fn row(
-        &mut self,
-        cells: &[impl AsRef<str>],
-        row: &impl Serialize,
-    ) -> Result<(), CliError> {
-        self.bar.inc(1);
-        self.columns(cells.iter().map(AsRef::as_ref))?;
-        self.rows.push(serde_json::to_string(row).expect("a row is numbers and names"));
-        match &self.json {
-            Some(path) => output_file::replace(path, array(&self.rows).as_bytes()),
-            None => Ok(()),
-        }
-    }
-
-    fn columns<'a>(&self, cells: impl Iterator<Item = &'a str>) -> Result<(), CliError> {
-        let cells = self.columns.iter().zip(cells).map(|(column, text)| column.align(text));
-        self.line(cells.collect::<Vec<_>>().join("  ").trim_end())
-    }
-}
-
-impl Drop for Report {
-    fn drop(&mut self) {
-        self.bar.finish_and_clear();
-    }
-}
-
-/// A JSON array with a row a line.
-fn array(rows: &[String]) -> String {
-    format!("[\n  {}\n]\n", rows.join(",\n  "))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_end_and_words_begin_below_each_other() {
-        let name = Column::words("name", ["eager", "grouped_mm"]);
-        assert_eq!(name.align("eager"), "eager     ");
-        assert_eq!(Column::words("implementation", [""; 0]).align("a").len(), 14);
-        assert_eq!(Column::number("ms", 6).align("1.23"), "  1.23");
-        assert_eq!(Column::number("GFLOP/s", 6).align("1").len(), 7);
-    }
-
-    #[test]
-    fn a_row_is_a_line_of_the_array() {
-        let rows = [r#"{"a":1}"#.to_owned(), r#"{"a":2}"#.to_owned()];
-        let text = array(&rows);
-        assert_eq!(text, "[\n  {\"a\":1},\n  {\"a\":2}\n]\n");
-        let read: serde_json::Value = serde_json::from_str(&text).unwrap();
-        assert_eq!(read[1]["a"], 2);
+/// A line a combination that both have.
+fn changed(before: &Results, after: &Results) -> String {
+    let all = changes(&summaries(before), &summaries(after));
+    let line = |change: &Change| {
+        let Change { key, before, after, change, exceeds_noise, .. } = change;
+        let said = match (exceeds_noise, *change < 0.0) {
+            (false, _) => "within the noise",
+            (true, true) => "faster",
+            (true, false) => "slower",
+        };
+        let Key { device, dtype, batch, sequence, new_tokens, compile, implementation } = key;
+        let [before, after] = [before, after].map(|time| digits(time.ms.median));
+        format!(
+            "{device} {dtype}, batch {batch}, sequence {sequence}, new {new_tokens}, {compile}, \
+             {implementation}: {before} -> {after} ms, {:+.1} %, {said}\n",
+            100.0 * change
+        )
+    };
+    let generation = all.iter().filter(|change| change.measure == Measure::Generation);
+    let lines: String = generation.map(line).collect();
+    match lines.is_empty() {
+        true => "no combination is in both files\n".to_owned(),
+        false => lines,
     }
 }

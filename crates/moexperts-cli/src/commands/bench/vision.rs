@@ -7,7 +7,7 @@ use std::time::Duration;
 use moexperts::{Device, Error, Image, LanguageModel, model::VisionSpec, units::counted};
 
 use self::row::{Measured, Row};
-use super::{limits::Limits, random::Random, report::Report, runs::timed};
+use super::{limits::Limits, random::Random, runs::timed, table::Report};
 use crate::{
     args::{BenchVisionArgs, ImageSize},
     commands::load,

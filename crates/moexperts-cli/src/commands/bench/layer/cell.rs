@@ -6,9 +6,10 @@ use moexperts::{
     Device, Error, ExpertsBackend, ExpertsCall,
     core::{self, DeviceKind, Experts, Scratch, made},
 };
+use moexperts_report::mean;
 
 use super::{
-    super::{backends::Backend, random::Random, runs::enough, statistics::mean},
+    super::{backends::Backend, random::Random, runs::enough},
     routing::{Choices, Size},
 };
 use crate::{args::RoutingKind, error::CliError};

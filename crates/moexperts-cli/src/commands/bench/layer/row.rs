@@ -1,10 +1,11 @@
 //! A row: what one backend did with one number of tokens.
 
 use moexperts::ExpertsSpec;
+use moexperts_report::Statistics;
 use serde::Serialize;
 
 use super::{
-    super::{digits, limits::Limits, percent, report::Column, rounded, statistics::Statistics},
+    super::{digits, limits::Limits, percent, rounded, table::Column},
     cell::Measured,
 };
 

@@ -1,12 +1,12 @@
 //! A row: what one backend did with one batch of prompts.
 
 use moexperts::{DType, Device, LanguageModel};
+use moexperts_report::Statistics;
 use serde::Serialize;
 
 use super::{
-    super::{device_name, digits, percent, report::Column, rounded, statistics::Statistics},
+    super::{device_name, digits, generation::Variant, percent, rounded, table::Column},
     Measured,
-    variants::Variant,
 };
 use crate::{hardware::Hardware, summary::bytes};
 
@@ -40,7 +40,7 @@ pub(super) struct Subject<'a, D: Device> {
     pub(super) prompt_tokens: usize,
     pub(super) new_tokens: usize,
     /// Bytes of weights that all decode steps read.
-    pub(super) decode_bytes: usize,
+    pub(super) decode_bytes: f64,
 }
 
 impl Row {
@@ -69,7 +69,7 @@ impl Row {
             load_s: rounded(load_seconds),
             prefill_tok_per_s: rounded((batch * prompt_tokens) as f64 / prefill),
             decode_tok_per_s: rounded(decoded as f64 / decode),
-            decode_gb_per_s: rounded(decode_bytes as f64 / decode / 1e9),
+            decode_gb_per_s: rounded(decode_bytes / decode / 1e9),
             limit_gb_per_s: rounded(bandwidth / 1e9),
             peak_memory_bytes: measured.peak_memory_bytes,
         }

@@ -1,9 +1,10 @@
 //! A row: one image through the tower.
 
 use moexperts::{LanguageModel, model::VisionTower};
+use moexperts_report::Statistics;
 use serde::Serialize;
 
-use super::super::{device_name, digits, percent, report::Column, rounded, statistics::Statistics};
+use super::super::{device_name, digits, percent, rounded, table::Column};
 use crate::{args::ImageSize, hardware::Hardware};
 
 /// As the JSON file has it.

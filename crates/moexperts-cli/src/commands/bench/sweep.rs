@@ -1,0 +1,332 @@
+//! `moexperts bench sweep`.
+
+mod folder;
+mod group;
+mod row;
+
+use std::{collections::BTreeSet, time::Instant};
+
+use indicatif::ProgressBar;
+use moexperts::{AutoModel, DType, Device, LanguageModel};
+use moexperts_report::{Cell, Key, Results, Skipped, Target};
+
+use self::{folder::Folder, group::Group};
+use super::{
+    backends::Backends,
+    cached, device_name,
+    generation::{Asked, Task, Variant, Variants},
+    limits::Limits,
+    pool::filling_threads,
+    random_model::RandomModel,
+    room::Room,
+    rounded,
+    table::Table,
+};
+use crate::{
+    args::{BenchSweepArgs, DTypeArg},
+    commands::{load, print},
+    error::CliError,
+    hardware::Hardware,
+    interrupts::Interrupts,
+    progress,
+};
+
+pub(super) fn run(args: &BenchSweepArgs) -> Result<(), CliError> {
+    let folder = Folder::open(&args.out, args.resume)?;
+    Interrupts::listen()?;
+    let sweep = Sweep::new(args, folder)?;
+    let targets: Vec<_> = args
+        .device
+        .iter()
+        .flat_map(|&device| args.dtype.iter().map(move |&dtype| (device, dtype)))
+        .collect();
+    sweep.finish_with(|sweep| {
+        for (index, &(device, dtype)) in targets.iter().enumerate() {
+            sweep.targets_left = targets.len() - index - 1;
+            match args.find(device) {
+                Ok(found) => on_device!(found, device => sweep.target(device, dtype)?),
+                Err(error) => sweep.skip(Skipped {
+                    device: Some(device.to_string()),
+                    ..skipped(error.to_string())
+                }),
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Something that cannot run, whatever else.
+fn skipped(reason: String) -> Skipped {
+    Skipped {
+        device: None,
+        dtype: None,
+        batch: None,
+        sequence: None,
+        new_tokens: None,
+        compile: None,
+        implementation: None,
+        reason,
+    }
+}
+
+/// A sweep at work.
+pub(in crate::commands) struct Sweep<'a> {
+    args: &'a BenchSweepArgs,
+    folder: Folder,
+    results: Results,
+    /// Combinations that can run.
+    planned: BTreeSet<Key>,
+    targets_left: usize,
+    interrupts: Interrupts,
+    bar: ProgressBar,
+}
+
+impl<'a> Sweep<'a> {
+    pub(in crate::commands) fn new(
+        args: &'a BenchSweepArgs,
+        folder: Folder,
+    ) -> Result<Self, CliError> {
+        let results = folder.results(args.seed, args.repetitions.get())?;
+        let planned = results.cells.iter().map(|cell| cell.key.clone()).collect();
+        let (interrupts, bar) = (Interrupts::during_work(), progress::work(0));
+        Ok(Self { args, folder, results, planned, targets_left: 0, interrupts, bar })
+    }
+
+    /// Measures, and writes what there is, whatever came of it.
+    pub(in crate::commands) fn finish_with(
+        mut self,
+        measure: impl FnOnce(&mut Self) -> Result<(), CliError>,
+    ) -> Result<(), CliError> {
+        let measured = measure(&mut self);
+        self.bar.finish_and_clear();
+        if self.results.cells.is_empty() {
+            measured?;
+            let reason = self.results.skipped.first().map(|skipped| skipped.reason.clone());
+            return Err(CliError::SweepEmpty { reason: reason.unwrap_or_default() });
+        }
+        let written = self.folder.write_all(&mut self.results, self.args.reference);
+        measured?;
+        print(&format!("\nwritten   {}\n", written?))
+    }
+
+    /// Everything on a device in a dtype.
+    pub(in crate::commands) fn target<D: Hardware>(
+        &mut self,
+        device: D,
+        dtype: DTypeArg,
+    ) -> Result<(), CliError> {
+        let start = Instant::now();
+        let model = &self.load(device, dtype)?;
+        let load_seconds = start.elapsed().as_secs_f64();
+        self.folder.enter_model(&mut self.results, model.origin())?;
+        let mut limits = Limits::measure(model.device(), model.dtype())?;
+        let variants = self.variants(model)?;
+        let target = self.describe(model, load_seconds, &variants.lines)?;
+        let known = self.results.targets[target].clone();
+        self.keep_limits(target, &known, &limits);
+        let groups = self.groups(model, &variants.able);
+
+        let table = Table::new(row::columns(&variants.able), self.bar.clone());
+        for line in row::heading(&self.results, target) {
+            table.line(&line)?;
+        }
+        table.titles()?;
+        let units = groups.iter().map(|group| group.units(self.repetitions())).sum::<u64>();
+        self.bar.set_length(self.bar.position() + units * (1 + self.targets_left as u64));
+        for group in groups {
+            limits.refresh()?;
+            self.bar.set_message(group.title());
+            let measured = group.measure(self, model);
+            self.keep_limits(target, &known, &limits);
+            measured?;
+            for row in row::rows(&self.results, |key| group.has(key)) {
+                table.row(row)?;
+            }
+        }
+        limits.again()?;
+        self.keep_limits(target, &known, &limits);
+        table.line(&limits.summary(model.origin()))
+    }
+
+    fn load<D: Hardware>(&self, device: D, dtype: DTypeArg) -> Result<LanguageModel<D>, CliError> {
+        let args = self.args;
+        let (Some(shape), Some(layers)) = (&args.shape, args.layers) else {
+            return load(device, args.model.as_deref(), args.load_options(dtype));
+        };
+        let dtype = dtype.dtype().unwrap_or(DType::Bf16);
+        let model = RandomModel::new(shape, layers.get(), dtype)?;
+        let files = model.files(args.seed, Room::now(&device), filling_threads(&device))?;
+        Ok(AutoModel::from_files_on(device, files, args.load_options(DTypeArg::Auto))?)
+    }
+
+    /// The backends and ways to compile that can run; the others are listed.
+    fn variants<D: Hardware>(&mut self, model: &LanguageModel<D>) -> Result<Variants<D>, CliError> {
+        let args = self.args;
+        let backends = Backends::<D>::named(args.backends())?;
+        let (able, refused) =
+            backends.sorted_out(|backend| model.set_experts_implementation(backend.name()));
+        for refused in refused {
+            let implementation = Some(refused.name);
+            let reason = refused.error.to_string();
+            self.skip(Skipped { implementation, ..on(model, reason) });
+        }
+        let context = model.spec().max_position_embeddings;
+        let variants = Variants::all(
+            model,
+            &Asked {
+                backends: &able,
+                compile: &args.compile,
+                limits: &args.limits,
+                batch_sizes: args.batch.iter().map(|batch| batch.get()).collect(),
+                prompt_tokens: args
+                    .seq
+                    .iter()
+                    .map(|tokens| tokens.get())
+                    .filter(|&tokens| tokens <= context)
+                    .collect(),
+            },
+        )?;
+        for (backend, compile, error) in &variants.broken {
+            self.skip(Skipped {
+                compile: Some(compile.to_string()),
+                implementation: Some(backend.name().to_owned()),
+                ..on(model, error.to_string())
+            });
+        }
+        Ok(variants)
+    }
+
+    /// Enters the target, or finds it, and says where.
+    fn describe<D: Hardware>(
+        &mut self,
+        model: &LanguageModel<D>,
+        load_seconds: f64,
+        compiled: &[String],
+    ) -> Result<usize, CliError> {
+        let device = model.device();
+        let weights = model.load_report();
+        let few = cached(weights.in_place_bytes + weights.converted_bytes);
+        let compiled = compiled.iter().map(|line| format!("compiled {line}"));
+        let target = Target {
+            device: device_name::<D>(),
+            dtype: dtype_name(model),
+            hardware: device.machine(),
+            threads: device.threads(),
+            load_s: rounded(load_seconds),
+            bytes_per_second: Vec::new(),
+            flops_per_second: Vec::new(),
+            operations: String::new(),
+            notes: compiled.chain(few).collect(),
+        };
+        self.folder.enter_target(&mut self.results, target)
+    }
+
+    /// What is measured together, and what of it is not complete yet.
+    fn groups<'v, D: Hardware>(
+        &mut self,
+        model: &LanguageModel<D>,
+        variants: &'v [Variant<D>],
+    ) -> Vec<Group<'v, D>> {
+        let args = self.args;
+        let context = model.spec().max_position_embeddings;
+        let mut groups = Vec::new();
+        for batch in args.batch.iter().map(|batch| batch.get()) {
+            for sequence in args.seq.iter().map(|tokens| tokens.get()) {
+                for &new_tokens in &args.new_tokens {
+                    if sequence.saturating_add(new_tokens) > context {
+                        let error =
+                            CliError::BenchContext { prompt: sequence, new: new_tokens, context };
+                        self.skip(Skipped {
+                            sequence: Some(sequence),
+                            new_tokens: Some(new_tokens),
+                            ..on(model, error.to_string())
+                        });
+                        continue;
+                    }
+                    let key = |variant: &Variant<D>| Key {
+                        device: device_name::<D>(),
+                        dtype: dtype_name(model),
+                        batch,
+                        sequence,
+                        new_tokens,
+                        compile: variant.compile.to_string(),
+                        implementation: variant.backend.name().to_owned(),
+                    };
+                    let keyed = variants.iter().map(|variant| (key(variant), variant));
+                    self.planned.extend(variants.iter().map(key));
+                    let pending =
+                        keyed.filter(|(key, _)| !self.is_complete(key)).collect::<Vec<_>>();
+                    if !pending.is_empty() {
+                        let task = Task::random(model, batch, sequence, new_tokens, args.seed);
+                        groups.push(Group { task, pending });
+                    }
+                }
+            }
+        }
+        let later = variants.len() * args.batch.len() * args.seq.len() * args.new_tokens.len();
+        self.results.planned = self.planned.len() + self.targets_left * later;
+        groups
+    }
+
+    fn is_complete(&self, key: &Key) -> bool {
+        self.cell(key).is_some_and(|cell| cell.runs() >= self.repetitions())
+    }
+
+    fn repetitions(&self) -> usize {
+        self.results.repetitions
+    }
+
+    /// What is known of a combination.
+    fn cell(&self, key: &Key) -> Option<Cell> {
+        self.results.cells.iter().find(|cell| &cell.key == key).cloned()
+    }
+
+    /// Takes cells in place of what was known of them, and writes everything.
+    fn keep<'c>(&mut self, cells: impl Iterator<Item = &'c Cell>) -> Result<(), CliError> {
+        for new in cells.filter(|cell| cell.runs() > 0) {
+            match self.results.cells.iter_mut().find(|cell| cell.key == new.key) {
+                Some(cell) => *cell = new.clone(),
+                None => self.results.cells.push(new.clone()),
+            }
+        }
+        self.folder.write(&mut self.results)
+    }
+
+    /// Takes the limits of this run, after those that were known before it.
+    fn keep_limits(&mut self, target: usize, known: &Target, limits: &Limits) {
+        let target = &mut self.results.targets[target];
+        let (bytes_per_second, flops_per_second, operations) = limits.measured();
+        let rates = |known: &[f64], new: &[f64]| {
+            known.iter().copied().chain(new.iter().copied().map(rounded)).collect()
+        };
+        target.bytes_per_second = rates(&known.bytes_per_second, bytes_per_second);
+        target.flops_per_second = rates(&known.flops_per_second, flops_per_second);
+        target.operations = operations.to_owned();
+    }
+
+    /// Lists something that cannot run, once.
+    fn skip(&mut self, skipped: Skipped) {
+        if !self.results.skipped.contains(&skipped) {
+            self.results.skipped.push(skipped);
+        }
+    }
+
+    /// The error of a sweep that Ctrl-C ends.
+    fn interrupted(&self) -> CliError {
+        CliError::Interrupted {
+            complete: self.results.complete_cells(),
+            planned: self.results.planned,
+            path: self.folder.path().to_owned(),
+        }
+    }
+}
+
+fn dtype_name<D: Device>(model: &LanguageModel<D>) -> String {
+    model.dtype().map_or("none", DType::name).to_owned()
+}
+
+/// Something that cannot run on a target.
+fn on<D: Device>(model: &LanguageModel<D>, reason: String) -> Skipped {
+    let (device, dtype) = (Some(device_name::<D>()), Some(dtype_name(model)));
+    Skipped { device, dtype, ..skipped(reason) }
+}

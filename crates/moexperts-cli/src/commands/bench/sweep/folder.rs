@@ -1,0 +1,203 @@
+//! The folder of a sweep's results.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+};
+
+use jiff::Timestamp;
+use moexperts::{Cpu, inspect::Memory};
+use moexperts_report::{Fact, Named, Program, Results, Target, csv, markdown, page};
+
+use crate::{error::CliError, output_file, summary::bytes};
+
+/// The file with every run, which all others follow from.
+const RESULTS: &str = "results.json";
+
+/// Where results go, and what was there.
+#[derive(Debug)]
+pub(in crate::commands) struct Folder {
+    path: PathBuf,
+    earlier: Option<Results>,
+}
+
+impl Folder {
+    /// Finds results to go on with, or makes room for new ones.
+    ///
+    /// # Errors
+    /// If there are results that are not to be gone on with, or that another program measured; if
+    /// nothing can be written there.
+    pub(in crate::commands) fn open(path: &Path, resume: bool) -> Result<Self, CliError> {
+        let path = path.to_owned();
+        let file = path.join(RESULTS);
+        let there = file.try_exists().unwrap_or(true);
+        if there && !resume {
+            return Err(CliError::SweepExists { path });
+        }
+        let earlier = if there { Some(Results::read(&file)?) } else { None };
+        fs::create_dir_all(&path)
+            .map_err(|source| CliError::Write { path: path.clone(), source })?;
+        output_file::check(&file)?;
+        let folder = Self { path, earlier };
+        if let Some(Results { program: there, .. }) = &folder.earlier {
+            let here = program();
+            let named = |Program { version, commit }: &Program| {
+                format!("moexperts {version}, commit {}", commit.as_deref().unwrap_or("not known"))
+            };
+            folder.same("program", &named(there), &named(&here))?;
+        }
+        Ok(folder)
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What was there, or results without a cell.
+    pub(super) fn results(&self, seed: u64, repetitions: usize) -> Result<Results, CliError> {
+        if let Some(earlier) = &self.earlier {
+            self.same("seed", &earlier.seed.to_string(), &seed.to_string())?;
+            return Ok(Results { repetitions, command: command(), ..earlier.clone() });
+        }
+        Ok(Results {
+            program: program(),
+            command: command(),
+            date: now(),
+            model: String::new(),
+            seed,
+            repetitions,
+            planned: 0,
+            machine: machine(),
+            targets: Vec::new(),
+            cells: Vec::new(),
+            skipped: Vec::new(),
+        })
+    }
+
+    /// Enters what the model is called.
+    pub(super) fn enter_model(&self, results: &mut Results, origin: &str) -> Result<(), CliError> {
+        match &self.earlier {
+            Some(earlier) => self.same("model", &earlier.model, origin),
+            None => {
+                origin.clone_into(&mut results.model);
+                Ok(())
+            }
+        }
+    }
+
+    /// Enters a target, or finds it, and says where.
+    pub(super) fn enter_target(
+        &self,
+        results: &mut Results,
+        target: Target,
+    ) -> Result<usize, CliError> {
+        let same =
+            |there: &Target| (&there.device, &there.dtype) == (&target.device, &target.dtype);
+        let Some(place) = results.targets.iter().position(same) else {
+            results.targets.push(target);
+            return Ok(results.targets.len() - 1);
+        };
+        let there = &mut results.targets[place];
+        self.same("machine", &there.hardware, &target.hardware)?;
+        for note in target.notes {
+            if !there.notes.contains(&note) {
+                there.notes.push(note);
+            }
+        }
+        Ok(place)
+    }
+
+    fn same(&self, what: &'static str, there: &str, here: &str) -> Result<(), CliError> {
+        if there == here {
+            return Ok(());
+        }
+        let (there, here) = (there.to_owned(), here.to_owned());
+        Err(CliError::SweepDiffers { path: self.path.clone(), what, there, here })
+    }
+
+    /// Writes every run.
+    pub(super) fn write(&self, results: &mut Results) -> Result<(), CliError> {
+        results.date = now();
+        output_file::replace(&self.path.join(RESULTS), results.to_json().as_bytes())
+    }
+
+    /// Writes everything, and says what.
+    pub(super) fn write_all(
+        &self,
+        results: &mut Results,
+        reference: bool,
+    ) -> Result<String, CliError> {
+        self.write(results)?;
+        let named = Named { file: RESULTS, results };
+        let files = [
+            ("results.csv", csv(results)),
+            ("results.md", markdown(results)),
+            ("report.html", page(named, None, reference)),
+        ];
+        for (name, text) in &files {
+            output_file::replace(&self.path.join(name), text.as_bytes())?;
+        }
+        let names = files.map(|(name, _)| name).join(", ");
+        Ok(format!("{RESULTS}, {names} in {}", self.path.display()))
+    }
+}
+
+fn program() -> Program {
+    let commit = option_env!("MOEXPERTS_COMMIT").map(str::to_owned);
+    Program { version: env!("CARGO_PKG_VERSION").to_owned(), commit }
+}
+
+fn machine() -> Vec<Fact> {
+    let fact = |label: &str, value: String| Fact(label.to_owned(), value);
+    let processor = Cpu::processor().map(|name| fact("processor", name));
+    let memory = Memory::now().map(|memory| fact("memory", bytes(memory.total_bytes)));
+    let system = fact("system", format!("{} {}", env::consts::OS, env::consts::ARCH));
+    let compiler =
+        option_env!("MOEXPERTS_RUSTC").map(|version| fact("compiler", version.to_owned()));
+    processor.into_iter().chain(memory).chain([system]).chain(compiler).collect()
+}
+
+/// To the second.
+fn now() -> String {
+    let now = Timestamp::now();
+    Timestamp::from_second(now.as_second()).unwrap_or(now).to_string()
+}
+
+/// The command line, as a shell would take it.
+fn command() -> String {
+    let words = env::args().skip(1).map(|word| quoted(&word));
+    ["moexperts".to_owned()].into_iter().chain(words).collect::<Vec<_>>().join(" ")
+}
+
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "-_=./,:+@%".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shell_reads_the_words_back() {
+        for (word, expected) in [
+            ("--batch", "--batch"),
+            ("1,4", "1,4"),
+            ("", "''"),
+            ("a b", "'a b'"),
+            ("it's", r"'it'\''s'"),
+            ("$HOME;", "'$HOME;'"),
+        ] {
+            assert_eq!(quoted(word), expected);
+        }
+    }
+
+    #[test]
+    fn a_date_has_no_fraction() {
+        let date = now();
+        assert_eq!((date.len(), date.ends_with('Z')), ("2026-01-02T03:04:05Z".len(), true));
+    }
+}

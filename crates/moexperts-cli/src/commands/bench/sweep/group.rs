@@ -1,0 +1,146 @@
+//! Combinations that differ in the backend and the way to compile alone: measured together.
+
+use std::time::Duration;
+
+use moexperts::{
+    Device, LanguageModel,
+    core::{DeviceKind, decode_experts_implementation},
+};
+use moexperts_report::{Cell, Key, Skipped};
+
+use super::{
+    super::{
+        generation::{Counted, Taken, Task, Variant, count},
+        rounded,
+    },
+    Sweep,
+};
+use crate::{error::CliError, hardware::Hardware};
+
+/// A decode step takes about as long as so many tokens of a prompt: only the time that the bar
+/// shows depends on it.
+const TOKENS_PER_STEP: usize = 32;
+
+/// What is to be measured together.
+#[derive(Debug)]
+pub(super) struct Group<'v, D: Device> {
+    pub(super) task: Task,
+    /// What has not all its runs yet.
+    pub(super) pending: Vec<(Key, &'v Variant<D>)>,
+}
+
+impl<D: Hardware> Group<'_, D> {
+    /// What its combinations have in common.
+    pub(super) fn title(&self) -> String {
+        let Some((Key { batch, sequence, new_tokens, .. }, _)) = self.pending.first() else {
+            return String::new();
+        };
+        format!("batch {batch}, sequence {sequence}, new {new_tokens}")
+    }
+
+    /// Whether a combination is one of them.
+    pub(super) fn has(&self, key: &Key) -> bool {
+        self.pending.iter().any(|(pending, _)| pending == key)
+    }
+
+    /// About how much work it is.
+    pub(super) fn units(&self, repetitions: usize) -> u64 {
+        (self.pending.len() * (1 + repetitions)) as u64 * self.units_of_one()
+    }
+
+    fn units_of_one(&self) -> u64 {
+        let prompts: usize = self.task.prompts.iter().map(Vec::len).sum();
+        (prompts + (self.task.new_tokens - 1) * TOKENS_PER_STEP) as u64
+    }
+
+    /// Runs each once for itself, and then all in turn until each has its runs. What fails in the first
+    /// is listed with the reason.
+    pub(super) fn measure(
+        &self,
+        sweep: &mut Sweep<'_>,
+        model: &LanguageModel<D>,
+    ) -> Result<(), CliError> {
+        let Some((_, first)) = self.pending.first() else { return Ok(()) };
+        let counted = count(model, &first.backend, &self.task)?;
+        let mut contestants = Vec::new();
+        for (key, variant) in &self.pending {
+            // What another has made is not this one's memory.
+            model.clear_backend_caches();
+            match self.run(sweep, model, variant) {
+                Ok(taken) => {
+                    let mut cell = sweep.cell(key).unwrap_or_else(|| cell(key, counted, D::KIND));
+                    cell.peak_memory_bytes = taken.peak_memory_bytes;
+                    contestants.push((cell, *variant));
+                }
+                Err(CliError::Model(error)) => sweep.skip(not_run(key, error.to_string())),
+                Err(error) => return Err(error),
+            }
+        }
+        let wanted = sweep.repetitions();
+        while contestants.iter().any(|(cell, _)| cell.runs() < wanted) {
+            let measured = self.turn(sweep, model, &mut contestants);
+            sweep.keep(contestants.iter().map(|(cell, _)| cell))?;
+            measured?;
+        }
+        Ok(())
+    }
+
+    /// One generation of each that lacks one.
+    fn turn(
+        &self,
+        sweep: &Sweep<'_>,
+        model: &LanguageModel<D>,
+        contestants: &mut [(Cell, &Variant<D>)],
+    ) -> Result<(), CliError> {
+        for (cell, variant) in contestants {
+            if cell.runs() < sweep.repetitions() {
+                let taken = self.run(sweep, model, variant)?;
+                let ms = |time: Duration| rounded(1e3 * time.as_secs_f64());
+                cell.generation_ms.push(ms(taken.generation));
+                cell.prefill_ms.push(ms(taken.prefill));
+                cell.decode_ms.push(ms(taken.decode));
+            }
+        }
+        Ok(())
+    }
+
+    /// One generation.
+    fn run(
+        &self,
+        sweep: &Sweep<'_>,
+        model: &LanguageModel<D>,
+        variant: &Variant<D>,
+    ) -> Result<Taken, CliError> {
+        variant.choose(model)?;
+        let taken = self.task.run(model, || sweep.interrupts.stopped())?;
+        sweep.bar.inc(self.units_of_one());
+        taken.ok_or_else(|| sweep.interrupted())
+    }
+}
+
+/// A cell without runs.
+fn cell(key: &Key, Counted { prefill, decode }: Counted, kind: DeviceKind) -> Cell {
+    Cell {
+        key: key.clone(),
+        decode_implementation: decode_experts_implementation(&key.implementation, kind).to_owned(),
+        generation_ms: Vec::new(),
+        prefill_ms: Vec::new(),
+        decode_ms: Vec::new(),
+        prefill,
+        decode,
+        peak_memory_bytes: None,
+    }
+}
+
+fn not_run(key: &Key, reason: String) -> Skipped {
+    Skipped {
+        device: Some(key.device.clone()),
+        dtype: Some(key.dtype.clone()),
+        batch: Some(key.batch),
+        sequence: Some(key.sequence),
+        new_tokens: Some(key.new_tokens),
+        compile: Some(key.compile.clone()),
+        implementation: Some(key.implementation.clone()),
+        reason,
+    }
+}

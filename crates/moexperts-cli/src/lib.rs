@@ -1,0 +1,84 @@
+//! The `moexperts` program: reads the command line, runs a command, reports what went wrong.
+//!
+//! It is a library too, so that a program of one's own has all commands with backends of its own:
+//!
+//! ```no_run
+//! use std::process::ExitCode;
+//! # use moexperts::{Cpu, ExpertsBackend, ExpertsCall, ExpertsInterface, ExpertsSpec, core};
+//! # struct MyBackend;
+//! # impl ExpertsBackend<Cpu> for MyBackend {
+//! #     fn name(&self) -> &str { "my_backend" }
+//! #     fn check(&self, _: &ExpertsSpec, _: &Cpu) -> core::Result<()> { Ok(()) }
+//! #     fn forward(&self, _: ExpertsCall<'_, Cpu>, _: &mut core::Tensor) -> core::Result<()> { Ok(()) }
+//! # }
+//!
+//! fn main() -> ExitCode {
+//!     ExpertsInterface::register(MyBackend).expect("the name is free");
+//!     // `bench sweep` measures it with the rest, `--experts-implementation my_backend` runs it.
+//!     moexperts_cli::run()
+//! }
+//! ```
+//!
+//! Invariant: standard output carries the result of a command and nothing else.
+
+#![forbid(unsafe_code)]
+
+mod args;
+mod commands;
+mod embedded;
+mod error;
+mod hardware;
+mod interrupts;
+mod output_file;
+mod progress;
+mod summary;
+
+use std::{env, io::stderr, process::ExitCode};
+
+use clap::Parser as _;
+use tracing_subscriber::{
+    Layer as _, filter::Targets, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+};
+
+use crate::{
+    args::Args,
+    error::{CliError, report},
+};
+
+/// The environment variable that chooses what is logged.
+const LOG_VARIABLE: &str = "RUST_LOG";
+
+/// Does what the command line says, and reports on standard error what went wrong.
+pub fn run() -> ExitCode {
+    let args = Args::parse();
+    match start_log(args.verbose).and_then(|()| commands::run(args.command)) {
+        // Whoever read the output has what they wanted.
+        Ok(()) | Err(CliError::BrokenPipe) => ExitCode::SUCCESS,
+        Err(error @ CliError::Interrupted { .. }) => {
+            eprintln!("{error}");
+            ExitCode::from(interrupts::EXIT_CODE)
+        }
+        Err(error) => {
+            eprint!("{}", report(&error, error.hint()));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Logs to standard error what `RUST_LOG` asks for, or else what the number of `-v` flags does.
+fn start_log(verbose: u8) -> Result<(), CliError> {
+    let directives = match env::var(LOG_VARIABLE) {
+        Ok(directives) if !directives.trim().is_empty() => directives,
+        _ => ["warn", "warn,moexperts=info", "warn,moexperts=debug"][usize::from(verbose.min(2))]
+            .to_owned(),
+    };
+    let filter: Targets = directives.parse().map_err(|source| CliError::Log {
+        variable: LOG_VARIABLE,
+        got: directives,
+        source,
+    })?;
+    let lines = tracing_subscriber::fmt::layer().with_writer(stderr);
+    let subscriber = tracing_subscriber::registry().with(lines.with_filter(filter));
+    subscriber.init();
+    Ok(())
+}

@@ -22,6 +22,9 @@ const LEAST_BYTES: usize = 1 << 20;
 /// Rows, inputs and outputs of the product: enough work for every multiprocessor to reach its speed.
 const PRODUCT: usize = 8192;
 
+/// The same where next to no memory is free.
+const LEAST_PRODUCT: usize = 64;
+
 /// Measurements after one that does not count; their median counts.
 const ROUNDS: usize = 5;
 
@@ -72,20 +75,19 @@ pub struct LinearSpeed {
     pub size: usize,
 }
 
-/// Measures a GPU, again and again.
+/// Measures a GPU, again and again. Nothing of its memory is kept between two measurements.
 #[derive(Debug)]
 pub struct Limits {
     cuda: Cuda,
     /// What is read, if there is room.
     bytes: usize,
-    product: Option<Product>,
+    /// The dtype of the weight, and rows, inputs and outputs, if there is room.
+    product: Option<(DType, usize)>,
 }
 
 /// A linear layer of random values.
 #[derive(Debug)]
 struct Product {
-    size: usize,
-    dtype: DType,
     linear: Linear<CudaMatrix, CudaVector>,
     x: CudaTensor,
     out: CudaTensor,
@@ -93,13 +95,8 @@ struct Product {
 }
 
 impl Limits {
-    /// Makes what products are measured on, which is kept.
-    ///
     /// - `dtype`: that of the weights whose products are measured, if they are
-    ///
-    /// # Errors
-    /// If the device has no room.
-    pub fn new(cuda: &Cuda, dtype: Option<DType>) -> Result<Self> {
+    pub fn new(cuda: &Cuda, dtype: Option<DType>) -> Self {
         Self::with_sizes(cuda, BUFFER_BYTES, dtype.map(|dtype| (dtype, PRODUCT)))
     }
 
@@ -107,12 +104,8 @@ impl Limits {
     ///
     /// - `bytes`: what is read
     /// - `product`: the dtype of the weight, and rows, inputs and outputs alike
-    ///
-    /// # Errors
-    /// If the device has no room.
-    pub fn with_sizes(cuda: &Cuda, bytes: usize, product: Option<(DType, usize)>) -> Result<Self> {
-        let product = product.map(|(dtype, size)| Product::new(cuda, dtype, size)).transpose()?;
-        Ok(Self { cuda: cuda.clone(), bytes, product })
+    pub fn with_sizes(cuda: &Cuda, bytes: usize, product: Option<(DType, usize)>) -> Self {
+        Self { cuda: cuda.clone(), bytes, product }
     }
 
     /// How fast the memory is; a quarter of what is free is used at most, and given back.
@@ -121,9 +114,8 @@ impl Limits {
     /// If the device has no room, or fails.
     pub fn bandwidth(&mut self) -> Result<Bandwidth> {
         let cuda = &self.cuda;
-        let free = usize::try_from(cuda.driver().free_bytes()?).unwrap_or(usize::MAX);
         // A copy reads and writes halves, all of them in units of 16 bytes.
-        let bytes = self.bytes.min((free / 4).max(LEAST_BYTES)) / 32 * 32;
+        let bytes = self.bytes.min(self.room()?.max(LEAST_BYTES)) / 32 * 32;
         let (mut memory, mut sums) = (Buffer::default(), Buffer::default());
         memory.reserve(cuda, bytes)?;
         let from = memory.ptr();
@@ -140,22 +132,39 @@ impl Limits {
         })
     }
 
-    /// How fast the linear layer is; `None` if no dtype was given.
+    /// How fast the linear layer is, as large as fits a quarter of what is free; `None` if no dtype
+    /// was given.
     ///
     /// # Errors
-    /// If the device fails.
+    /// If the device has no room, or fails.
     pub fn linear(&mut self) -> Result<Option<LinearSpeed>> {
-        let Self { cuda, product, .. } = self;
-        let Some(Product { size, dtype, linear, x, out, scratch }) = product else {
-            return Ok(None);
-        };
-        let seconds = seconds(cuda, || cuda.linear(x, &[linear], scratch, from_mut(out)))?;
-        let flops_per_second = 2.0 * (*size as f64).powi(3) / seconds;
-        Ok(Some(LinearSpeed { flops_per_second, dtype: *dtype, size: *size }))
+        let Some((dtype, largest)) = self.product else { return Ok(None) };
+        let room = self.room()?;
+        let mut size = largest;
+        while Product::bytes(size) > room && size > LEAST_PRODUCT {
+            size /= 2;
+        }
+        let cuda = &self.cuda;
+        let Product { linear, x, mut out, mut scratch } = Product::new(cuda, dtype, size)?;
+        let seconds =
+            seconds(cuda, || cuda.linear(&x, &[&linear], &mut scratch, from_mut(&mut out)))?;
+        let flops_per_second = 2.0 * (size as f64).powi(3) / seconds;
+        Ok(Some(LinearSpeed { flops_per_second, dtype, size }))
+    }
+
+    /// What a measurement may take: a quarter of the memory that is free.
+    fn room(&self) -> Result<usize> {
+        let free = self.cuda.driver().free_bytes()?;
+        Ok(usize::try_from(free / 4).unwrap_or(usize::MAX))
     }
 }
 
 impl Product {
+    /// What one of this size takes at most: a weight, rows and results.
+    fn bytes(size: usize) -> usize {
+        3 * size * size * size_of::<f32>()
+    }
+
     fn new(cuda: &Cuda, dtype: DType, size: usize) -> Result<Self> {
         // Zeros would need less power than weights do, and run at a higher clock.
         let mut state = 1_u32;
@@ -168,8 +177,6 @@ impl Product {
         let mut x = CudaTensor::default();
         cuda.load_tensor(size, size, &values, &mut x)?;
         Ok(Self {
-            size,
-            dtype,
             linear: Linear { weight, bias: None },
             x,
             out: CudaTensor::default(),

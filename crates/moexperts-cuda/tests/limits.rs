@@ -52,7 +52,7 @@ fn every_value_is_read_once() {
 #[test]
 fn memory_and_the_linear_layer_are_measured() {
     let cuda = device();
-    let mut limits = Limits::with_sizes(&cuda, (1 << 16) + 5, Some((DType::Bf16, 64))).unwrap();
+    let mut limits = Limits::with_sizes(&cuda, (1 << 16) + 5, Some((DType::Bf16, 64)));
     for _ in 0..2 {
         let free = cuda.driver().free_bytes().unwrap();
         let bandwidth = limits.bandwidth().unwrap();
@@ -64,8 +64,23 @@ fn memory_and_the_linear_layer_are_measured() {
         let [read, copy] = [bandwidth.read_bytes_per_second, bandwidth.copy_bytes_per_second];
         assert!(read > 0.0 && copy > 0.0 && bandwidth.bytes_per_second() == read.max(copy));
         let linear = limits.linear().unwrap().unwrap();
+        if test_gpu().is_none() {
+            assert_eq!(cuda.driver().free_bytes().unwrap(), free, "nothing is kept");
+        }
         assert_eq!((linear.dtype, linear.size), (DType::Bf16, 64));
         assert!(linear.flops_per_second > 0.0);
     }
-    assert_eq!(Limits::with_sizes(&cuda, 64, None).unwrap().linear().unwrap(), None);
+    assert_eq!(Limits::with_sizes(&cuda, 64, None).linear().unwrap(), None);
+}
+
+#[test]
+fn a_product_fits_what_is_free() {
+    let options = EmulatorOptions { memory_bytes: 1 << 20, ..EmulatorOptions::default() };
+    let (_, cuda) = test_devices(&[options]).pop().unwrap();
+    if test_gpu().is_some() {
+        eprintln!("skipped: a GPU has more memory than the test is for");
+        return;
+    }
+    let mut limits = Limits::with_sizes(&cuda, 64, Some((DType::F32, 1 << 13)));
+    assert_eq!(limits.linear().unwrap().unwrap().size, 128, "196 608 bytes of 262 144");
 }

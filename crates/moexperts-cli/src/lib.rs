@@ -5,6 +5,7 @@
 //! ```no_run
 //! use std::process::ExitCode;
 //! # use moexperts::{Cpu, ExpertsBackend, ExpertsCall, ExpertsInterface, ExpertsSpec, core};
+//! # #[derive(Debug)]
 //! # struct MyBackend;
 //! # impl ExpertsBackend<Cpu> for MyBackend {
 //! #     fn name(&self) -> &str { "my_backend" }
@@ -33,7 +34,7 @@ mod output_file;
 mod progress;
 mod summary;
 
-use std::{env, io::stderr, process::ExitCode};
+use std::{env, ffi::OsString, io::stderr, process::ExitCode};
 
 use clap::Parser as _;
 use tracing_subscriber::{
@@ -50,7 +51,12 @@ const LOG_VARIABLE: &str = "RUST_LOG";
 
 /// Does what the command line says, and reports on standard error what went wrong.
 pub fn run() -> ExitCode {
-    let args = Args::parse();
+    run_from(env::args_os())
+}
+
+/// The same for a command line that is given: the name of the program, then its arguments.
+pub fn run_from(words: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> ExitCode {
+    let args = Args::parse_from(words);
     match start_log(args.verbose).and_then(|()| commands::run(args.command)) {
         // Whoever read the output has what they wanted.
         Ok(()) | Err(CliError::BrokenPipe) => ExitCode::SUCCESS,

@@ -5,12 +5,19 @@ use std::{fs, time::Instant};
 use clap::Parser as _;
 use moexperts::{Cpu, CpuOptions, Cuda, DeviceName};
 use moexperts_cuda_emulator::{EmulatorOptions, test_devices};
+use moexperts_report::Results;
 use safetensors::SafeTensors;
 use serde_json::Value;
 
-use super::{bench, generate, inspect, logits};
+use super::{
+    bench::{
+        self,
+        sweep::{Folder, Sweep},
+    },
+    generate, inspect, logits,
+};
 use crate::{
-    args::{Args, BenchCommand, Command},
+    args::{Args, BenchCommand, Command, DTypeArg},
     commands::load_model,
     hardware::Hardware as _,
     summary::executed,
@@ -21,11 +28,12 @@ const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/qwen2_m
 
 /// One with little memory, so that little is measured.
 fn gpu() -> Cuda {
-    let options = EmulatorOptions {
-        multiprocessors: 4,
-        memory_bytes: 64 << 20,
-        ..EmulatorOptions::default()
-    };
+    gpu_of(64 << 20)
+}
+
+fn gpu_of(memory_bytes: u64) -> Cuda {
+    let options =
+        EmulatorOptions { multiprocessors: 4, memory_bytes, ..EmulatorOptions::default() };
     let (_, gpu) = test_devices(&[options]).pop().expect("a device for the options");
     gpu
 }
@@ -104,4 +112,39 @@ fn a_model_is_measured() {
         }
         assert!(row["peak_memory_bytes"].as_u64().unwrap() > 1 << 17, "{row}");
     }
+}
+
+#[test]
+fn a_sweep_says_what_decodes_and_goes_on_on_another_device() {
+    let folder = tempfile::tempdir().unwrap();
+    let words = ["bench", "sweep", "--seq", "3", "--new-tokens", "4", "--batch", "2"];
+    let rest = ["--repetitions", "2", "--resume", "--out", folder.path().to_str().unwrap()];
+    let Command::Bench(BenchCommand::Sweep(args)) = parse(&[&words[..], &rest].concat()) else {
+        panic!()
+    };
+    let sweep = || Sweep::new(&args, Folder::open(folder.path(), args.resume).unwrap()).unwrap();
+    let auto = DTypeArg::Auto;
+    sweep().finish_with(|sweep| sweep.target(gpu_of(4 << 20), auto)).unwrap();
+    sweep().finish_with(|sweep| sweep.target(cpu(), auto)).unwrap();
+
+    let results = Results::read(&folder.path().join("results.json")).unwrap();
+    let decoding = results.cells.iter().map(|cell| {
+        let key = &cell.key;
+        (&*key.device, &*key.implementation, &*cell.decode_implementation)
+    });
+    let expected = [
+        ("cuda", "eager", "eager"),
+        ("cuda", "batched_mm", "batched_mm"),
+        ("cuda", "grouped_mm", "batched_mm"),
+        ("cpu", "eager", "eager"),
+        ("cpu", "batched_mm", "batched_mm"),
+        ("cpu", "grouped_mm", "grouped_mm"),
+    ];
+    assert_eq!(decoding.collect::<Vec<_>>(), expected);
+    let threads: Vec<bool> =
+        results.targets.iter().map(|target| target.threads.is_some()).collect();
+    assert_eq!(threads, [false, true]);
+    assert!(results.cells.iter().all(|cell| cell.runs() == 2 && cell.peak_memory_bytes.is_some()));
+    let [gpu, cpu] = [0, 3].map(|cell| &results.cells[cell]);
+    assert_eq!((gpu.prefill, gpu.decode), (cpu.prefill, cpu.decode), "the same work");
 }

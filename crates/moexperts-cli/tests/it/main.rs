@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod bench;
+mod bench_sweep;
 mod chat;
 mod compile;
 mod device;

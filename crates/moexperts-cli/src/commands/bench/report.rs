@@ -46,11 +46,13 @@ fn changed(before: &Results, after: &Results) -> String {
         };
         let Key { device, dtype, batch, sequence, new_tokens, compile, implementation } = key;
         let [before, after] = [before, after].map(|time| digits(time.ms.median));
-        format!(
+        let line = format!(
             "{device} {dtype}, batch {batch}, sequence {sequence}, new {new_tokens}, {compile}, \
-             {implementation}: {before} -> {after} ms, {:+.1} %, {said}\n",
+             {implementation}: {before} -> {after} ms, {:+.1} %, {said}",
             100.0 * change
-        )
+        );
+        // Names are whatever a file says: they must not move the cursor.
+        line.chars().filter(|c| !c.is_control()).chain(['\n']).collect::<String>()
     };
     let generation = all.iter().filter(|change| change.measure == Measure::Generation);
     let lines: String = generation.map(line).collect();

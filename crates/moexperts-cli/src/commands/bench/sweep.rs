@@ -10,7 +10,8 @@ use indicatif::ProgressBar;
 use moexperts::{AutoModel, DType, Device, LanguageModel};
 use moexperts_report::{Cell, Key, Results, Skipped, Target};
 
-use self::{folder::Folder, group::Group};
+pub(in crate::commands) use self::folder::Folder;
+use self::group::Group;
 use super::{
     backends::Backends,
     cached, device_name,
@@ -129,6 +130,9 @@ impl<'a> Sweep<'a> {
         let table = Table::new(row::columns(&variants.able), self.bar.clone());
         for line in row::heading(&self.results, target) {
             table.line(&line)?;
+        }
+        if groups.is_empty() {
+            return Ok(());
         }
         table.titles()?;
         let units = groups.iter().map(|group| group.units(self.repetitions())).sum::<u64>();

@@ -1,0 +1,86 @@
+//! A program with backends of its own: they take part in a sweep by their names.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::{process::ExitCode, sync::Arc};
+
+use moexperts::{
+    Cpu, Device as _, ExpertsBackend, ExpertsCall, ExpertsInterface, ExpertsSpec,
+    core::{Error, Result, Tensor},
+};
+use moexperts_report::Results;
+
+/// `eager` by another name, for few tokens or for no model at all.
+#[derive(Debug)]
+struct Own {
+    name: &'static str,
+    most_tokens: usize,
+    inner: Arc<dyn ExpertsBackend<Cpu>>,
+}
+
+impl Own {
+    fn new(name: &'static str, most_tokens: usize) -> Self {
+        Self { name, most_tokens, inner: ExpertsInterface::get("eager").unwrap() }
+    }
+
+    fn refused(&self, reason: &str) -> Error {
+        Error::Backend { name: self.name.to_owned(), device: Cpu::NAME, problem: reason.to_owned() }
+    }
+}
+
+impl ExpertsBackend<Cpu> for Own {
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    fn check(&self, spec: &ExpertsSpec, device: &Cpu) -> Result<()> {
+        if self.most_tokens == 0 {
+            Err(self.refused("it runs nothing"))
+        } else {
+            self.inner.check(spec, device)
+        }
+    }
+
+    fn forward(&self, call: ExpertsCall<'_, Cpu>, out: &mut Tensor) -> Result<()> {
+        if call.x.rows() > self.most_tokens {
+            return Err(self.refused("too many tokens"));
+        }
+        self.inner.forward(call, out)
+    }
+}
+
+#[test]
+fn registered_backends_are_measured_and_those_that_cannot_are_listed() {
+    for (name, most_tokens) in [("mine", usize::MAX), ("small", 5), ("none", 0)] {
+        ExpertsInterface::register(Own::new(name, most_tokens)).unwrap();
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().to_str().unwrap();
+    let words = ["moexperts", "bench", "sweep", "--device", "cpu", "--batch", "1", "--seq", "4,8"];
+    let rest = ["--new-tokens", "2", "--repetitions", "1", "--out", out];
+    assert_eq!(moexperts_cli::run_from([&words[..], &rest].concat()), ExitCode::SUCCESS);
+
+    let results = Results::read(&folder.path().join("results.json")).unwrap();
+    let cells = results.cells.iter().map(|cell| (cell.key.sequence, &*cell.key.implementation));
+    let expected = [
+        (4, "eager"),
+        (4, "batched_mm"),
+        (4, "grouped_mm"),
+        (4, "mine"),
+        (4, "small"),
+        (8, "eager"),
+        (8, "batched_mm"),
+        (8, "grouped_mm"),
+        (8, "mine"),
+    ];
+    assert_eq!(cells.collect::<Vec<_>>(), expected);
+    let skipped = results.skipped.iter().map(|skipped| {
+        (skipped.sequence, skipped.implementation.as_deref().unwrap(), &*skipped.reason)
+    });
+    let skipped: Vec<_> = skipped.collect();
+    assert_eq!((skipped[0].0, skipped[0].1), (None, "none"));
+    assert!(skipped[0].2.contains("it runs nothing"), "{skipped:?}");
+    assert_eq!((skipped[1].0, skipped[1].1), (Some(8), "small"));
+    assert!(skipped[1].2.contains("too many tokens"), "{skipped:?}");
+    assert_eq!(skipped.len(), 2);
+}

@@ -1,0 +1,108 @@
+// What all charts have in common: one instance per box, the SVG renderer, no animation, text in
+// place of markup in tooltips, a description for those who do not see them.
+
+const FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'DejaVu Sans', sans-serif";
+
+/** Draws `option` in `box`, `height` pixels high. `description` says what the chart shows. */
+function drawChart(box, height, description, option) {
+  box.style.height = `${height}px`;
+  box.setAttribute("role", "img");
+  box.setAttribute("aria-label", description);
+  const size = { width: box.clientWidth, height };
+  const chart = echarts.getInstanceByDom(box) ?? echarts.init(box, null, { renderer: "svg", ...size });
+  chart.resize(size);
+  chart.setOption({
+    animation: false,
+    textStyle: { fontFamily: FONT, fontSize: 11, color: colour("--ink") },
+    tooltip: {
+      renderMode: "richText", confine: true, transitionDuration: 0,
+      backgroundColor: colour("--raised"), borderColor: colour("--rule-strong"), borderWidth: 1,
+      padding: [8, 10], textStyle: { color: colour("--ink"), fontSize: 12, lineHeight: 17, fontFamily: FONT },
+    },
+    ...option,
+  }, { notMerge: true });
+}
+
+/** A box for a chart inside `parent`, kept from one drawing to the next. */
+function chartBox(parent, name) {
+  const found = parent.querySelector(`:scope > [data-chart="${name}"]`);
+  if (found) return found;
+  const box = element("div", { class: "chart", "data-chart": name });
+  parent.append(box);
+  return box;
+}
+
+/** Takes away the charts of `parent` that `names` does not list. */
+function dropCharts(parent, names) {
+  for (const box of parent.querySelectorAll(":scope > [data-chart]")) {
+    if (names.includes(box.dataset.chart)) continue;
+    echarts.getInstanceByDom(box)?.dispose();
+    box.remove();
+  }
+}
+
+const axisText = () => ({ color: colour("--muted"), fontSize: 11, fontFamily: FONT });
+
+/** The look of an axis of numbers. */
+function axisStyle() {
+  return {
+    axisLine: { show: false },
+    axisTick: { show: false },
+    axisLabel: { ...axisText(), hideOverlap: true },
+    splitLine: { lineStyle: { color: colour("--rule"), width: 1 } },
+    nameTextStyle: axisText(),
+  };
+}
+
+/** A logarithmic axis with ticks at `ticks`; `format` makes their labels. */
+function logAxis(name, ticks, format) {
+  const style = axisStyle();
+  return {
+    ...style,
+    type: "log", min: ticks[0], max: ticks.at(-1), name, nameLocation: "middle",
+    axisTick: { show: false, customValues: ticks },
+    axisLabel: { ...style.axisLabel, customValues: ticks, formatter: format },
+    splitLine: { show: false },
+    minorTick: { show: false },
+  };
+}
+
+/** Round numbers that span `low` to `high`: 1, 2 and 5 in each decade, or decades where those are many. */
+function logTicks(low, high) {
+  const first = Math.floor(Math.log10(low));
+  const last = Math.ceil(Math.log10(high));
+  const steps = last - first > 3 ? [1] : [1, 2, 5];
+  const all = [];
+  for (let decade = first; decade <= last; decade += 1) {
+    all.push(...steps.map((step) => Number(`${step}e${decade}`)));
+  }
+  const start = all.findLastIndex((tick) => tick <= low * (1 + 1e-9));
+  const end = all.findIndex((tick) => tick >= high * (1 - 1e-9));
+  const ticks = all.slice(Math.max(start, 0), end < 0 ? all.length : end + 1);
+  return ticks.length > 1 ? ticks : [ticks[0] / 2, ticks[0], ticks[0] * 2];
+}
+
+const ruler = document.createElement("canvas").getContext("2d");
+
+/** How many pixels wide the widest of `texts` is in a chart. */
+function widest(texts, fontSize = 11) {
+  ruler.font = `${fontSize}px ${FONT}`;
+  return Math.ceil(Math.max(0, ...texts.map((text) => ruler.measureText(text).width)));
+}
+
+/** The lines of a tooltip about one measure of a cell. */
+function timeLines(cell, time) {
+  return [
+    `median ${duration(time.median)}   mean ${duration(time.mean)}`,
+    `p10 to p90 ${duration(time.p10)} to ${duration(time.p90)}`,
+    `${number(time.tokens_per_second)} tokens/s`,
+    `${percent(time.fraction_of_limit)} of the hardware's limit`,
+    counted(cell.runs, "run"),
+  ];
+}
+
+/** The name of a backend in a chart, with the one that decodes in its place where that is another. */
+function implementationName(cell, measure, limit = 18) {
+  const name = chartName(cell.implementation, limit);
+  return isOwn(cell, measure) ? name : `${name} → ${chartName(cell.decode_implementation, limit)}`;
+}

@@ -1,0 +1,105 @@
+// Before and after: the change of every combination, and whether it is more than noise.
+
+const CHANGES_AT_FIRST = 30;
+const VERDICTS = {
+  faster: { symbol: "▼", word: "faster" },
+  slower: { symbol: "▲", word: "slower" },
+  noise: { symbol: "≈", word: "within noise" },
+};
+
+function verdictOf(change) {
+  if (!change.exceeds_noise || change.change === 0) return "noise";
+  return change.change < 0 ? "faster" : "slower";
+}
+
+function drawComparison(section, view, state, redraw) {
+  section.hidden = view.report.runs.length < 2;
+  if (section.hidden) return;
+  const [runs, lead, controls, box, more] = sectionParts(section, "runs", "lead", "controls", "scroll", "note");
+  const [before, after] = view.report.runs;
+  runs.replaceChildren(...comparedRuns(before, after));
+
+  const { changes } = view;
+  lead.textContent = changes.length === 0 ? "The two runs have no combination in common here." : comparisonSentence(changes, view.measure);
+  controls.hidden = changes.length < 2;
+  choice(controls, "order", ["size", "grid"], state.changeOrder,
+    (order) => order === "size" ? "by size of change" : "as in the grid",
+    (order) => { state.changeOrder = order; redraw(); });
+
+  const ordered = state.changeOrder === "size"
+    ? [...changes].sort((a, b) => Number(b.exceeds_noise) - Number(a.exceeds_noise) || Math.abs(b.change) - Math.abs(a.change))
+    : changes;
+  const shown = state.allChanges ? ordered : ordered.slice(0, CHANGES_AT_FIRST);
+  box.hidden = changes.length === 0;
+  box.replaceChildren(changeTable(shown, changes));
+  more.replaceChildren(...(shown.length < ordered.length ? [element("button", { type: "button", class: "chip", click: () => {
+    state.allChanges = true;
+    redraw();
+  } }, `Show all ${ordered.length} changes`)] : []));
+}
+
+function comparisonSentence(changes, measure) {
+  const count = (verdict) => changes.filter((change) => verdictOf(change) === verdict).length;
+  const middle = median(changes.map((change) => change.change));
+  return `Of ${counted(changes.length, "combination")} in both runs, ${count("faster")} ${count("faster") === 1 ? "is" : "are"} faster in ${measure}, `
+    + `${count("slower")} slower and ${count("noise")} within noise; the median change of time is ${signedPercent(middle)}. `
+    + "A change exceeds noise where the ranges p10 to p90 of the two runs do not overlap.";
+}
+
+/** The two runs side by side, and what makes them a comparison of something other than the program. */
+function comparedRuns(before, after) {
+  const hardware = (run) => [...new Set(run.targets.map((target) => `${target.device} ${target.dtype}: ${target.hardware}`))].sort().join("\n");
+  const machine = (run) => JSON.stringify(run.machine);
+  const warnings = [
+    hardware(before) !== hardware(after) && "The hardware or the targets differ: the changes are those of the machine too, not of the program alone.",
+    hardware(before) === hardware(after) && machine(before) !== machine(after) && "What the two runs say of their machine differs: see the list below.",
+    before.model !== after.model && "The models differ: the changes compare two models.",
+    before.seed !== after.seed && "The seeds differ: the two runs had other prompts or weights.",
+  ].filter(Boolean);
+  const commits = before.commit === after.commit && before.program === after.program
+    ? "Both runs are of the same program and commit: a change beyond noise is one of the surroundings." : null;
+  const side = (name, run) => element("div", { class: "run" }, element("h3", {}, name), element("dl", { class: "facts" }, ...pairs([
+    ["file", given(run.file)], ["model", given(run.model)], ["program", given(programOf(run))], ["date", given(run.date)],
+    ["hardware", given(hardware(run))],
+    ...run.machine.map(([label, value]) => [given(label), given(value)]),
+  ])));
+  return [
+    ...warnings.map((text) => element("p", { class: "warning" }, element("strong", {}, "⚠ Warning: "), text)),
+    ...(commits ? [element("p", { class: "hint" }, commits)] : []),
+    element("div", { class: "pair" }, side("Before", before), side("After", after)),
+  ];
+}
+
+const programOf = (run) => run.commit ? `${run.program}, commit ${run.commit}` : run.program;
+
+function changeTable(shown, all) {
+  const span = Math.max(0.01, ...all.map((change) => Math.abs(change.change)));
+  const fields = FIELDS.filter(({ key }) => distinct(all, key).length > 1 || ["batch", "sequence", "new_tokens", "implementation"].includes(key));
+  const head = element("tr", {}, ...fields.map(({ key, label }) => element("th", { scope: "col", class: numeric(key) }, label)),
+    element("th", { scope: "col", class: "number" }, "before"), element("th", { scope: "col", class: "number" }, "after"),
+    element("th", { scope: "col", class: "number" }, "change"), element("th", { scope: "col", class: "bar" }, `−${decimals(span * 100, 0)} % to +${decimals(span * 100, 0)} %`),
+    element("th", { scope: "col" }, "verdict"));
+  const rows = shown.map((change) => {
+    const verdict = verdictOf(change);
+    return element("tr", { "data-verdict": verdict },
+      ...fields.map(({ key }) => element("td", { class: numeric(key) }, key === "implementation" ? backend(change[key]) : given(change[key]))),
+      element("td", { class: "number" }, duration(change.before.median)),
+      element("td", { class: "number" }, duration(change.after.median)),
+      element("td", { class: "number" }, signedPercent(change.change)),
+      element("td", { class: "bar" }, changeBar(change.change, span, verdict)),
+      element("td", { class: "verdict" }, `${VERDICTS[verdict].symbol} ${VERDICTS[verdict].word}`));
+  });
+  return element("table", { class: "changes" },
+    element("caption", {}, "Change of the median time; a negative one is faster"),
+    element("thead", {}, head), element("tbody", {}, ...rows));
+}
+
+const numeric = (field) => ["batch", "sequence", "new_tokens"].includes(field) ? "number" : null;
+
+/** A bar from the middle: to the left where time went down. */
+function changeBar(change, span, verdict) {
+  const width = Math.abs(change) / span * 50;
+  return drawing("svg", { class: `change ${verdict}`, role: "img", "aria-label": signedPercent(change), preserveAspectRatio: "none", viewBox: "0 0 100 12" },
+    drawing("rect", { class: "mark", x: change < 0 ? 50 - width : 50, y: 1.5, width, height: 9 }),
+    drawing("line", { x1: 50, x2: 50, y1: 0, y2: 12 }));
+}

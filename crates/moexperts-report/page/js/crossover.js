@@ -1,0 +1,150 @@
+// Which backend is fastest at how many tokens of one forward, and where one gives way to another.
+
+const CROSSOVER_HEIGHT = 340;
+
+function drawCrossover(section, view, state, redraw) {
+  const [controls, findings, key, charts, note] = sectionParts(section, "controls", "lead", "key", "charts", "note");
+  const target = pickTarget(controls, view, state, redraw);
+  const cells = view.cells.filter((cell) => keyOf(cell, ["device", "dtype", "compile"]) === target);
+  const lines = new Map(PHASES.map((phase) => [phase, crossoverLines(cells, phase)]));
+  const drawn = PHASES.filter((phase) => lines.get(phase).length > 0);
+
+  findings.replaceChildren(...drawn.map((phase) => element("p", {}, element("strong", {}, `${titled(phase)}: `),
+    given(crossoverSentence(lines.get(phase))))));
+  if (drawn.length === 0) findings.replaceChildren(element("p", {}, "None of these combinations has a time for one forward."));
+  key.replaceChildren(...distinct(cells, "implementation").map(backend));
+  dropCharts(charts, drawn.map((phase) => `crossover-${phase}`));
+  for (const phase of drawn) {
+    drawCrossoverChart(chartBox(charts, `crossover-${phase}`), phase, lines.get(phase));
+  }
+  const left = cells.filter((cell) => !isOwn(cell, "decode"));
+  note.replaceChildren(element("p", {}, "Time of one forward by the number of its tokens: batch × sequence in prefill, batch in a decode step. "
+    + "Rings mark the fastest. Combinations with the same number of tokens are one point: the median of their medians, "
+    + "with whiskers from their lowest p10 to their highest p90."),
+  ...(left.length ? [element("p", {}, `${counted(left.length, "combination")} in which another backend decodes `
+    + `${left.length === 1 ? "is" : "are"} left out of the decode step.`)] : []));
+}
+
+const titled = (phase) => phase === "prefill" ? "Prefill" : "Decode step";
+
+/** Lines of several devices, dtypes or compile modes would cross without meaning: one is picked. */
+function pickTarget(controls, view, state, redraw) {
+  const fields = ["device", "dtype", "compile"];
+  const targets = new Map(view.cells.map((cell) => [keyOf(cell, fields), cell]));
+  const sorted = [...targets.keys()].sort((one, other) => {
+    const [a, b] = [targets.get(one), targets.get(other)];
+    return fields.map((field) => compareValues(field, a[field], b[field])).find((order) => order) ?? 0;
+  });
+  if (!targets.has(state.crossoverTarget)) state.crossoverTarget = sorted[0];
+  controls.hidden = sorted.length < 2;
+  const differing = fields.filter((field) => view.values.get(field).length > 1);
+  choice(controls, differing.join(", "), sorted, state.crossoverTarget,
+    (target) => differing.map((field) => shortened(targets.get(target)[field], 40)).join(" · "),
+    (target) => { state.crossoverTarget = target; redraw(); });
+  return state.crossoverTarget;
+}
+
+/** For each backend its points, `{ tokens, median, p10, p90, count }`, in milliseconds of one forward. */
+function crossoverLines(cells, phase) {
+  const usable = cells.filter((cell) => timeOf(cell, phase) && cell[phase].forwards > 0 && isOwn(cell, phase));
+  return distinct(usable, "implementation").map((implementation) => {
+    const own = usable.filter((cell) => cell.implementation === implementation);
+    const tokensOf = (cell) => phase === "prefill" ? cell.batch * cell.sequence : cell.batch;
+    const points = grouped(own, tokensOf).map((group) => {
+      const times = group.map((cell) => {
+        const { median, p10, p90, forwards } = cell[phase];
+        return { median: median / forwards, p10: p10 / forwards, p90: p90 / forwards };
+      });
+      return {
+        tokens: tokensOf(group[0]), count: group.length,
+        median: median(times.map((time) => time.median)),
+        p10: Math.min(...times.map((time) => time.p10)),
+        p90: Math.max(...times.map((time) => time.p90)),
+      };
+    });
+    return { implementation, points: points.sort((a, b) => a.tokens - b.tokens) };
+  });
+}
+
+/** At each number of tokens the fastest, and those whose range overlaps its range. */
+function winners(lines) {
+  const tokens = [...new Set(lines.flatMap(({ points }) => points.map((point) => point.tokens)))].sort((a, b) => a - b);
+  return tokens.map((count) => {
+    const there = lines.map(({ implementation, points }) => ({ implementation, point: points.find((point) => point.tokens === count) }))
+      .filter(({ point }) => point).sort((a, b) => a.point.median - b.point.median);
+    const [best, ...others] = there;
+    return {
+      tokens: count, implementation: best.implementation, point: best.point, alone: others.length === 0,
+      close: others.filter(({ point }) => overlap(best.point, point)).map(({ implementation }) => implementation),
+    };
+  });
+}
+
+function crossoverSentence(lines) {
+  const all = winners(lines);
+  if (lines.length === 1) return `only ${shortened(lines[0].implementation, 60)} was measured.`;
+  const stretches = [];
+  for (const winner of all) {
+    if (stretches.at(-1)?.[0].implementation === winner.implementation) stretches.at(-1).push(winner);
+    else stretches.push([winner]);
+  }
+  const parts = stretches.map((stretch, index) => {
+    const [from, to] = [stretch[0].tokens, stretch.at(-1).tokens];
+    let range;
+    if (stretches.length === 1) range = all.length === 1 ? `at ${counted(from, "token")}` : `at every number of tokens, ${number(from)} to ${number(to)}`;
+    else if (index === 0) range = `up to ${counted(to, "token")}`;
+    else if (index === stretches.length - 1) range = `from ${number(from)} on`;
+    else range = from === to ? `at ${number(from)}` : `from ${number(from)} to ${number(to)}`;
+    const name = shortened(stretch[0].implementation, 60);
+    return index === 0 ? `${name} is fastest ${range}` : `${name} ${range}`;
+  });
+  const unclear = all.filter((winner) => winner.close.length > 0);
+  const doubt = unclear.map((winner) => `at ${counted(winner.tokens, "token")} the ranges of `
+    + `${listed([winner.implementation, ...winner.close].map((name) => shortened(name, 60)))} overlap`);
+  return `${parts.join(", ")}.${doubt.length ? ` Not certain: ${doubt.join("; ")}.` : ""}`;
+}
+
+function drawCrossoverChart(box, phase, lines) {
+  const points = lines.flatMap((line) => line.points);
+  const tokens = [...new Set(points.map((point) => point.tokens))].sort((a, b) => a - b);
+  const x = tokens.length > 1 ? tokens : [tokens[0] / 2, tokens[0], tokens[0] * 2];
+  const best = winners(lines);
+  const right = widest(lines.map(({ implementation }) => chartName(implementation, 18))) + 20;
+  const xAxis = logAxis(`tokens of one forward (${phase === "prefill" ? "batch × sequence" : "batch"})`, x,
+    (value) => tokens.includes(value) ? number(value) : "");
+
+  const series = lines.flatMap(({ implementation, points: own }, index) => [{
+    id: `line-${index}`, type: "line", symbol: chartSymbol(implementation), symbolSize: 9, z: 3,
+    lineStyle: { color: seriesColour(implementation), width: 2 }, itemStyle: { color: seriesColour(implementation) },
+    data: own.map((point) => [point.tokens, point.median]),
+    endLabel: { show: true, distance: 8, formatter: chartName(implementation, 18), color: colour("--ink"), fontSize: 11, fontFamily: FONT },
+    labelLayout: { moveOverlap: "shiftY" }, emphasis: { disabled: true },
+    tooltip: { formatter: ({ dataIndex }) => crossoverTooltip(implementation, own[dataIndex]) },
+  }, {
+    id: `range-${index}`, type: "line", silent: true, symbol: "rect", symbolSize: [7, 1.25], connectNulls: false, z: 2,
+    lineStyle: { color: seriesColour(implementation), width: 1.25 }, itemStyle: { color: seriesColour(implementation) },
+    data: own.flatMap((point) => [[point.tokens, point.p10], [point.tokens, point.p90], ["-", "-"]]),
+  }]);
+  series.push({
+    id: "fastest", type: "scatter", silent: true, symbol: "circle", symbolSize: 18, z: 1,
+    itemStyle: { color: "transparent", borderColor: colour("--ink"), borderWidth: 1.25 },
+    data: best.map((winner) => [winner.tokens, winner.point.median]),
+  });
+  drawChart(box, CROSSOVER_HEIGHT, `${titled(phase)}, time of one forward by its tokens: ${crossoverSentence(lines)}`, {
+    title: [{ text: titled(phase), left: 0, top: 0, padding: 0, textStyle: { fontSize: 12, fontWeight: 600, color: colour("--ink"), fontFamily: FONT } },
+      { text: "ms, logarithmic", left: 0, top: 18, padding: 0, textStyle: { ...axisText(), fontWeight: 400 } }],
+    grid: { left: 48, right, top: 46, bottom: 48 },
+    xAxis: { ...xAxis, nameGap: 30 },
+    yAxis: {
+      ...logAxis("", logTicks(Math.min(...points.map((point) => point.p10)), Math.max(...points.map((point) => point.p90))), number),
+      splitLine: { show: true, lineStyle: { color: colour("--rule") } },
+    },
+    series,
+  });
+}
+
+function crossoverTooltip(implementation, point) {
+  return [chartName(implementation, 60), `${counted(point.tokens, "token")} in one forward`,
+    `median ${duration(point.median)}`, `p10 to p90 ${duration(point.p10)} to ${duration(point.p90)}`,
+    counted(point.count, "combination")].join("\n");
+}

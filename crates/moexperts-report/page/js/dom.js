@@ -1,0 +1,70 @@
+// The only ways in which this page makes document nodes. A string of the report becomes text or the
+// value of an attribute, never markup.
+
+const SVG = "http://www.w3.org/2000/svg";
+
+function element(tag, attributes = {}, ...children) {
+  return furnished(document.createElement(tag), attributes, children);
+}
+
+function drawing(tag, attributes = {}, ...children) {
+  return furnished(document.createElementNS(SVG, tag), attributes, children);
+}
+
+function furnished(node, attributes, children) {
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value === undefined || value === null || value === false) continue;
+    if (typeof value === "function") node.addEventListener(name, value);
+    else node.setAttribute(name, value === true ? "" : value);
+  }
+  node.append(...children);
+  return node;
+}
+
+/** A string of the report: kept apart from its surroundings whatever its direction. */
+function given(text) {
+  return element("bdi", {}, String(text));
+}
+
+/** A link where the address is one that a browser may follow, else only the text. */
+function link(address, text) {
+  const parsed = URL.parse(String(address));
+  if (!parsed || !["https:", "http:"].includes(parsed.protocol)) return given(text);
+  return element("a", { href: parsed.href, rel: "noopener noreferrer" }, given(text));
+}
+
+const byId = (id) => document.getElementById(id);
+
+/** Pairs of term and description for a `dl`, each in a box of its own. */
+function pairs(entries) {
+  return entries.map(([term, description]) =>
+    element("div", {}, element("dt", {}, term), element("dd", {}, description)));
+}
+
+/**
+ * What a section shows below its heading: made once, so that a focused control stays where it is
+ * while the charts around it are drawn anew.
+ */
+function sectionParts(section, ...classes) {
+  const known = classes.map((name) => section.querySelector(`:scope > .${name}`));
+  if (known.every(Boolean)) return known;
+  const made = classes.map((name) => element("div", { class: name }));
+  section.append(...made);
+  return made;
+}
+
+/** Radio-like buttons: one of `values` holds. */
+function choice(box, label, values, chosen, text, choose) {
+  const signature = JSON.stringify([label, values]);
+  if (box.dataset.signature !== signature) {
+    box.dataset.signature = signature;
+    box.replaceChildren(element("span", { class: "label" }, label), ...values.map((value) =>
+      element("button", { type: "button", class: "chip" }, given(text(value)))));
+  }
+  box.setAttribute("role", "group");
+  box.setAttribute("aria-label", label);
+  box.querySelectorAll("button").forEach((button, index) => {
+    button.setAttribute("aria-pressed", String(values[index] === chosen));
+    button.onclick = () => choose(values[index]);
+  });
+}

@@ -1,0 +1,81 @@
+// Peak memory: a panel for each compile mode, in it a row for each workload, in that a point for each
+// backend. One scale for all panels, since it is growth with the workload that matters.
+
+function drawMemory(section, view) {
+  const [lead, key, charts] = sectionParts(section, "lead", "key", "charts");
+  const cells = view.cells.filter((cell) => cell.peak_memory_bytes > 0);
+  key.replaceChildren(...distinct(cells, "implementation").map(backend));
+  dropCharts(charts, cells.length ? ["memory"] : []);
+  if (cells.length === 0) {
+    lead.textContent = "Peak memory was not measured for these combinations.";
+    return;
+  }
+  const bytes = cells.map((cell) => cell.peak_memory_bytes);
+  const most = cells[bytes.indexOf(Math.max(...bytes))];
+  lead.textContent = `Peak memory of each combination, from ${size(Math.min(...bytes))} to ${size(most.peak_memory_bytes)} `
+    + `(${chartName(most.implementation, 60)}, ${workloadName(most, view)}, compile ${chartName(most.compile, 40)}).`;
+  drawMemoryChart(chartBox(charts, "memory"), cells, view, lead.textContent);
+}
+
+function drawMemoryChart(box, cells, view, description) {
+  const modes = grouped(cells, (cell) => cell.compile).sort((one, other) =>
+    compareValues("compile", one[0].compile, other[0].compile));
+  const workloads = grouped(cells, (cell) => keyOf(cell, WORKLOAD_FIELDS)).map(([cell]) => cell);
+  const rows = new Map(workloads.map((cell, row) => [keyOf(cell, WORKLOAD_FIELDS), row]));
+  const implementations = distinct(cells, "implementation");
+  const [factor, unit] = unitFor(Math.max(...cells.map((cell) => cell.peak_memory_bytes)), SIZE_UNITS);
+
+  const width = box.clientWidth;
+  const pitch = 12;
+  const rowHeight = pitch * implementations.length + 8;
+  const height = rowHeight * workloads.length;
+  const values = widest(cells.map((cell) => size(cell.peak_memory_bytes))) + 14;
+  const names = widest(workloads.map((cell) => workloadName(cell, view))) + 12;
+  // Beside each other the panels share the names of the first; where they do not fit, each has its own.
+  const columns = Math.max(1, Math.min(modes.length, Math.floor((width - names) / 250)));
+  const panelWidth = Math.min(420, (width - names) / columns);
+
+  const option = { title: [], grid: [], xAxis: [], yAxis: [], series: [] };
+  modes.forEach((mode, index) => {
+    const column = index % columns;
+    const top = Math.floor(index / columns) * (height + 64);
+    const left = names + column * panelWidth;
+    const style = axisStyle();
+    option.title.push({
+      text: `compile ${chartName(mode[0].compile, 28)}`, left, top, padding: 0,
+      textStyle: { fontSize: 12, fontWeight: 600, color: colour("--ink"), fontFamily: FONT },
+    });
+    option.grid.push({ left, top: top + 24, width: panelWidth - values - 12, height });
+    option.xAxis.push({
+      ...style, gridIndex: index, type: "value", min: 0, splitNumber: 3,
+      max: Math.max(...cells.map((cell) => cell.peak_memory_bytes)) / factor,
+      axisLabel: { ...style.axisLabel, showMaxLabel: false, formatter: (value) => `${number(value)} ${unit}` },
+    });
+    option.yAxis.push({
+      gridIndex: index, type: "category", inverse: true, data: workloads.map((_, row) => row),
+      axisLine: { show: true, onZero: false, lineStyle: { color: colour("--rule-strong") } },
+      axisTick: { show: false },
+      splitLine: { show: true, lineStyle: { color: colour("--rule") } },
+      axisLabel: {
+        ...axisText(), show: column === 0, interval: 0, align: "left", margin: names, width: names - 8, overflow: "truncate",
+        formatter: (row) => workloadName(workloads[row], view), color: colour("--ink"),
+      },
+    });
+    implementations.forEach((implementation, at) => option.series.push({
+      id: `memory-${index}-${at}`, type: "scatter", xAxisIndex: index, yAxisIndex: index,
+      symbol: chartSymbol(implementation), symbolSize: 8,
+      symbolOffset: [0, (at - (implementations.length - 1) / 2) * pitch],
+      itemStyle: { color: seriesColour(implementation) }, emphasis: { disabled: true },
+      label: {
+        show: true, position: "right", distance: 4, fontSize: 10, fontFamily: FONT, color: colour("--muted"),
+        formatter: ({ data }) => size(data.value[0] * factor),
+      },
+      data: mode.filter((cell) => cell.implementation === implementation).map((cell) => ({
+        value: [cell.peak_memory_bytes / factor, rows.get(keyOf(cell, WORKLOAD_FIELDS))],
+        tooltip: { formatter: () => [chartName(implementation, 60), workloadName(cell, view),
+          `compile ${chartName(cell.compile, 60)}`, `peak memory ${size(cell.peak_memory_bytes)}`].join("\n") },
+      })),
+    }));
+  });
+  drawChart(box, Math.ceil(modes.length / columns) * (height + 64) - 12, description, option);
+}

@@ -41,6 +41,9 @@ function dropCharts(parent, names) {
   }
 }
 
+/** A place for marks whose edges hold: what stands outside does not push them inwards. */
+const gridAt = (place) => ({ outerBoundsMode: "none", ...place });
+
 const axisText = () => ({ color: colour("--muted"), fontSize: 11, fontFamily: FONT });
 
 /** The look of an axis of numbers. */
@@ -49,17 +52,17 @@ function axisStyle() {
     axisLine: { show: false },
     axisTick: { show: false },
     axisLabel: { ...axisText(), hideOverlap: true },
-    splitLine: { lineStyle: { color: colour("--rule"), width: 1 } },
+    splitLine: { showMaxLine: false, lineStyle: { color: colour("--rule"), width: 1 } },
     nameTextStyle: axisText(),
   };
 }
 
-/** A logarithmic axis with ticks at `ticks`; `format` makes their labels. */
-function logAxis(name, ticks, format) {
+/** A logarithmic axis from `low` to `high` with ticks at `ticks`; `format` makes their labels. */
+function logAxis(name, [low, high], ticks, format) {
   const style = axisStyle();
   return {
     ...style,
-    type: "log", min: ticks[0], max: ticks.at(-1), name, nameLocation: "middle",
+    type: "log", min: low, max: high, name, nameLocation: "middle",
     axisTick: { show: false, customValues: ticks },
     axisLabel: { ...style.axisLabel, customValues: ticks, formatter: format },
     splitLine: { show: false },
@@ -67,19 +70,28 @@ function logAxis(name, ticks, format) {
   };
 }
 
-/** Round numbers that span `low` to `high`: 1, 2 and 5 in each decade, or decades where those are many. */
-function logTicks(low, high) {
-  const first = Math.floor(Math.log10(low));
-  const last = Math.ceil(Math.log10(high));
-  const steps = last - first > 3 ? [1] : [1, 2, 5];
-  const all = [];
-  for (let decade = first; decade <= last; decade += 1) {
-    all.push(...steps.map((step) => Number(`${step}e${decade}`)));
+/** Round numbers from `low` to `high`: the fewer the decades, the more of each. */
+function logTicks([low, high]) {
+  const decades = Math.log10(high / low);
+  const steps = decades > 2.5 ? [1] : decades > 1 ? [1, 2, 5] : [1, 1.5, 2, 3, 4, 5, 6, 8];
+  const ticks = [];
+  for (let decade = Math.floor(Math.log10(low)); decade <= Math.log10(high); decade += 1) {
+    ticks.push(...steps.map((step) => Number(`${step}e${decade}`)));
   }
-  const start = all.findLastIndex((tick) => tick <= low * (1 + 1e-9));
-  const end = all.findIndex((tick) => tick >= high * (1 - 1e-9));
-  const ticks = all.slice(Math.max(start, 0), end < 0 ? all.length : end + 1);
-  return ticks.length > 1 ? ticks : [ticks[0] / 2, ticks[0], ticks[0] * 2];
+  return ticks.filter((tick) => tick >= low && tick <= high);
+}
+
+/** The extent of `values`, wider by `factor` on both sides, and wide enough to hold round numbers. */
+function logExtent(values, factor) {
+  const [low, high] = [Math.min(...values) / factor, Math.max(...values) * factor];
+  const widening = Math.max(1, Math.sqrt(4 / (high / low)));
+  return [low / widening, high * widening];
+}
+
+/** The title of a chart, and below it the unit of its vertical axis. */
+function chartTitle(text, unit) {
+  return [{ text, left: 0, top: 2, padding: 0, textStyle: { fontSize: 12, fontWeight: 600, color: colour("--ink"), fontFamily: FONT } },
+    ...(unit ? [{ text: unit, left: 0, top: 20, padding: 0, textStyle: { ...axisText(), fontWeight: 400 } }] : [])];
 }
 
 const ruler = document.createElement("canvas").getContext("2d");

@@ -14,9 +14,9 @@ function drawCrossover(section, view, state, redraw) {
   if (drawn.length === 0) findings.replaceChildren(element("p", {}, "None of these combinations has a time for one forward."));
   key.replaceChildren(...distinct(cells, "implementation").map(backend));
   dropCharts(charts, drawn.map((phase) => `crossover-${phase}`));
-  for (const phase of drawn) {
-    drawCrossoverChart(chartBox(charts, `crossover-${phase}`), phase, lines.get(phase));
-  }
+  // All boxes first: how wide one is depends on whether another stands beside it.
+  const boxes = drawn.map((phase) => chartBox(charts, `crossover-${phase}`));
+  drawn.forEach((phase, index) => drawCrossoverChart(boxes[index], phase, lines.get(phase)));
   const left = cells.filter((cell) => !isOwn(cell, "decode"));
   note.replaceChildren(element("p", {}, "Time of one forward by the number of its tokens: batch × sequence in prefill, batch in a decode step. "
     + "Rings mark the fastest. Combinations with the same number of tokens are one point: the median of their medians, "
@@ -107,18 +107,20 @@ function crossoverSentence(lines) {
 function drawCrossoverChart(box, phase, lines) {
   const points = lines.flatMap((line) => line.points);
   const tokens = [...new Set(points.map((point) => point.tokens))].sort((a, b) => a - b);
-  const x = tokens.length > 1 ? tokens : [tokens[0] / 2, tokens[0], tokens[0] * 2];
+  const x = logExtent(tokens, 1);
+  const y = logExtent(points.flatMap((point) => [point.p10, point.p90]), 1.15);
   const best = winners(lines);
-  const right = widest(lines.map(({ implementation }) => chartName(implementation, 18))) + 20;
-  const xAxis = logAxis(`tokens of one forward (${phase === "prefill" ? "batch × sequence" : "batch"})`, x,
-    (value) => tokens.includes(value) ? number(value) : "");
+  const grid = { left: 48, right: widest(lines.map(({ implementation }) => chartName(implementation, 18))) + 18, top: 46, bottom: 48 };
+  const nudges = labelNudges(lines, y, CROSSOVER_HEIGHT - grid.top - grid.bottom);
+  const xAxis = logAxis(`tokens of one forward (${phase === "prefill" ? "batch × sequence" : "batch"})`,
+    x, tokens, number);
 
   const series = lines.flatMap(({ implementation, points: own }, index) => [{
     id: `line-${index}`, type: "line", symbol: chartSymbol(implementation), symbolSize: 9, z: 3,
     lineStyle: { color: seriesColour(implementation), width: 2 }, itemStyle: { color: seriesColour(implementation) },
     data: own.map((point) => [point.tokens, point.median]),
-    endLabel: { show: true, distance: 8, formatter: chartName(implementation, 18), color: colour("--ink"), fontSize: 11, fontFamily: FONT },
-    labelLayout: { moveOverlap: "shiftY" }, emphasis: { disabled: true },
+    endLabel: { show: true, distance: 12, offset: [0, nudges[index]], formatter: chartName(implementation, 18), color: colour("--ink"), fontSize: 11, fontFamily: FONT },
+    emphasis: { disabled: true },
     tooltip: { formatter: ({ dataIndex }) => crossoverTooltip(implementation, own[dataIndex]) },
   }, {
     id: `range-${index}`, type: "line", silent: true, symbol: "rect", symbolSize: [7, 1.25], connectNulls: false, z: 2,
@@ -131,16 +133,35 @@ function drawCrossoverChart(box, phase, lines) {
     data: best.map((winner) => [winner.tokens, winner.point.median]),
   });
   drawChart(box, CROSSOVER_HEIGHT, `${titled(phase)}, time of one forward by its tokens: ${crossoverSentence(lines)}`, {
-    title: [{ text: titled(phase), left: 0, top: 0, padding: 0, textStyle: { fontSize: 12, fontWeight: 600, color: colour("--ink"), fontFamily: FONT } },
-      { text: "ms, logarithmic", left: 0, top: 18, padding: 0, textStyle: { ...axisText(), fontWeight: 400 } }],
-    grid: { left: 48, right, top: 46, bottom: 48 },
+    title: chartTitle(titled(phase), "ms, logarithmic"),
+    grid: gridAt(grid),
     xAxis: { ...xAxis, nameGap: 30 },
     yAxis: {
-      ...logAxis("", logTicks(Math.min(...points.map((point) => point.p10)), Math.max(...points.map((point) => point.p90))), number),
+      ...logAxis("", y, logTicks(y), number),
       splitLine: { show: true, lineStyle: { color: colour("--rule") } },
     },
     series,
   });
+}
+
+/** How far the names at the ends of lines move down or up so that they do not cover each other. */
+function labelNudges(lines, [low, high], height) {
+  const pitch = 14;
+  const ends = lines.map(({ points }, index) => {
+    const y = height * (1 - Math.log(points.at(-1).median / low) / Math.log(high / low));
+    return { index, y, tokens: points.at(-1).tokens };
+  }).sort((a, b) => a.y - b.y);
+  const nudges = lines.map(() => 0);
+  for (const group of grouped(ends, ({ tokens }) => tokens)) {
+    const placed = group.map(({ y }) => y);
+    for (let at = 1; at < placed.length; at += 1) placed[at] = Math.max(placed[at], placed[at - 1] + pitch);
+    for (let at = placed.length - 1, floor = height + pitch; at >= 0; at -= 1) {
+      placed[at] = Math.min(placed[at], floor - pitch);
+      floor = placed[at];
+    }
+    group.forEach(({ index, y }, at) => { nudges[index] = placed[at] - y; });
+  }
+  return nudges;
 }
 
 function crossoverTooltip(implementation, point) {

@@ -3,18 +3,29 @@
 
 function drawHead(view) {
   byId("title").textContent = view.report.title;
-  byId("finding").replaceChildren(given(view.cells.length ? finding(view) : "Nothing to compare in this choice."));
+  const [sentence, more] = view.cells.length ? finding(view) : ["Nothing to compare in this choice.", ""];
+  byId("finding").replaceChildren(given(sentence), ...(more ? [element("small", {}, more)] : []));
   byId("figures").replaceChildren(...pairs(view.cells.length ? keyFigures(view) : []));
   byId("facts").replaceChildren(...pairs(runFacts(view)));
 }
 
-/** The fastest of each workload, with whether another backend's range overlaps its own. */
+/**
+ * The fastest of each workload in which two backends were measured: whether the ranges of the others
+ * stay clear of its own, and how many times as fast it is as the best of eager.
+ */
 function workloadWinners(view) {
+  const timed = (cells) => cells.toSorted((a, b) => timeOf(a, view.measure).median - timeOf(b, view.measure).median);
   return grouped(ownCells(view), (cell) => keyOf(cell, WORKLOAD_FIELDS)).flatMap((cells) => {
-    const best = cells.reduce((a, b) => timeOf(b, view.measure).median < timeOf(a, view.measure).median ? b : a);
-    const rivals = cells.filter((cell) => cell.implementation !== best.implementation);
+    const [best, ...others] = timed(cells);
+    const rivals = others.filter((cell) => cell.implementation !== best.implementation);
     if (rivals.length === 0) return [];
-    return [{ best, clear: rivals.every((cell) => !overlap(timeOf(best, view.measure), timeOf(cell, view.measure))) }];
+    const time = timeOf(best, view.measure);
+    const eager = [best, ...others].find((cell) => cell.implementation === "eager");
+    return [{
+      implementation: best.implementation,
+      clear: rivals.every((cell) => !overlap(time, timeOf(cell, view.measure))),
+      gain: eager ? timeOf(eager, view.measure).median / time.median : NaN,
+    }];
   });
 }
 
@@ -31,22 +42,35 @@ function speedups(view, implementation) {
 
 const times = (ratio) => `${decimals(ratio, ratio < 10 ? 2 : 1)}×`;
 
+/** The finding in a sentence, and what qualifies it. */
 function finding(view) {
   const won = workloadWinners(view);
   const names = view.values.get("implementation").map((name) => shortened(name, 40));
   if (won.length === 0) {
-    return names.length > 1 ? `No workload in view has times of ${view.measure} of two backends.`
-      : `Only ${names[0]} is in view: there is nothing to compare it with.`;
+    return [names.length > 1 ? `No workload in view has times of ${view.measure} of two backends.`
+      : `Only ${names[0]} is in view: there is nothing to compare it with.`, ""];
   }
-  const [leader] = grouped(won, ({ best }) => best.implementation).sort((a, b) => b.length - a.length);
-  const name = leader[0].best.implementation;
-  const clear = leader.filter((winner) => winner.clear).length;
-  const where = won.length === 1 ? "" : leader.length === won.length ? ` in all ${won.length} workloads` : ` in ${leader.length} of ${won.length} workloads`;
-  const doubt = clear === leader.length ? "" : won.length === 1 ? ", though its range overlaps another’s" : `, clearly in ${clear}`;
-  const ratios = speedups(view, name);
-  const gain = name === "eager" || ratios.length === 0 ? ""
-    : `: ${times(median(ratios))} as fast as eager${ratios.length > 1 ? `, from ${times(Math.min(...ratios))} to ${times(Math.max(...ratios))}` : ""}`;
-  return `${shortened(name, 60)} is the fastest backend in ${view.measure}${where}${doubt}${gain}.`;
+  const leaders = grouped(won, ({ implementation }) => implementation).sort((a, b) => b.length - a.length);
+  const name = (group) => shortened(group[0].implementation, 60);
+  const shares = leaders.slice(0, 3).map((group, index) => index === 0
+    ? `${name(group)} is fastest in ${group.length} of ${won.length} workloads` : `${name(group)} in ${group.length}`);
+  const who = won.length === 1 ? `${name(leaders[0])} is fastest`
+    : leaders.length === 1 ? `${name(leaders[0])} is fastest in all ${won.length} workloads` : listed(shares);
+  return [`In ${view.measure}, ${who}.`, gainSentence(won)];
+}
+
+function gainSentence(won) {
+  const gains = won.map(({ gain }) => gain).filter(Number.isFinite);
+  const unclear = won.filter(({ clear }) => !clear).length;
+  const said = [];
+  if (gains.some((gain) => gain > 1)) {
+    said.push(`The fastest is ${times(median(gains))} as fast as the best of eager`
+      + (gains.length > 1 ? ` in the median of ${gains.length} workloads, ${times(Math.min(...gains))} to ${times(Math.max(...gains))}.` : "."));
+  }
+  if (unclear > 0) {
+    said.push(`${won.length === 1 ? "Its lead" : `In ${counted(unclear, "workload")} the lead`} is within noise: the ranges p10 to p90 of the first two overlap.`);
+  }
+  return said.join(" ");
 }
 
 function keyFigures(view) {

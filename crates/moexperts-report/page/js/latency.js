@@ -83,7 +83,7 @@ function drawPanels(box, panels, description) {
   const values = widest(panels.flatMap(({ rows }) => rows.map((row) => row.heading ? "" : duration(row.median))), 12) + 10;
 
   const option = { title: [], grid: [], xAxis: [], yAxis: [], series: [] };
-  let top = 0;
+  let top = 2;
   for (let first = 0; first < panels.length; first += columns) {
     const line = panels.slice(first, first + columns);
     const height = Math.max(...line.map(({ rows }) => rows.length)) * PANEL.row;
@@ -105,10 +105,10 @@ function addPanel(option, { title, rows }, place) {
     text: title, left: place.left, top: place.top, padding: 0,
     textStyle: { fontSize: 12, fontWeight: 600, color: colour("--ink"), fontFamily: FONT, width: place.width, overflow: "truncate" },
   });
-  option.grid.push({
+  option.grid.push(gridAt({
     left: place.left + place.names, top: place.top + PANEL.title,
     width: place.width - place.names - place.values, height: rows.length * PANEL.row,
-  });
+  }));
   option.xAxis.push({
     ...style, gridIndex: index, type: "value", min: 0, max: highest / factor, splitNumber: 3,
     axisLabel: { ...style.axisLabel, showMaxLabel: false, formatter: (value) => `${number(value)} ${unit}` },
@@ -122,10 +122,9 @@ function addPanel(option, { title, rows }, place) {
       color: colour("--ink"),
     },
   });
-  // Headings may be wider than the names' column, so they are texts of their own.
+  // Headings may be wider than the column of names, so they are no labels of the axis.
   const heading = (row, at) => ({
-    coord: [0, at], symbol: "none",
-    label: { show: true, position: [-place.names, -6], align: "left", formatter: row.heading, ...axisText() },
+    value: [0, at], label: { position: [-place.names, -3], align: "left", formatter: row.heading, ...axisText() },
   });
   option.series.push({
     id: `bars-${index}`, type: "bar", xAxisIndex: index, yAxisIndex: index, barWidth: PANEL.row - 5,
@@ -142,12 +141,11 @@ function addPanel(option, { title, rows }, place) {
   }, {
     // The values stand after the whiskers, not after the bars, which they would cross.
     id: `values-${index}`, type: "scatter", xAxisIndex: index, yAxisIndex: index, silent: true, symbolSize: 0.01,
-    data: rows.flatMap((row, at) => row.heading ? [] : [{
+    data: rows.map((row, at) => row.heading ? heading(row, at) : {
       value: [row.high / factor, at],
       label: { formatter: duration(row.median), fontWeight: row.fastest ? 700 : 400 },
-    }]),
+    }),
     label: { show: true, position: "right", distance: 5, color: colour("--ink"), fontSize: 11, fontFamily: FONT },
-    markPoint: { silent: true, data: rows.flatMap((row, at) => row.heading ? [heading(row, at)] : []) },
     z: 5,
   });
 }

@@ -13,8 +13,17 @@ function drawMemory(section, view) {
   const bytes = cells.map((cell) => cell.peak_memory_bytes);
   const most = cells[bytes.indexOf(Math.max(...bytes))];
   lead.textContent = `Peak memory of each combination, from ${size(Math.min(...bytes))} to ${size(most.peak_memory_bytes)} `
-    + `(${chartName(most.implementation, 60)}, ${workloadName(most, view)}, compile ${chartName(most.compile, 40)}).`;
+    + `(${chartName(most.implementation, 60)}, ${workloadName(most, view)}, compile ${chartName(most.compile, 40)}).`
+    + (memoryStart(bytes) > 0 ? " Mind that the axis does not start at zero." : "");
   drawMemoryChart(chartBox(charts, "memory"), cells, view, lead.textContent);
+}
+
+/** Weights are most of the memory: where zero is far off, the axis starts near the least. */
+function memoryStart(bytes) {
+  const [least, most] = [Math.min(...bytes), Math.max(...bytes)];
+  if (least < most / 2) return 0;
+  const step = 2 ** Math.floor(Math.log2(Math.max((most - least) / 4, most / 64)));
+  return Math.floor(least / step - 0.5) * step;
 }
 
 function drawMemoryChart(box, cells, view, description) {
@@ -23,7 +32,8 @@ function drawMemoryChart(box, cells, view, description) {
   const workloads = grouped(cells, (cell) => keyOf(cell, WORKLOAD_FIELDS)).map(([cell]) => cell);
   const rows = new Map(workloads.map((cell, row) => [keyOf(cell, WORKLOAD_FIELDS), row]));
   const implementations = distinct(cells, "implementation");
-  const [factor, unit] = unitFor(Math.max(...cells.map((cell) => cell.peak_memory_bytes)), SIZE_UNITS);
+  const bytes = cells.map((cell) => cell.peak_memory_bytes);
+  const [factor, unit] = unitFor(Math.max(...bytes), SIZE_UNITS);
 
   const width = box.clientWidth;
   const pitch = 12;
@@ -38,18 +48,18 @@ function drawMemoryChart(box, cells, view, description) {
   const option = { title: [], grid: [], xAxis: [], yAxis: [], series: [] };
   modes.forEach((mode, index) => {
     const column = index % columns;
-    const top = Math.floor(index / columns) * (height + 64);
+    const top = 2 + Math.floor(index / columns) * (height + 64);
     const left = names + column * panelWidth;
     const style = axisStyle();
     option.title.push({
       text: `compile ${chartName(mode[0].compile, 28)}`, left, top, padding: 0,
       textStyle: { fontSize: 12, fontWeight: 600, color: colour("--ink"), fontFamily: FONT },
     });
-    option.grid.push({ left, top: top + 24, width: panelWidth - values - 12, height });
+    option.grid.push(gridAt({ left, top: top + 24, width: panelWidth - values - 12, height }));
     option.xAxis.push({
-      ...style, gridIndex: index, type: "value", min: 0, splitNumber: 3,
-      max: Math.max(...cells.map((cell) => cell.peak_memory_bytes)) / factor,
-      axisLabel: { ...style.axisLabel, showMaxLabel: false, formatter: (value) => `${number(value)} ${unit}` },
+      ...style, gridIndex: index, type: "value", splitNumber: 3,
+      min: memoryStart(bytes) / factor, max: Math.max(...bytes) / factor,
+      axisLabel: { ...style.axisLabel, showMinLabel: memoryStart(bytes) === 0, showMaxLabel: false, formatter: (value) => `${number(value)} ${unit}` },
     });
     option.yAxis.push({
       gridIndex: index, type: "category", inverse: true, data: workloads.map((_, row) => row),
@@ -65,7 +75,7 @@ function drawMemoryChart(box, cells, view, description) {
       id: `memory-${index}-${at}`, type: "scatter", xAxisIndex: index, yAxisIndex: index,
       symbol: chartSymbol(implementation), symbolSize: 8,
       symbolOffset: [0, (at - (implementations.length - 1) / 2) * pitch],
-      itemStyle: { color: seriesColour(implementation) }, emphasis: { disabled: true },
+      itemStyle: { color: seriesColour(implementation), opacity: 1 }, emphasis: { disabled: true },
       label: {
         show: true, position: "right", distance: 4, fontSize: 10, fontFamily: FONT, color: colour("--muted"),
         formatter: ({ data }) => size(data.value[0] * factor),

@@ -12,8 +12,8 @@ function drawRoofline(section, view) {
     element("span", { class: "backend" }, phaseSwatch(true), "prefill, filled"),
     element("span", { class: "backend" }, phaseSwatch(false), "decode, hollow"));
   dropCharts(charts, targets.map((_, index) => `roofline-${index}`));
-  targets.forEach(({ target, points }, index) =>
-    drawRooflineChart(chartBox(charts, `roofline-${index}`), target, points, view));
+  const boxes = targets.map((_, index) => chartBox(charts, `roofline-${index}`));
+  targets.forEach(({ target, points }, index) => drawRooflineChart(boxes[index], target, points, view));
   note.replaceChildren(element("p", {}, "The roof is measured on this machine: memory bandwidth on the slope, peak of the arithmetic on the flat. "
     + "A point can only lie above it where caches hold what counts as read from memory."));
 }
@@ -44,29 +44,28 @@ function rooflineSentence(target, points, named) {
     return [`${phase} comes to ${percent(best.time.fraction_of_limit)} of the limit at best `
       + `(${shortened(best.cell.implementation, 40)}, batch ${best.cell.batch}, sequence ${best.cell.sequence}, compile ${shortened(best.cell.compile, 40)})`];
   });
-  return `${named ? `${targetName(target)}: ` : ""}${closest.join("; ")}.`;
+  const sentence = `${closest.join("; ")}.`;
+  return named ? `${targetName(target)}: ${sentence}` : sentence[0].toUpperCase() + sentence.slice(1);
 }
 
 function drawRooflineChart(box, target, points, view) {
   const bytes = target.bytes_per_second.median;
   const flops = target.flops_per_second.median;
   const ridge = flops / bytes;
-  const intensities = [...points.map((point) => point.intensity), ridge];
-  const x = logTicks(Math.min(...intensities) / 2, Math.max(...intensities) * 2);
+  const x = logExtent([...points.map((point) => point.intensity), ridge], 2);
   const roof = (intensity) => Math.min(intensity * bytes, flops) / 1e9;
-  const y = logTicks(Math.min(...points.map((point) => point.performance / 1e9), roof(x[0])) / 1.5,
-    Math.max(flops / 1e9, ...points.map((point) => point.performance / 1e9)) * 1.5);
-  const roofLine = [[x[0], roof(x[0])], [ridge, flops / 1e9], [x.at(-1), flops / 1e9]];
+  const y = logExtent([...points.map((point) => point.performance / 1e9), roof(x[0]), flops / 1e9], 1.5);
+  const roofLine = [[x[0], roof(x[0])], [ridge, flops / 1e9], [x[1], flops / 1e9]];
 
   const series = [{
     id: "roof", type: "line", silent: true, data: roofLine, symbol: "none", z: 2,
     lineStyle: { color: colour("--ink"), width: 1.5 },
-    markPoint: {
-      silent: true, symbol: "none",
-      data: [{ coord: roofLine[2], label: { position: [0, -16], align: "right", formatter: `${performanceRate(flops)}, ${chartName(target.operations, 32)}` } },
-        { coord: roofLine[1], label: { position: [-10, -4], align: "right", formatter: `${bandwidth(bytes)} from memory` } }],
-      label: { show: true, ...axisText(), color: colour("--ink") },
-    },
+  }, {
+    id: "roof-labels", type: "scatter", silent: true, symbolSize: 0.01,
+    data: [{ value: roofLine[2], label: { position: [0, -16], align: "right", formatter: `${performanceRate(flops)}, ${chartName(target.operations, 32)}` } },
+      // Halfway up the slope, as the axes are logarithmic.
+      { value: [Math.sqrt(x[0] * ridge), roof(Math.sqrt(x[0] * ridge))], label: { position: [-10, -10], align: "right", formatter: `${bandwidth(bytes)} from memory` } }],
+    label: { show: true, ...axisText(), color: colour("--ink") },
   }];
   for (const implementation of distinct(points.map((point) => point.cell), "implementation")) {
     for (const phase of PHASES) {
@@ -82,11 +81,10 @@ function drawRooflineChart(box, target, points, view) {
     }
   }
   drawChart(box, ROOFLINE_HEIGHT, `Roofline of ${targetName(target)}: ${rooflineSentence(target, points, false)}`, {
-    title: [{ text: targetName(target), left: 0, top: 0, padding: 0, textStyle: { fontSize: 12, fontWeight: 600, color: colour("--ink"), fontFamily: FONT } },
-      { text: "GFLOP/s, logarithmic", left: 0, top: 18, padding: 0, textStyle: { ...axisText(), fontWeight: 400 } }],
-    grid: { left: 52, right: 16, top: 46, bottom: 48 },
-    xAxis: { ...logAxis("arithmetic intensity, FLOP/byte, logarithmic", x, number), nameGap: 30 },
-    yAxis: { ...logAxis("", y, number), splitLine: { show: true, lineStyle: { color: colour("--rule") } } },
+    title: chartTitle(targetName(target), "GFLOP/s, logarithmic"),
+    grid: gridAt({ left: 52, right: 16, top: 46, bottom: 48 }),
+    xAxis: { ...logAxis("arithmetic intensity, FLOP/byte, logarithmic", x, logTicks(x), number), nameGap: 30 },
+    yAxis: { ...logAxis("", y, logTicks(y), number), splitLine: { show: true, lineStyle: { color: colour("--rule") } } },
     series,
   });
 }

@@ -107,7 +107,7 @@ function timeLines(cell, time) {
   return [
     `median ${duration(time.median)}   mean ${duration(time.mean)}`,
     `p10 to p90 ${duration(time.p10)} to ${duration(time.p90)}`,
-    `${number(time.tokens_per_second)} tokens/s`,
+    `${measured(time.tokens_per_second)} tokens/s`,
     `${percent(time.fraction_of_limit)} of the hardware's limit`,
     counted(cell.runs, "run"),
   ];

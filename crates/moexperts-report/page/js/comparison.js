@@ -59,7 +59,7 @@ function comparedRuns(before, after) {
   const commits = before.commit === after.commit && before.program === after.program
     ? "Both runs are of the same program and commit: a change beyond noise is one of the surroundings." : null;
   const side = (name, run) => element("div", { class: "run" }, element("h3", {}, name), element("dl", { class: "facts" }, ...pairs([
-    ["file", given(run.file)], ["model", given(run.model)], ["program", given(programOf(run))], ["date", given(run.date)],
+    ["file", given(run.file)], ["model", given(run.model)], ["program", programOf(run)], ["date", given(run.date)],
     ["hardware", given(hardware(run))],
     ...run.machine.map(([label, value]) => [given(label), given(value)]),
   ])));
@@ -70,7 +70,9 @@ function comparedRuns(before, after) {
   ];
 }
 
-const programOf = (run) => run.commit ? `${run.program}, commit ${run.commit}` : run.program;
+function programOf(run) {
+  return element("span", {}, given(run.program), ...(run.commit ? [", commit ", given(run.commit)] : []));
+}
 
 function changeTable(shown, all) {
   const span = Math.max(0.01, ...all.map((change) => Math.abs(change.change)));

@@ -4,7 +4,7 @@ const CROSSOVER_HEIGHT = 340;
 
 function drawCrossover(section, view, state, redraw) {
   const [controls, findings, key, charts, note] = sectionParts(section, "controls", "lead", "key", "charts", "note");
-  const target = pickTarget(controls, view, state, redraw);
+  const [target, named] = pickTarget(controls, view, state, redraw);
   const cells = view.cells.filter((cell) => keyOf(cell, ["device", "dtype", "compile"]) === target);
   const lines = new Map(PHASES.map((phase) => [phase, crossoverLines(cells, phase)]));
   const drawn = PHASES.filter((phase) => lines.get(phase).length > 0);
@@ -16,7 +16,7 @@ function drawCrossover(section, view, state, redraw) {
   dropCharts(charts, drawn.map((phase) => `crossover-${phase}`));
   // All boxes first: how wide one is depends on whether another stands beside it.
   const boxes = drawn.map((phase) => chartBox(charts, `crossover-${phase}`));
-  drawn.forEach((phase, index) => drawCrossoverChart(boxes[index], phase, lines.get(phase)));
+  drawn.forEach((phase, index) => drawCrossoverChart(boxes[index], phase, lines.get(phase), named));
   const left = cells.filter((cell) => !isOwn(cell, "decode"));
   note.replaceChildren(element("p", {}, "Time of one forward by the number of its tokens: batch × sequence in prefill, batch in a decode step. "
     + "Rings mark the fastest. Combinations with the same number of tokens are one point: the median of their medians, "
@@ -27,7 +27,10 @@ function drawCrossover(section, view, state, redraw) {
 
 const titled = (phase) => phase === "prefill" ? "Prefill" : "Decode step";
 
-/** Lines of several devices, dtypes or compile modes would cross without meaning: one is picked. */
+/**
+ * Lines of several devices, dtypes or compile modes would cross without meaning: one is picked.
+ * Returns its key, and its name where there are others.
+ */
 function pickTarget(controls, view, state, redraw) {
   const fields = ["device", "dtype", "compile"];
   const targets = new Map(view.cells.map((cell) => [keyOf(cell, fields), cell]));
@@ -38,10 +41,10 @@ function pickTarget(controls, view, state, redraw) {
   if (!targets.has(state.crossoverTarget)) state.crossoverTarget = sorted[0];
   controls.hidden = sorted.length < 2;
   const differing = fields.filter((field) => view.values.get(field).length > 1);
-  choice(controls, differing.join(", "), sorted, state.crossoverTarget,
-    (target) => differing.map((field) => shortened(targets.get(target)[field], 40)).join(" · "),
+  const nameOf = (target) => differing.map((field) => shortened(targets.get(target)[field], 40)).join(" · ");
+  choice(controls, differing.join(", "), sorted, state.crossoverTarget, nameOf,
     (target) => { state.crossoverTarget = target; redraw(); });
-  return state.crossoverTarget;
+  return [state.crossoverTarget, differing.length ? `${differing.join(", ")} ${nameOf(state.crossoverTarget)}` : ""];
 }
 
 /** For each backend its points, `{ tokens, median, p10, p90, count }`, in milliseconds of one forward. */
@@ -104,13 +107,13 @@ function crossoverSentence(lines) {
   return `${parts.join(", ")}.${doubt.length ? ` Not certain: ${doubt.join("; ")}.` : ""}`;
 }
 
-function drawCrossoverChart(box, phase, lines) {
+function drawCrossoverChart(box, phase, lines, named) {
   const points = lines.flatMap((line) => line.points);
   const tokens = [...new Set(points.map((point) => point.tokens))].sort((a, b) => a - b);
   const x = logExtent(tokens, 1);
   const y = logExtent(points.flatMap((point) => [point.p10, point.p90]), 1.15);
   const best = winners(lines);
-  const grid = { left: 48, right: widest(lines.map(({ implementation }) => chartName(implementation, 18))) + 18, top: 46, bottom: 48 };
+  const grid = { left: 48, right: Math.min(box.clientWidth * 0.35, widest(lines.map(({ implementation }) => chartName(implementation, 18))) + 18), top: 46, bottom: 48 };
   const nudges = labelNudges(lines, y, CROSSOVER_HEIGHT - grid.top - grid.bottom);
   const xAxis = logAxis(`tokens of one forward (${phase === "prefill" ? "batch × sequence" : "batch"})`,
     x, tokens, number);
@@ -119,7 +122,7 @@ function drawCrossoverChart(box, phase, lines) {
     id: `line-${index}`, type: "line", symbol: chartSymbol(implementation), symbolSize: 9, z: 3,
     lineStyle: { color: seriesColour(implementation), width: 2 }, itemStyle: { color: seriesColour(implementation) },
     data: own.map((point) => [point.tokens, point.median]),
-    endLabel: { show: true, distance: 12, offset: [0, nudges[index]], formatter: chartName(implementation, 18), color: colour("--ink"), fontSize: 11, fontFamily: FONT },
+    endLabel: { show: true, distance: 12, offset: [0, nudges[index]], formatter: chartName(implementation, 18), color: colour("--ink"), fontSize: 11, fontFamily: FONT, width: grid.right - 14, overflow: "truncate" },
     emphasis: { disabled: true },
     tooltip: { formatter: ({ dataIndex }) => crossoverTooltip(implementation, own[dataIndex]) },
   }, {
@@ -133,7 +136,7 @@ function drawCrossoverChart(box, phase, lines) {
     data: best.map((winner) => [winner.tokens, winner.point.median]),
   });
   drawChart(box, CROSSOVER_HEIGHT, `${titled(phase)}, time of one forward by its tokens: ${crossoverSentence(lines)}`, {
-    title: chartTitle(titled(phase), "ms, logarithmic"),
+    title: chartTitle(named ? `${titled(phase)}, ${chartName(named, 60)}` : titled(phase), "ms, logarithmic"),
     grid: gridAt(grid),
     xAxis: { ...xAxis, nameGap: 30 },
     yAxis: {

@@ -2,7 +2,7 @@
 // of the run. Published figures and changes between runs play no part here.
 
 function drawHead(view) {
-  byId("title").textContent = view.report.title;
+  byId("title").replaceChildren(given(view.report.title));
   const [sentence, more] = view.cells.length ? finding(view) : ["Nothing to compare in this choice.", ""];
   byId("finding").replaceChildren(given(sentence), ...(more ? [element("small", {}, more)] : []));
   byId("figures").replaceChildren(...pairs(view.cells.length ? keyFigures(view) : []));
@@ -14,7 +14,7 @@ function drawHead(view) {
  * stay clear of its own, and how many times as fast it is as the best of eager.
  */
 function workloadWinners(view) {
-  const timed = (cells) => cells.toSorted((a, b) => timeOf(a, view.measure).median - timeOf(b, view.measure).median);
+  const timed = (cells) => [...cells].sort((a, b) => timeOf(a, view.measure).median - timeOf(b, view.measure).median);
   return grouped(ownCells(view), (cell) => keyOf(cell, WORKLOAD_FIELDS)).flatMap((cells) => {
     const [best, ...others] = timed(cells);
     const rivals = others.filter((cell) => cell.implementation !== best.implementation);
@@ -55,7 +55,7 @@ function finding(view) {
   const shares = leaders.slice(0, 3).map((group, index) => index === 0
     ? `${name(group)} is fastest in ${group.length} of ${won.length} workloads` : `${name(group)} in ${group.length}`);
   const who = won.length === 1 ? `${name(leaders[0])} is fastest`
-    : leaders.length === 1 ? `${name(leaders[0])} is fastest in all ${won.length} workloads` : listed(shares);
+    : leaders.length === 1 ? `${name(leaders[0])} is fastest in ${won.length === 2 ? "both" : `all ${won.length}`} workloads` : listed(shares);
   return [`In ${view.measure}, ${who}.`, gainSentence(won)];
 }
 
@@ -64,7 +64,7 @@ function gainSentence(won) {
   const unclear = won.filter(({ clear }) => !clear).length;
   const said = [];
   if (gains.some((gain) => gain > 1)) {
-    said.push(`The fastest is ${times(median(gains))} as fast as the best of eager`
+    said.push(`${won.length === 1 ? "It" : "The fastest"} is ${times(median(gains))} as fast as the best of eager`
       + (gains.length > 1 ? ` in the median of ${gains.length} workloads, ${times(Math.min(...gains))} to ${times(Math.max(...gains))}.` : "."));
   }
   if (unclear > 0) {
@@ -79,15 +79,17 @@ function keyFigures(view) {
   const described = (cell) => given(`${shortened(cell.implementation, 30)}, compile ${shortened(cell.compile, 30)}, ${workloadName(cell, view)}`);
   const most = (entries, value) => entries.reduce((a, b) => value(b) > value(a) ? b : a);
   const figures = [];
-  for (const implementation of view.values.get("implementation").filter((name) => name !== "eager").slice(0, 3)) {
-    const ratios = speedups(view, implementation);
-    if (ratios.length === 0) continue;
+  const compared = view.values.get("implementation").filter((name) => name !== "eager")
+    .map((implementation) => ({ implementation, ratios: speedups(view, implementation) }))
+    .filter(({ ratios }) => ratios.length > 0)
+    .sort((a, b) => median(b.ratios) - median(a.ratios)).slice(0, 2);
+  for (const { implementation, ratios } of compared) {
     figures.push([element("span", {}, backend(implementation), " against eager"), figure(times(median(ratios)),
       ratios.length === 1 ? "as fast, one pair" : `as fast in the median of ${ratios.length} pairs, ${times(Math.min(...ratios))} to ${times(Math.max(...ratios))}`)]);
   }
   if (cells.length) {
     const fastest = most(cells, (cell) => timeOf(cell, view.measure).tokens_per_second);
-    figures.push(["highest rate", figure(`${number(timeOf(fastest, view.measure).tokens_per_second)} tokens/s`, described(fastest))]);
+    figures.push(["highest rate", figure(`${measured(timeOf(fastest, view.measure).tokens_per_second)} tokens/s`, described(fastest))]);
     const closest = most(cells, (cell) => timeOf(cell, view.measure).fraction_of_limit);
     figures.push(["closest to the limit", figure(percent(timeOf(closest, view.measure).fraction_of_limit), described(closest))]);
   }
@@ -96,7 +98,7 @@ function keyFigures(view) {
 
 function runFacts(view) {
   const { run } = view;
-  const facts = [["model", given(run.model)], ["program", given(programOf(run))],
+  const facts = [["model", given(run.model)], ["program", programOf(run)],
     ["measured", `${whole.format(run.cells.length)} of ${counted(run.planned, "combination")}, ${counted(run.repetitions, "run")} each${run.complete ? "" : " – not complete"}`],
     ["date", given(run.date.replace("T", " ").replace("Z", " UTC"))]];
   for (const target of run.targets) facts.push([given(`${target.device} ${target.dtype}`), given(target.hardware)]);

@@ -5,12 +5,18 @@
 
 const NO_VALUE = "–";
 const significant = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 });
+const precise = new Intl.NumberFormat("en", { minimumSignificantDigits: 3, maximumSignificantDigits: 3 });
 const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 
-/** Three significant digits; from 1,000 on every digit before the point. */
-function number(value) {
+/** At most three significant digits, as on axes; from 1,000 on every digit before the point. */
+const number = (value) => inDigits(value, significant);
+
+/** Three significant digits even where the last are zeros, as measurements have them. */
+const measured = (value) => inDigits(value, precise);
+
+function inDigits(value, format) {
   if (!Number.isFinite(value)) return NO_VALUE;
-  return Math.abs(value) >= 1000 ? whole.format(value) : significant.format(value);
+  return (Math.abs(value) >= 1000 ? whole : format).format(value);
 }
 
 /** A fixed number of decimals, for columns whose points should stand below each other. */
@@ -25,20 +31,20 @@ const RATE_UNITS = [[1, ""], [1e3, "k"], [1e6, "M"], [1e9, "G"], [1e12, "T"], [1
 
 /** The largest unit that leaves at least 1 before the point, as `[factor, name]`. */
 function unitFor(value, units) {
-  return units.findLast(([factor]) => Math.abs(value) >= factor) ?? units[0];
+  return units.filter(([factor]) => Math.abs(value) >= factor).at(-1) ?? units[0];
 }
 
 function withUnit(value, units, suffix = "") {
   if (!Number.isFinite(value)) return NO_VALUE;
   const [factor, name] = unitFor(value, units);
-  return `${number(value / factor)} ${name}${suffix}`;
+  return `${measured(value / factor)} ${name}${suffix}`;
 }
 
 const duration = (milliseconds) => withUnit(milliseconds, TIME_UNITS);
 const size = (bytes) => withUnit(bytes ?? NaN, SIZE_UNITS);
 const bandwidth = (bytesPerSecond) => withUnit(bytesPerSecond, RATE_UNITS, "B/s");
 const performanceRate = (flopsPerSecond) => withUnit(flopsPerSecond, RATE_UNITS, "FLOP/s");
-const percent = (fraction) => Number.isFinite(fraction) ? `${number(fraction * 100)} %` : NO_VALUE;
+const percent = (fraction) => Number.isFinite(fraction) ? `${measured(fraction * 100)} %` : NO_VALUE;
 
 /** A change with its sign: a true minus, as wide as the plus. */
 function signedPercent(change) {
@@ -56,21 +62,16 @@ function listed(words) {
   return `${words.slice(0, -1).join(", ")} and ${words.at(-1)}`;
 }
 
-/** No more than `limit` characters; an emoji is not cut in two. */
+/**
+ * A name inside a sentence: no more than `limit` characters, none of them one that turns the
+ * direction of what follows. An emoji is not cut in two.
+ */
 function shortened(text, limit) {
-  const characters = Array.from(String(text).slice(0, 4 * limit));
+  const plain = String(text).slice(0, 40 * limit).replace(/[\p{Cc}\p{Zl}\p{Zp}]/gu, " ")
+    .replace(/[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/g, "");
+  const characters = Array.from(plain);
   return characters.length > limit ? `${characters.slice(0, limit - 1).join("")}…` : characters.join("");
 }
 
-/**
- * A name for a chart, where markup cannot keep it apart from its neighbours: short, on one line,
- * without marks that turn the direction of what follows, and without what the chart library
- * reads as `{style|text}`.
- */
-function chartName(text, limit = 24) {
-  const plain = String(text).slice(0, 40 * limit)
-    .replace(/[\p{Cc}\p{Zl}\p{Zp}]/gu, " ")
-    .replace(/[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/g, "")
-    .replaceAll("{", "{\u2060");
-  return shortened(plain, limit);
-}
+/** A name in a chart, whose library would read `{style|text}` as markup. */
+const chartName = (text, limit = 24) => shortened(text, limit).replaceAll("{", "{\u2060");

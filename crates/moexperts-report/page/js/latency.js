@@ -17,8 +17,7 @@ function drawLatency(section, view, state, redraw) {
       + `Bars are medians, whiskers run from p10 to p90, bold is the fastest of its panel.`
       + (panels.length > 1 ? " Each panel has its own scale." : "");
   key.replaceChildren(...view.values.get("implementation").map(backend));
-  dropCharts(charts, panels.length ? ["latency"] : []);
-  if (panels.length) drawPanels(chartBox(charts, "latency"), panels, latencyDescription(view, workloads));
+  drawPanels(charts, panels);
 
   note.replaceChildren(...[
     workloads.length > shown.length && element("button", { type: "button", class: "chip", click: () => {
@@ -50,13 +49,20 @@ function latencyPanel(cells, view) {
     }),
   ]);
   const published = view.reference.filter((figure) => figure.batch === cells[0].batch
-    && figure.sequence === cells[0].sequence && [null, cells[0].new_tokens].includes(figure.new_tokens)
-    && (figure.median ?? figure.mean) > 0);
+    && figure.sequence === cells[0].sequence && (figure.median ?? figure.mean) > 0
+    // Without a number of new tokens only the prefill is the same work.
+    && (figure.new_tokens === cells[0].new_tokens || (figure.new_tokens === null && view.measure === "prefill")));
   rows.push(...grouped(published, (figure) => figure.hardware).flatMap((figures) => [
     { heading: `published: ${chartName(figures[0].hardware, 30)}` },
     ...figures.map((figure) => publishedRow(figure)),
   ]));
-  return { title: workloadName(cells[0], view), rows };
+  return { title: workloadName(cells[0], view), rows, description: panelDescription(cells, view) };
+}
+
+function panelDescription(cells, view) {
+  const said = cells.map((cell) => `${implementationName(cell, view.measure)} with compile ${chartName(cell.compile)} `
+    + `${duration(timeOf(cell, view.measure).median)}`);
+  return `${workloadName(cells[0], view)}: ${said.join(", ")}.`;
 }
 
 function publishedRow(figure) {
@@ -73,26 +79,27 @@ function publishedRow(figure) {
   };
 }
 
-/** All panels in one chart: a grid each, as many beside each other as the width has room for. */
-function drawPanels(box, panels, description) {
-  const width = box.clientWidth;
+/** A chart for each line of panels, as many as the width has room for, so that paper can break between lines. */
+function drawPanels(parent, panels) {
+  const width = parent.clientWidth;
   const columns = Math.max(1, Math.min(4, panels.length, Math.floor((width + PANEL.gap) / (PANEL.least + PANEL.gap))));
   // A panel alone on a wide screen would have bars a metre long.
   const panelWidth = Math.min(560, (width - (columns - 1) * PANEL.gap) / columns);
-  const names = Math.min(panelWidth * 0.45, widest(panels.flatMap(({ rows }) => rows.map((row) => row.name ?? ""))) + 10);
+  const names = Math.min(panelWidth * 0.5, widest(panels.flatMap(({ rows }) => rows.map((row) => row.name ?? ""))) + 10);
   const values = widest(panels.flatMap(({ rows }) => rows.map((row) => row.heading ? "" : duration(row.median))), 12) + 10;
 
-  const option = { title: [], grid: [], xAxis: [], yAxis: [], series: [] };
-  let top = 2;
-  for (let first = 0; first < panels.length; first += columns) {
-    const line = panels.slice(first, first + columns);
-    const height = Math.max(...line.map(({ rows }) => rows.length)) * PANEL.row;
+  const lines = [];
+  for (let first = 0; first < panels.length; first += columns) lines.push(panels.slice(first, first + columns));
+  dropCharts(parent, lines.map((_, index) => `latency-${index}`));
+  lines.forEach((line, index) => {
+    const option = { title: [], grid: [], xAxis: [], yAxis: [], series: [] };
     line.forEach((panel, column) => addPanel(option, panel, {
-      left: column * (panelWidth + PANEL.gap), top, width: panelWidth, names, values,
+      left: column * (panelWidth + PANEL.gap), top: 2, width: panelWidth, names, values,
     }));
-    top += PANEL.title + height + PANEL.axis + 12;
-  }
-  drawChart(box, top, description, option);
+    const rows = Math.max(...line.map((panel) => panel.rows.length));
+    drawChart(chartBox(parent, `latency-${index}`), PANEL.title + rows * PANEL.row + PANEL.axis + 14,
+      `Bars of the median time. ${line.map(({ description }) => description).join(" ")}`, option);
+  });
 }
 
 function addPanel(option, { title, rows }, place) {
@@ -156,13 +163,4 @@ function barStyle(row) {
     color: colour("--page"), borderColor: row.colour, borderWidth: 1,
     decal: { symbol: "rect", color: row.colour, dashArrayX: [1, 0], dashArrayY: [1.5, 3.5], rotation: -Math.PI / 4 },
   };
-}
-
-function latencyDescription(view, workloads) {
-  const fastest = workloads.slice(0, 12).map((cells) => {
-    const best = cells.reduce((a, b) => timeOf(b, view.measure).median < timeOf(a, view.measure).median ? b : a);
-    return `${workloadName(best, view)}: ${implementationName(best, view.measure)} with compile `
-      + `${chartName(best.compile)}, ${duration(timeOf(best, view.measure).median)}`;
-  });
-  return `Bars of the median time of ${view.measure}. Fastest: ${fastest.join("; ")}.`;
 }

@@ -5,8 +5,8 @@ function drawMemory(section, view) {
   const [lead, key, charts] = sectionParts(section, "lead", "key", "charts");
   const cells = view.cells.filter((cell) => cell.peak_memory_bytes > 0);
   key.replaceChildren(...distinct(cells, "implementation").map(backend));
-  dropCharts(charts, cells.length ? ["memory"] : []);
   if (cells.length === 0) {
+    dropCharts(charts, []);
     lead.textContent = "Peak memory was not measured for these combinations.";
     return;
   }
@@ -15,7 +15,7 @@ function drawMemory(section, view) {
   lead.textContent = `Peak memory of each combination, from ${size(Math.min(...bytes))} to ${size(most.peak_memory_bytes)} `
     + `(${chartName(most.implementation, 60)}, ${workloadName(most, view)}, compile ${chartName(most.compile, 40)}).`
     + (memoryStart(bytes) > 0 ? " Mind that the axis does not start at zero." : "");
-  drawMemoryChart(chartBox(charts, "memory"), cells, view, lead.textContent);
+  drawMemoryCharts(charts, cells, view);
 }
 
 /** Weights are most of the memory: where zero is far off, the axis starts near the least. */
@@ -26,7 +26,7 @@ function memoryStart(bytes) {
   return Math.floor(least / step - 0.5) * step;
 }
 
-function drawMemoryChart(box, cells, view, description) {
+function drawMemoryCharts(parent, cells, view) {
   const modes = grouped(cells, (cell) => cell.compile).sort((one, other) =>
     compareValues("compile", one[0].compile, other[0].compile));
   const workloads = grouped(cells, (cell) => keyOf(cell, WORKLOAD_FIELDS)).map(([cell]) => cell);
@@ -35,27 +35,36 @@ function drawMemoryChart(box, cells, view, description) {
   const bytes = cells.map((cell) => cell.peak_memory_bytes);
   const [factor, unit] = unitFor(Math.max(...bytes), SIZE_UNITS);
 
-  const width = box.clientWidth;
+  const width = parent.clientWidth;
+  const brief = width < 520;
+  const nameOf = (cell) => brief ? briefWorkload(cell, view) : workloadName(cell, view);
   const pitch = 12;
   const rowHeight = pitch * implementations.length + 8;
   const height = rowHeight * workloads.length;
   const values = widest(cells.map((cell) => size(cell.peak_memory_bytes))) + 14;
-  const names = widest(workloads.map((cell) => workloadName(cell, view))) + 12;
+  const names = widest([...workloads.map(nameOf), brief ? BRIEF_TITLE : ""]) + 12;
   // Beside each other the panels share the names of the first; where they do not fit, each has its own.
   const columns = Math.max(1, Math.min(modes.length, Math.floor((width - names) / 250)));
   const panelWidth = Math.min(420, (width - names) / columns);
 
-  const option = { title: [], grid: [], xAxis: [], yAxis: [], series: [] };
-  modes.forEach((mode, index) => {
-    const column = index % columns;
-    const top = 2 + Math.floor(index / columns) * (height + 64);
+  const lines = [];
+  for (let first = 0; first < modes.length; first += columns) lines.push(modes.slice(first, first + columns));
+  dropCharts(parent, lines.map((_, index) => `memory-${index}`));
+  lines.forEach((line, at) => {
+    const option = { title: brief ? chartTitle(BRIEF_TITLE) : [], grid: [], xAxis: [], yAxis: [], series: [] };
+    line.forEach((mode, column) => addMemoryPanel(option, mode, column));
+    drawChart(chartBox(parent, `memory-${at}`), height + 52, memoryDescription(line.flat(), view), option);
+  });
+
+  function addMemoryPanel(option, mode, column) {
+    const index = column;
     const left = names + column * panelWidth;
     const style = axisStyle();
     option.title.push({
-      text: `compile ${chartName(mode[0].compile, 28)}`, left, top, padding: 0,
+      text: `compile ${chartName(mode[0].compile, 28)}`, left, top: 2, padding: 0,
       textStyle: { fontSize: 12, fontWeight: 600, color: colour("--ink"), fontFamily: FONT },
     });
-    option.grid.push(gridAt({ left, top: top + 24, width: panelWidth - values - 12, height }));
+    option.grid.push(gridAt({ left, top: 26, width: panelWidth - values - 12, height }));
     option.xAxis.push({
       ...style, gridIndex: index, type: "value", splitNumber: 3,
       min: memoryStart(bytes) / factor, max: Math.max(...bytes) / factor,
@@ -68,7 +77,7 @@ function drawMemoryChart(box, cells, view, description) {
       splitLine: { show: true, lineStyle: { color: colour("--rule") } },
       axisLabel: {
         ...axisText(), show: column === 0, interval: 0, align: "left", margin: names, width: names - 8, overflow: "truncate",
-        formatter: (row) => workloadName(workloads[row], view), color: colour("--ink"),
+        formatter: (row) => nameOf(workloads[row]), color: colour("--ink"),
       },
     });
     implementations.forEach((implementation, at) => option.series.push({
@@ -86,6 +95,17 @@ function drawMemoryChart(box, cells, view, description) {
           `compile ${chartName(cell.compile, 60)}`, `peak memory ${size(cell.peak_memory_bytes)}`].join("\n") },
       })),
     }));
-  });
-  drawChart(box, Math.ceil(modes.length / columns) * (height + 64) - 12, description, option);
+  }
+}
+
+/** A workload where room is scarce; what the numbers are stands above them. */
+const BRIEF_TITLE = "batch × seq. + new";
+function briefWorkload(cell, view) {
+  const names = ["device", "dtype"].filter((field) => view.values.get(field).length > 1).map((field) => `${chartName(cell[field], 8)} `);
+  return `${names.join("")}${cell.batch} × ${cell.sequence} + ${cell.new_tokens}`;
+}
+
+function memoryDescription(cells, view) {
+  return `Peak memory. ${cells.map((cell) => `${chartName(cell.implementation)}, ${workloadName(cell, view)}, `
+    + `compile ${chartName(cell.compile)}: ${size(cell.peak_memory_bytes)}`).join("; ")}.`;
 }

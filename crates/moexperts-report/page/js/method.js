@@ -41,7 +41,7 @@ function drawMethod(section, view) {
   const [facts, targets, command] = sectionParts(section, "what", "scroll", "command");
   const { run } = view;
   facts.replaceChildren(element("dl", { class: "facts" }, ...pairs([
-    ["program", given(programOf(run))], ["model", given(run.model)], ["date", given(run.date)],
+    ["program", programOf(run)], ["model", given(run.model)], ["date", given(run.date)],
     ["runs of each combination", `${run.repetitions}`], ["seed", `${run.seed}`], ["file", given(run.file)],
     ...run.machine.map(([label, value]) => [given(label), given(value)]),
   ])));

@@ -55,6 +55,8 @@ function drawRooflineChart(box, target, points, view) {
   const x = logExtent([...points.map((point) => point.intensity), ridge], 2);
   const roof = (intensity) => Math.min(intensity * bytes, flops) / 1e9;
   const y = logExtent([...points.map((point) => point.performance / 1e9), roof(x[0]), flops / 1e9], 1.5);
+  // Above the middle of the slope, as the axes are logarithmic.
+  const onSlope = x[0] ** 0.35 * ridge ** 0.65;
   const roofLine = [[x[0], roof(x[0])], [ridge, flops / 1e9], [x[1], flops / 1e9]];
 
   const series = [{
@@ -63,8 +65,7 @@ function drawRooflineChart(box, target, points, view) {
   }, {
     id: "roof-labels", type: "scatter", silent: true, symbolSize: 0.01,
     data: [{ value: roofLine[2], label: { position: [0, -16], align: "right", formatter: `${performanceRate(flops)}, ${chartName(target.operations, 32)}` } },
-      // Halfway up the slope, as the axes are logarithmic.
-      { value: [Math.sqrt(x[0] * ridge), roof(Math.sqrt(x[0] * ridge))], label: { position: [-10, -10], align: "right", formatter: `${bandwidth(bytes)} from memory` } }],
+      { value: [onSlope, roof(onSlope)], label: { position: [-10, -10], align: "right", formatter: `${bandwidth(bytes)} from memory` } }],
     label: { show: true, ...axisText(), color: colour("--ink") },
   }];
   for (const implementation of distinct(points.map((point) => point.cell), "implementation")) {

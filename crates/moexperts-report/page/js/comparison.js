@@ -84,7 +84,7 @@ function changeTable(shown, all) {
   const rows = shown.map((change) => {
     const verdict = verdictOf(change);
     return element("tr", { "data-verdict": verdict },
-      ...fields.map(({ key }) => element("td", { class: numeric(key) }, key === "implementation" ? backend(change[key]) : given(change[key]))),
+      ...fields.map(({ key }) => element("td", { class: numeric(key) }, key === "implementation" ? backend(change[key]) : fieldValue(change[key]))),
       element("td", { class: "number" }, duration(change.before.median)),
       element("td", { class: "number" }, duration(change.after.median)),
       element("td", { class: "number" }, signedPercent(change.change)),

@@ -113,7 +113,7 @@ function drawCrossoverChart(box, phase, lines, named) {
   const x = logExtent(tokens, 1);
   const y = logExtent(points.flatMap((point) => [point.p10, point.p90]), 1.15);
   const best = winners(lines);
-  const grid = { left: 48, right: Math.min(box.clientWidth * 0.35, widest(lines.map(({ implementation }) => chartName(implementation, 18))) + 18), top: 46, bottom: 48 };
+  const grid = { left: widest(logTicks(y).map(number)) + 14, right: Math.min(box.clientWidth * 0.35, widest(lines.map(({ implementation }) => chartName(implementation, 18))) + 18), top: 46, bottom: 48 };
   const nudges = labelNudges(lines, y, CROSSOVER_HEIGHT - grid.top - grid.bottom);
   const xAxis = logAxis(`tokens of one forward (${phase === "prefill" ? "batch × sequence" : "batch"})`,
     x, tokens, number);

@@ -26,6 +26,12 @@ function given(text) {
   return element("bdi", {}, String(text));
 }
 
+/** The value of a field in a table: one of common length stays on one line, hyphens or not. */
+function fieldValue(value) {
+  const text = typeof value === "number" ? whole.format(value) : String(value);
+  return element("bdi", { class: text.length <= 32 ? "short" : null }, text);
+}
+
 /** A link where the address is one that a browser may follow, else only the text. */
 function link(address, text) {
   if (!/^https?:\/\//i.test(String(address))) return given(text);

@@ -3,7 +3,8 @@
 
 function drawHead(view) {
   byId("title").replaceChildren(given(view.report.title));
-  const [sentence, more] = view.cells.length ? finding(view) : ["Nothing to compare in this choice.", ""];
+  const [sentence, more] = view.cells.length ? finding(view)
+    : [view.run.cells.length ? "No combination has all of the chosen values." : "Nothing has been measured yet.", ""];
   byId("finding").replaceChildren(given(sentence), ...(more ? [element("small", {}, more)] : []));
   byId("figures").replaceChildren(...pairs(view.cells.length ? keyFigures(view) : []));
   byId("facts").replaceChildren(...pairs(runFacts(view)));

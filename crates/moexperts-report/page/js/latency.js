@@ -52,8 +52,8 @@ function latencyPanel(cells, view) {
     && figure.sequence === cells[0].sequence && (figure.median ?? figure.mean) > 0
     // Without a number of new tokens only the prefill is the same work.
     && (figure.new_tokens === cells[0].new_tokens || (figure.new_tokens === null && view.measure === "prefill")));
-  rows.push(...grouped(published, (figure) => figure.hardware).flatMap((figures) => [
-    { heading: `published: ${chartName(figures[0].hardware, 30)}` },
+  rows.push(...grouped(published, (figure) => keyOf(figure, ["hardware", "compile"])).flatMap((figures) => [
+    { heading: `published, ${chartName(figures[0].hardware, 32)}, ${chartName(figures[0].compile, 28)}` },
     ...figures.map((figure) => publishedRow(figure)),
   ]));
   return { title: workloadName(cells[0], view), rows, description: panelDescription(cells, view) };
@@ -67,10 +67,10 @@ function panelDescription(cells, view) {
 
 function publishedRow(figure) {
   const value = figure.median ?? figure.mean;
-  const which = figure.median === null ? "mean" : "median";
+  const which = figure.median === null ? "given time" : "median";
   return {
     published: true, median: value, low: value, high: figure.p90 ?? value, whisker: figure.p90 !== null,
-    name: `${chartName(figure.implementation, 16)} · ${chartName(figure.compile, 14)}`,
+    name: chartName(figure.implementation, 18),
     colour: seriesColour(figure.implementation),
     tooltip: [`published: ${chartName(figure.source, 60)}`, chartName(figure.hardware, 60),
       `${chartName(figure.model, 50)}, ${chartName(figure.dtype, 20)}`,
@@ -131,7 +131,7 @@ function addPanel(option, { title, rows }, place) {
   });
   // Headings may be wider than the column of names, so they are no labels of the axis.
   const heading = (row, at) => ({
-    value: [0, at], label: { position: [-place.names, -3], align: "left", formatter: row.heading, ...axisText() },
+    value: [0, at], label: { position: [-place.names, -3], align: "left", formatter: row.heading, width: place.width, overflow: "truncate", ...axisText() },
   });
   option.series.push({
     id: `bars-${index}`, type: "bar", xAxisIndex: index, yAxisIndex: index, barWidth: PANEL.row - 5,

@@ -41,9 +41,9 @@ function sayNothing(view, state, draw) {
   const box = byId("nothing");
   box.hidden = view.cells.length > 0;
   if (view.run.cells.length === 0) {
-    box.replaceChildren(element("p", {}, "This file holds no measured combination yet."));
+    box.replaceChildren(element("p", {}, "This file holds no measured combination yet. What is known of the run stands below."));
   } else {
-    box.replaceChildren(element("p", {}, "No combination has all of the chosen values."),
+    box.replaceChildren(element("p", {}, "No combination is left by this choice: other values were not measured together."),
       chip("Show all combinations", () => { clearSelection(state); draw(); }));
   }
 }

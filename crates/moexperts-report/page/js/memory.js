@@ -44,14 +44,14 @@ function drawMemoryCharts(parent, cells, view) {
   const values = widest(cells.map((cell) => size(cell.peak_memory_bytes))) + 14;
   const names = widest([...workloads.map(nameOf), brief ? BRIEF_TITLE : ""]) + 12;
   // Beside each other the panels share the names of the first; where they do not fit, each has its own.
-  const columns = Math.max(1, Math.min(modes.length, Math.floor((width - names) / 250)));
+  const columns = Math.max(1, Math.min(modes.length, Math.floor((width - names) / 210)));
   const panelWidth = Math.min(420, (width - names) / columns);
 
   const lines = [];
   for (let first = 0; first < modes.length; first += columns) lines.push(modes.slice(first, first + columns));
   dropCharts(parent, lines.map((_, index) => `memory-${index}`));
   lines.forEach((line, at) => {
-    const option = { title: brief ? chartTitle(BRIEF_TITLE) : [], grid: [], xAxis: [], yAxis: [], series: [] };
+    const option = { title: brief ? [{ text: BRIEF_TITLE, left: 0, top: 3, padding: 0, textStyle: { ...axisText(), fontWeight: 400 } }] : [], grid: [], xAxis: [], yAxis: [], series: [] };
     line.forEach((mode, column) => addMemoryPanel(option, mode, column));
     drawChart(chartBox(parent, `memory-${at}`), height + 52, memoryDescription(line.flat(), view), option);
   });

@@ -17,7 +17,7 @@ function drawPublished(section, view) {
     element("thead", {}, element("tr", {}, ...heads.map((head) => element("th", { scope: "col", class: numbers.includes(head) ? "number" : null }, head)))),
     element("tbody", {}, ...view.reference.map((figure) => element("tr", {}, ...[
       link(figure.url, figure.source), given(figure.hardware), given(figure.model), given(figure.dtype),
-      given(figure.batch), given(figure.sequence), given(figure.new_tokens ?? NO_VALUE), given(figure.compile), backend(figure.implementation),
+      fieldValue(figure.batch), fieldValue(figure.sequence), fieldValue(figure.new_tokens ?? NO_VALUE), fieldValue(figure.compile), backend(figure.implementation),
       milliseconds(figure.mean), milliseconds(figure.median), milliseconds(figure.p90), size(figure.peak_memory_bytes),
     ].map((content, index) => element("td", { class: numbers.includes(heads[index]) ? "number" : null }, content)))))));
 }
@@ -33,7 +33,7 @@ function drawSkipped(section, view, state) {
     element("thead", {}, element("tr", {}, ...FIELDS.map(({ key, label }) => element("th", { scope: "col", class: numeric(key) }, label)),
       element("th", { scope: "col" }, "reason"))),
     element("tbody", {}, ...skipped.map((entry) => element("tr", {},
-      ...FIELDS.map(({ key }) => element("td", { class: numeric(key) }, entry[key] === null ? "all" : given(entry[key]))),
+      ...FIELDS.map(({ key }) => element("td", { class: numeric(key) }, entry[key] === null ? "all" : fieldValue(entry[key]))),
       element("td", { class: "reason" }, given(entry.reason)))))));
 }
 

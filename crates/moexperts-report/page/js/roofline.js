@@ -83,7 +83,7 @@ function drawRooflineChart(box, target, points, view) {
   }
   drawChart(box, ROOFLINE_HEIGHT, `Roofline of ${targetName(target)}: ${rooflineSentence(target, points, false)}`, {
     title: chartTitle(targetName(target), "GFLOP/s, logarithmic"),
-    grid: gridAt({ left: 52, right: 16, top: 46, bottom: 48 }),
+    grid: gridAt({ left: widest(logTicks(y).map(number)) + 14, right: 16, top: 46, bottom: 48 }),
     xAxis: { ...logAxis("arithmetic intensity, FLOP/byte, logarithmic", x, logTicks(x), number), nameGap: 30 },
     yAxis: { ...logAxis("", y, logTicks(y), number), splitLine: { show: true, lineStyle: { color: colour("--rule") } } },
     series,

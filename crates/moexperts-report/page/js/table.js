@@ -8,7 +8,7 @@ function tableColumns(view) {
   });
   const field = (key, label) => ({
     key, label, number: ["batch", "sequence", "new_tokens"].includes(key), field: true,
-    value: (cell) => cell[key], text: (value) => Number.isFinite(value) ? whole.format(value) : String(value),
+    value: (cell) => cell[key],
   });
   return [
     field("batch", "batch"), field("sequence", "sequence"), field("new_tokens", "new"),
@@ -23,7 +23,7 @@ function tableColumns(view) {
 
 function drawTable(section, view, state, redraw) {
   const [lead, box] = sectionParts(section, "lead", "scroll");
-  lead.textContent = `${counted(view.cells.length, "combination")}, times of ${view.measure}. Select a column's head to sort by it.`;
+  lead.textContent = `${counted(view.cells.length, "combination")}, times of ${view.measure}. Select a column’s head to sort by it.`;
   const columns = tableColumns(view);
   if (!box.firstChild) box.append(emptyTable(columns, state, redraw));
   box.setAttribute("role", "region");
@@ -40,7 +40,8 @@ function drawTable(section, view, state, redraw) {
     .map((cell) => element("tr", {}, ...columns.map((column) => {
       const value = column.value(cell);
       return element("td", { class: column.number ? "number" : null, "data-column": column.key },
-        column.implementation ? backend(value) : given(column.number && !Number.isFinite(value) ? NO_VALUE : column.text(value)),
+        column.implementation ? backend(value) : column.field ? fieldValue(value)
+          : given(Number.isFinite(value) ? column.text(value) : NO_VALUE),
         ...(column.implementation && cell.decode_implementation !== value
           ? [element("span", { class: "aside" }, " decode: ", given(cell.decode_implementation))] : []));
     }))));

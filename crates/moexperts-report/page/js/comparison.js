@@ -58,16 +58,25 @@ function comparedRuns(before, after) {
   ].filter(Boolean);
   const commits = before.commit === after.commit && before.program === after.program
     ? "Both runs are of the same program and commit: a change beyond noise is one of the surroundings." : null;
-  const side = (name, run) => element("div", { class: "run" }, element("h3", {}, name), element("dl", { class: "facts" }, ...pairs([
-    ["file", given(run.file)], ["model", given(run.model)], ["program", programOf(run)], ["date", given(run.date)],
-    ["hardware", given(hardware(run))],
-    ...run.machine.map(([label, value]) => [given(label), given(value)]),
-  ])));
   return [
     ...warnings.map((text) => element("p", { class: "warning" }, element("strong", {}, "⚠ Warning: "), text)),
     ...(commits ? [element("p", { class: "hint" }, commits)] : []),
-    element("div", { class: "pair" }, side("Before", before), side("After", after)),
+    runsTable(before, after, hardware),
   ];
+}
+
+/** What is known of the two runs, line by line; what differs is set apart. */
+function runsTable(before, after, hardware) {
+  const facts = [
+    ["file", (run) => run.file], ["model", (run) => run.model], ["program", (run) => run.program],
+    ["commit", (run) => run.commit ?? "not known"], ["date", (run) => run.date], ["hardware", hardware],
+    ...[...new Set([before, after].flatMap((run) => run.machine.map(([label]) => label)))]
+      .map((label) => [label, (run) => run.machine.filter(([own]) => own === label).map(([, value]) => value).join("\n") || NO_VALUE]),
+  ];
+  return element("div", { class: "scroll" }, element("table", { class: "runs" },
+    element("thead", {}, element("tr", {}, element("td"), element("th", { scope: "col" }, "before"), element("th", { scope: "col" }, "after"))),
+    element("tbody", {}, ...facts.map(([label, fact]) => element("tr", { "data-differs": fact(before) !== fact(after) },
+      element("th", { scope: "row" }, given(label)), element("td", {}, given(fact(before))), element("td", {}, given(fact(after))))))));
 }
 
 function programOf(run) {

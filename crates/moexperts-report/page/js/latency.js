@@ -52,7 +52,7 @@ function latencyPanel(cells, view) {
     && figure.sequence === cells[0].sequence && (figure.median ?? figure.mean) > 0
     // Without a number of new tokens only the prefill is the same work.
     && (figure.new_tokens === cells[0].new_tokens || (figure.new_tokens === null && view.measure === "prefill")));
-  rows.push(...grouped(published, (figure) => keyOf(figure, ["hardware", "compile"])).flatMap((figures) => [
+  rows.push(...grouped(inGridOrder(published), (figure) => keyOf(figure, ["hardware", "compile"])).flatMap((figures) => [
     { heading: `published, ${chartName(figures[0].hardware, 32)}, ${chartName(figures[0].compile, 28)}` },
     ...figures.map((figure) => publishedRow(figure)),
   ]));

@@ -22,10 +22,26 @@ macro_rules! asset {
 
 const TEMPLATE: &str = asset!("index.html");
 const STYLE: &str = asset!("style.css");
-const CHART_LIBRARY: &str = asset!("vendor/echarts.min.js");
+const CHART_LIBRARY: &str = asset!("vendor/echarts.common.min.js");
 
 /// The page's scripts: what one defines, those after it use.
-const SCRIPTS: [&str; 1] = [asset!("js/main.js")];
+const SCRIPTS: [&str; 15] = [
+    asset!("js/format.js"),
+    asset!("js/dom.js"),
+    asset!("js/data.js"),
+    asset!("js/palette.js"),
+    asset!("js/charts.js"),
+    asset!("js/filters.js"),
+    asset!("js/findings.js"),
+    asset!("js/latency.js"),
+    asset!("js/crossover.js"),
+    asset!("js/roofline.js"),
+    asset!("js/memory.js"),
+    asset!("js/comparison.js"),
+    asset!("js/table.js"),
+    asset!("js/method.js"),
+    asset!("js/main.js"),
+];
 
 /// Results and the name of their file.
 #[derive(Debug, Clone, Copy)]

@@ -74,6 +74,7 @@ fn registered_backends_are_measured_and_those_that_cannot_are_listed() {
         (8, "mine"),
     ];
     assert_eq!(cells.collect::<Vec<_>>(), expected);
+    assert_eq!((results.planned, results.complete_cells()), (9, 9));
     let skipped = results.skipped.iter().map(|skipped| {
         (skipped.sequence, skipped.implementation.as_deref().unwrap(), &*skipped.reason)
     });

@@ -124,8 +124,8 @@ fn a_sweep_says_what_decodes_and_goes_on_on_another_device() {
     };
     let sweep = || Sweep::new(&args, Folder::open(folder.path(), args.resume).unwrap()).unwrap();
     let auto = DTypeArg::Auto;
-    sweep().finish_with(|sweep| sweep.target(gpu_of(4 << 20), auto)).unwrap();
-    sweep().finish_with(|sweep| sweep.target(cpu(), auto)).unwrap();
+    sweep().finish_with(|sweep| sweep.target(gpu_of(4 << 20), DeviceName::Cuda(2), auto)).unwrap();
+    sweep().finish_with(|sweep| sweep.target(cpu(), DeviceName::Auto, auto)).unwrap();
 
     let results = Results::read(&folder.path().join("results.json")).unwrap();
     let decoding = results.cells.iter().map(|cell| {
@@ -133,9 +133,9 @@ fn a_sweep_says_what_decodes_and_goes_on_on_another_device() {
         (&*key.device, &*key.implementation, &*cell.decode_implementation)
     });
     let expected = [
-        ("cuda", "eager", "eager"),
-        ("cuda", "batched_mm", "batched_mm"),
-        ("cuda", "grouped_mm", "batched_mm"),
+        ("cuda:2", "eager", "eager"),
+        ("cuda:2", "batched_mm", "batched_mm"),
+        ("cuda:2", "grouped_mm", "batched_mm"),
         ("cpu", "eager", "eager"),
         ("cpu", "batched_mm", "batched_mm"),
         ("cpu", "grouped_mm", "grouped_mm"),

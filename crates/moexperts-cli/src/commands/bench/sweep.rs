@@ -7,7 +7,7 @@ mod row;
 use std::{collections::BTreeSet, time::Instant};
 
 use indicatif::ProgressBar;
-use moexperts::{AutoModel, DType, Device, LanguageModel};
+use moexperts::{AutoModel, DType, Device, DeviceName, LanguageModel};
 use moexperts_report::{Cell, Key, Results, Skipped, Target};
 
 pub(in crate::commands) use self::folder::Folder;
@@ -45,28 +45,47 @@ pub(super) fn run(args: &BenchSweepArgs) -> Result<(), CliError> {
         for (index, &(device, dtype)) in targets.iter().enumerate() {
             sweep.targets_left = targets.len() - index - 1;
             match args.find(device) {
-                Ok(found) => on_device!(found, device => sweep.target(device, dtype)?),
-                Err(error) => sweep.skip(Skipped {
-                    device: Some(device.to_string()),
-                    ..skipped(error.to_string())
-                }),
+                Ok(found) => on_device!(found, found => sweep.target(found, device, dtype)?),
+                Err(error) => {
+                    let name = Name { device: device.to_string(), dtype: None };
+                    sweep.skip(name.skipped(error.to_string()));
+                }
             }
         }
         Ok(())
     })
 }
 
-/// Something that cannot run, whatever else.
-fn skipped(reason: String) -> Skipped {
-    Skipped {
-        device: None,
-        dtype: None,
-        batch: None,
-        sequence: None,
-        new_tokens: None,
-        compile: None,
-        implementation: None,
-        reason,
+/// What a target is called: a device with the model in a dtype, if it is known yet.
+#[derive(Debug)]
+struct Name {
+    device: String,
+    dtype: Option<String>,
+}
+
+impl Name {
+    /// - `device`: as the user named it
+    fn of<D: Device>(model: &LanguageModel<D>, device: DeviceName) -> Self {
+        let device = match device {
+            // GPUs of one machine are told apart.
+            DeviceName::Cuda(1..) => device.to_string(),
+            _ => device_name::<D>(),
+        };
+        Self { device, dtype: Some(model.dtype().map_or("none", DType::name).to_owned()) }
+    }
+
+    /// Something that cannot run there, whatever else.
+    fn skipped(&self, reason: String) -> Skipped {
+        Skipped {
+            device: Some(self.device.clone()),
+            dtype: self.dtype.clone(),
+            batch: None,
+            sequence: None,
+            new_tokens: None,
+            compile: None,
+            implementation: None,
+            reason,
+        }
     }
 }
 
@@ -114,18 +133,20 @@ impl<'a> Sweep<'a> {
     pub(in crate::commands) fn target<D: Hardware>(
         &mut self,
         device: D,
+        name: DeviceName,
         dtype: DTypeArg,
     ) -> Result<(), CliError> {
         let start = Instant::now();
         let model = &self.load(device, dtype)?;
+        let name = &Name::of(model, name);
         let load_seconds = start.elapsed().as_secs_f64();
         self.folder.enter_model(&mut self.results, model.origin())?;
         let mut limits = Limits::measure(model.device(), model.dtype())?;
-        let variants = self.variants(model)?;
-        let target = self.describe(model, load_seconds, &variants.lines)?;
+        let variants = self.variants(name, model)?;
+        let target = self.describe(name, model, load_seconds, &variants.lines)?;
         let known = self.results.targets[target].clone();
         self.keep_limits(target, &known, &limits);
-        let groups = self.groups(model, &variants.able);
+        let groups = self.groups(name, model, &variants.able);
 
         let table = Table::new(row::columns(&variants.able), self.bar.clone());
         for line in row::heading(&self.results, target) {
@@ -164,7 +185,11 @@ impl<'a> Sweep<'a> {
     }
 
     /// The backends and ways to compile that can run; the others are listed.
-    fn variants<D: Hardware>(&mut self, model: &LanguageModel<D>) -> Result<Variants<D>, CliError> {
+    fn variants<D: Hardware>(
+        &mut self,
+        name: &Name,
+        model: &LanguageModel<D>,
+    ) -> Result<Variants<D>, CliError> {
         let args = self.args;
         let backends = Backends::<D>::named(args.backends())?;
         let (able, refused) =
@@ -172,7 +197,7 @@ impl<'a> Sweep<'a> {
         for refused in refused {
             let implementation = Some(refused.name);
             let reason = refused.error.to_string();
-            self.skip(Skipped { implementation, ..on(model, reason) });
+            self.skip(Skipped { implementation, ..name.skipped(reason) });
         }
         let context = model.spec().max_position_embeddings;
         let variants = Variants::all(
@@ -194,7 +219,7 @@ impl<'a> Sweep<'a> {
             self.skip(Skipped {
                 compile: Some(compile.to_string()),
                 implementation: Some(backend.name().to_owned()),
-                ..on(model, error.to_string())
+                ..name.skipped(error.to_string())
             });
         }
         Ok(variants)
@@ -203,6 +228,7 @@ impl<'a> Sweep<'a> {
     /// Enters the target, or finds it, and says where.
     fn describe<D: Hardware>(
         &mut self,
+        name: &Name,
         model: &LanguageModel<D>,
         load_seconds: f64,
         compiled: &[String],
@@ -212,8 +238,8 @@ impl<'a> Sweep<'a> {
         let few = cached(weights.in_place_bytes + weights.converted_bytes);
         let compiled = compiled.iter().map(|line| format!("compiled {line}"));
         let target = Target {
-            device: device_name::<D>(),
-            dtype: dtype_name(model),
+            device: name.device.clone(),
+            dtype: name.dtype.clone().unwrap_or_default(),
             hardware: device.machine(),
             threads: device.threads(),
             load_s: rounded(load_seconds),
@@ -228,6 +254,7 @@ impl<'a> Sweep<'a> {
     /// What is measured together, and what of it is not complete yet.
     fn groups<'v, D: Hardware>(
         &mut self,
+        name: &Name,
         model: &LanguageModel<D>,
         variants: &'v [Variant<D>],
     ) -> Vec<Group<'v, D>> {
@@ -243,13 +270,13 @@ impl<'a> Sweep<'a> {
                         self.skip(Skipped {
                             sequence: Some(sequence),
                             new_tokens: Some(new_tokens),
-                            ..on(model, error.to_string())
+                            ..name.skipped(error.to_string())
                         });
                         continue;
                     }
                     let key = |variant: &Variant<D>| Key {
-                        device: device_name::<D>(),
-                        dtype: dtype_name(model),
+                        device: name.device.clone(),
+                        dtype: name.dtype.clone().unwrap_or_default(),
                         batch,
                         sequence,
                         new_tokens,
@@ -308,6 +335,23 @@ impl<'a> Sweep<'a> {
         target.operations = operations.to_owned();
     }
 
+    /// Lists a combination that turned out not to run.
+    fn fail(&mut self, key: &Key, reason: String) {
+        if self.planned.remove(key) {
+            self.results.planned -= 1;
+        }
+        let Key { batch, sequence, new_tokens, .. } = *key;
+        let name = Name { device: key.device.clone(), dtype: Some(key.dtype.clone()) };
+        self.skip(Skipped {
+            batch: Some(batch),
+            sequence: Some(sequence),
+            new_tokens: Some(new_tokens),
+            compile: Some(key.compile.clone()),
+            implementation: Some(key.implementation.clone()),
+            ..name.skipped(reason)
+        });
+    }
+
     /// Lists something that cannot run, once.
     fn skip(&mut self, skipped: Skipped) {
         if !self.results.skipped.contains(&skipped) {
@@ -323,14 +367,4 @@ impl<'a> Sweep<'a> {
             path: self.folder.path().to_owned(),
         }
     }
-}
-
-fn dtype_name<D: Device>(model: &LanguageModel<D>) -> String {
-    model.dtype().map_or("none", DType::name).to_owned()
-}
-
-/// Something that cannot run on a target.
-fn on<D: Device>(model: &LanguageModel<D>, reason: String) -> Skipped {
-    let (device, dtype) = (Some(device_name::<D>()), Some(dtype_name(model)));
-    Skipped { device, dtype, ..skipped(reason) }
 }

@@ -6,7 +6,7 @@ use moexperts::{
     Device, LanguageModel,
     core::{DeviceKind, decode_experts_implementation},
 };
-use moexperts_report::{Cell, Key, Skipped};
+use moexperts_report::{Cell, Key};
 
 use super::{
     super::{
@@ -72,7 +72,7 @@ impl<D: Hardware> Group<'_, D> {
                     cell.peak_memory_bytes = taken.peak_memory_bytes;
                     contestants.push((cell, *variant));
                 }
-                Err(CliError::Model(error)) => sweep.skip(not_run(key, error.to_string())),
+                Err(CliError::Model(error)) => sweep.fail(key, error.to_string()),
                 Err(error) => return Err(error),
             }
         }
@@ -129,18 +129,5 @@ fn cell(key: &Key, Counted { prefill, decode }: Counted, kind: DeviceKind) -> Ce
         prefill,
         decode,
         peak_memory_bytes: None,
-    }
-}
-
-fn not_run(key: &Key, reason: String) -> Skipped {
-    Skipped {
-        device: Some(key.device.clone()),
-        dtype: Some(key.dtype.clone()),
-        batch: Some(key.batch),
-        sequence: Some(key.sequence),
-        new_tokens: Some(key.new_tokens),
-        compile: Some(key.compile.clone()),
-        implementation: Some(key.implementation.clone()),
-        reason,
     }
 }

@@ -12,16 +12,20 @@ function drawMemory(section, view) {
   }
   const bytes = cells.map((cell) => cell.peak_memory_bytes);
   const most = cells[bytes.indexOf(Math.max(...bytes))];
-  lead.textContent = `Peak memory of each combination, from ${size(Math.min(...bytes))} to ${size(most.peak_memory_bytes)} `
-    + `(${chartName(most.implementation, 60)}, ${workloadName(most, view)}, compile ${chartName(most.compile, 40)}).`
-    + (memoryStart(bytes) > 0 ? " Mind that the axis does not start at zero." : "");
+  const [least, highest] = [size(Math.min(...bytes)), size(most.peak_memory_bytes)];
+  const range = least === highest ? `${highest} in all combinations, to three digits.`
+    : `from ${least} to ${highest} (${shortened(most.implementation, 60)}, ${workloadName(most, view)}, compile ${shortened(most.compile, 40)}).`;
+  lead.textContent = `Peak memory, ${range}${memoryStart(bytes) > 0 ? " Mind that the axis does not start at zero." : ""}`;
   drawMemoryCharts(charts, cells, view);
 }
 
-/** Weights are most of the memory: where zero is far off, the axis starts near the least. */
+/**
+ * Weights are most of the memory: where zero is far off, the axis starts near the least. Differences
+ * that hardly are any stay small.
+ */
 function memoryStart(bytes) {
   const [least, most] = [Math.min(...bytes), Math.max(...bytes)];
-  if (least < most / 2) return 0;
+  if (least < most / 2 || least > most * 0.98) return 0;
   const step = 2 ** Math.floor(Math.log2(Math.max((most - least) / 4, most / 64)));
   return Math.floor(least / step - 0.5) * step;
 }

@@ -11,16 +11,24 @@ function drawChart(box, height, description, option) {
   const size = { width: box.clientWidth, height };
   const chart = echarts.getInstanceByDom(box) ?? echarts.init(box, null, { renderer: "svg", ...size });
   chart.resize(size);
-  chart.setOption({
-    animation: false,
-    textStyle: { fontFamily: FONT, fontSize: 11, color: colour("--ink") },
-    tooltip: {
-      renderMode: "richText", confine: true, transitionDuration: 0,
-      backgroundColor: colour("--raised"), borderColor: colour("--rule-strong"), borderWidth: 1,
-      padding: [8, 10], textStyle: { color: colour("--ink"), fontSize: 12, lineHeight: 17, fontFamily: FONT },
+  chart.setOption(
+    {
+      animation: false,
+      textStyle: { fontFamily: FONT, fontSize: 11, color: colour("--ink") },
+      tooltip: {
+        renderMode: "richText",
+        confine: true,
+        transitionDuration: 0,
+        backgroundColor: colour("--raised"),
+        borderColor: colour("--rule-strong"),
+        borderWidth: 1,
+        padding: [8, 10],
+        textStyle: { color: colour("--ink"), fontSize: 12, lineHeight: 17, fontFamily: FONT },
+      },
+      ...option,
     },
-    ...option,
-  }, { notMerge: true });
+    { notMerge: true },
+  );
 }
 
 /** A box for a chart inside `parent`, kept from one drawing to the next. */
@@ -46,6 +54,8 @@ const gridAt = (place) => ({ outerBoundsMode: "none", ...place });
 
 const axisText = () => ({ color: colour("--muted"), fontSize: 11, fontFamily: FONT });
 
+const headingText = () => ({ color: colour("--ink"), fontSize: 12, fontWeight: 600, fontFamily: FONT });
+
 /** The look of an axis of numbers. */
 function axisStyle() {
   return {
@@ -62,7 +72,11 @@ function logAxis(name, [low, high], ticks, format) {
   const style = axisStyle();
   return {
     ...style,
-    type: "log", min: low, max: high, name, nameLocation: "middle",
+    type: "log",
+    min: low,
+    max: high,
+    name,
+    nameLocation: "middle",
     axisTick: { show: false, customValues: ticks },
     axisLabel: { ...style.axisLabel, customValues: ticks, formatter: format },
     splitLine: { show: false },
@@ -90,8 +104,40 @@ function logExtent(values, factor) {
 
 /** The title of a chart, and below it the unit of its vertical axis. */
 function chartTitle(text, unit) {
-  return [{ text, left: 0, top: 2, padding: 0, textStyle: { fontSize: 12, fontWeight: 600, color: colour("--ink"), fontFamily: FONT } },
-    ...(unit ? [{ text: unit, left: 0, top: 20, padding: 0, textStyle: { ...axisText(), fontWeight: 400 } }] : [])];
+  return [
+    { text, left: 0, top: 2, padding: 0, textStyle: headingText() },
+    { text: unit, left: 0, top: 20, padding: 0, textStyle: { ...axisText(), fontWeight: 400 } },
+  ];
+}
+
+/** A vertical axis of names, whose text begins `width` left of the marks. */
+function nameAxis(index, names, width) {
+  return {
+    gridIndex: index,
+    type: "category",
+    inverse: true,
+    data: names.map((_, row) => row),
+    axisLine: { show: true, onZero: false, lineStyle: { color: colour("--rule-strong") } },
+    axisTick: { show: false },
+    axisLabel: {
+      ...axisText(),
+      color: colour("--ink"),
+      interval: 0,
+      align: "left",
+      margin: width,
+      width: width - 8,
+      overflow: "truncate",
+      formatter: (row) => names[row],
+    },
+  };
+}
+
+/** Divides panels into lines of as many as stand beside each other. */
+function inLines(panels, columns) {
+  const lines = [];
+  for (let first = 0; first < panels.length; first += columns)
+    lines.push(panels.slice(first, first + columns));
+  return lines;
 }
 
 const ruler = document.createElement("canvas").getContext("2d");
@@ -100,6 +146,15 @@ const ruler = document.createElement("canvas").getContext("2d");
 function widest(texts, fontSize = 11) {
   ruler.font = `${fontSize}px ${FONT}`;
   return Math.ceil(Math.max(0, ...texts.map((text) => ruler.measureText(text).width)));
+}
+
+/** The lines of a tooltip that say which cell it is about. */
+function cellLines(cell, view) {
+  return [
+    chartName(cell.implementation, 60),
+    workloadName(cell, view),
+    `compile ${chartName(cell.compile, 60)}`,
+  ];
 }
 
 /** The lines of a tooltip about one measure of a cell. */

@@ -15,49 +15,87 @@ function verdictOf(change) {
 function drawComparison(section, view, state, redraw) {
   section.hidden = view.report.runs.length < 2;
   if (section.hidden) return;
-  const [runs, lead, controls, box, more] = sectionParts(section, "runs", "lead", "controls", "scroll", "note");
+  const [runs, lead, controls, box, more] = sectionParts(
+    section,
+    "runs",
+    "lead",
+    "controls",
+    "scroll",
+    "note",
+  );
   const [before, after] = view.report.runs;
   runs.replaceChildren(...comparedRuns(before, after));
 
   const { changes } = view;
-  lead.textContent = changes.length === 0 ? "The two runs have no combination in common here." : comparisonSentence(changes, view.measure);
+  lead.textContent =
+    changes.length === 0
+      ? "The two runs have no combination in common here."
+      : comparisonSentence(changes, view.measure);
   controls.hidden = changes.length < 2;
-  choice(controls, "order", ["size", "grid"], state.changeOrder,
-    (order) => order === "size" ? "by size of change" : "as in the grid",
-    (order) => { state.changeOrder = order; redraw(); });
+  choice(
+    controls,
+    "order",
+    ["size", "grid"],
+    state.changeOrder,
+    (order) => (order === "size" ? "by size of change" : "as in the grid"),
+    (order) => {
+      state.changeOrder = order;
+      redraw();
+    },
+  );
 
-  const ordered = state.changeOrder === "size"
-    ? [...changes].sort((a, b) => Number(b.exceeds_noise) - Number(a.exceeds_noise) || Math.abs(b.change) - Math.abs(a.change))
-    : changes;
+  const ordered =
+    state.changeOrder === "size"
+      ? [...changes].sort(
+          (a, b) =>
+            Number(b.exceeds_noise) - Number(a.exceeds_noise) || Math.abs(b.change) - Math.abs(a.change),
+        )
+      : changes;
   const shown = state.allChanges ? ordered : ordered.slice(0, CHANGES_AT_FIRST);
   box.hidden = changes.length === 0;
   box.replaceChildren(changeTable(shown, changes));
-  more.replaceChildren(...(shown.length < ordered.length ? [element("button", { type: "button", class: "chip", click: () => {
-    state.allChanges = true;
-    redraw();
-  } }, `Show all ${ordered.length} changes`)] : []));
+  more.replaceChildren(
+    ...(shown.length < ordered.length
+      ? [
+          chip(`Show all ${ordered.length} changes`, () => {
+            state.allChanges = true;
+            redraw();
+          }),
+        ]
+      : []),
+  );
 }
 
 function comparisonSentence(changes, measure) {
   const count = (verdict) => changes.filter((change) => verdictOf(change) === verdict).length;
   const middle = median(changes.map((change) => change.change));
-  return `Of ${counted(changes.length, "combination")} in both runs, ${count("faster")} ${count("faster") === 1 ? "is" : "are"} faster in ${measure}, `
-    + `${count("slower")} slower and ${count("noise")} within noise; the median change of time is ${signedPercent(middle)}. `
-    + "A change exceeds noise where the ranges p10 to p90 of the two runs do not overlap.";
+  return (
+    `Of ${counted(changes.length, "combination")} in both runs, ${count("faster")} ${count("faster") === 1 ? "is" : "are"} faster in ${measure}, ` +
+    `${count("slower")} slower and ${count("noise")} within noise; the median change of time is ${signedPercent(middle)}. ` +
+    "A change exceeds noise where the ranges p10 to p90 of the two runs do not overlap."
+  );
 }
 
 /** The two runs side by side, and what makes them a comparison of something other than the program. */
 function comparedRuns(before, after) {
-  const hardware = (run) => [...new Set(run.targets.map((target) => `${target.device} ${target.dtype}: ${target.hardware}`))].sort().join("\n");
+  const hardware = (run) =>
+    [...new Set(run.targets.map((target) => `${target.device} ${target.dtype}: ${target.hardware}`))]
+      .sort()
+      .join("\n");
   const machine = (run) => JSON.stringify(run.machine);
   const warnings = [
-    hardware(before) !== hardware(after) && "The hardware or the targets differ: the changes are those of the machine too, not of the program alone.",
-    hardware(before) === hardware(after) && machine(before) !== machine(after) && "What the two runs say of their machine differs: see the list below.",
+    hardware(before) !== hardware(after) &&
+      "The hardware or the targets differ: the changes are those of the machine too, not of the program alone.",
+    hardware(before) === hardware(after) &&
+      machine(before) !== machine(after) &&
+      "What the two runs say of their machine differs: see the list below.",
     before.model !== after.model && "The models differ: the changes compare two models.",
     before.seed !== after.seed && "The seeds differ: the two runs had other prompts or weights.",
   ].filter(Boolean);
-  const commits = before.commit === after.commit && before.program === after.program
-    ? "Both runs are of the same program and commit: a change beyond noise is one of the surroundings." : null;
+  const commits =
+    before.commit === after.commit && before.program === after.program
+      ? "Both runs are of the same program and commit: a change beyond noise is one of the surroundings."
+      : null;
   return [
     ...warnings.map((text) => element("p", { class: "warning" }, element("strong", {}, "⚠ Warning: "), text)),
     ...(commits ? [element("p", { class: "hint" }, commits)] : []),
@@ -68,15 +106,53 @@ function comparedRuns(before, after) {
 /** What is known of the two runs, line by line; what differs is set apart. */
 function runsTable(before, after, hardware) {
   const facts = [
-    ["file", (run) => run.file], ["model", (run) => run.model], ["program", (run) => run.program],
-    ["commit", (run) => run.commit ?? "not known"], ["date", (run) => run.date], ["hardware", hardware],
-    ...[...new Set([before, after].flatMap((run) => run.machine.map(([label]) => label)))]
-      .map((label) => [label, (run) => run.machine.filter(([own]) => own === label).map(([, value]) => value).join("\n") || NO_VALUE]),
+    ["file", (run) => run.file],
+    ["model", (run) => run.model],
+    ["program", (run) => run.program],
+    ["commit", (run) => run.commit ?? "not known"],
+    ["date", (run) => run.date],
+    ["hardware", hardware],
+    ...[...new Set([before, after].flatMap((run) => run.machine.map(([label]) => label)))].map((label) => [
+      label,
+      (run) =>
+        run.machine
+          .filter(([own]) => own === label)
+          .map(([, value]) => value)
+          .join("\n") || NO_VALUE,
+    ]),
   ];
-  return element("div", { class: "scroll" }, element("table", { class: "runs" },
-    element("thead", {}, element("tr", {}, element("td"), element("th", { scope: "col" }, "before"), element("th", { scope: "col" }, "after"))),
-    element("tbody", {}, ...facts.map(([label, fact]) => element("tr", { "data-differs": fact(before) !== fact(after) },
-      element("th", { scope: "row" }, given(label)), element("td", {}, given(fact(before))), element("td", {}, given(fact(after))))))));
+  return element(
+    "div",
+    { class: "scroll" },
+    element(
+      "table",
+      { class: "runs" },
+      element(
+        "thead",
+        {},
+        element(
+          "tr",
+          {},
+          element("td"),
+          element("th", { scope: "col" }, "before"),
+          element("th", { scope: "col" }, "after"),
+        ),
+      ),
+      element(
+        "tbody",
+        {},
+        ...facts.map(([label, fact]) =>
+          element(
+            "tr",
+            { "data-differs": fact(before) !== fact(after) },
+            element("th", { scope: "row" }, given(label)),
+            element("td", {}, given(fact(before))),
+            element("td", {}, given(fact(after))),
+          ),
+        ),
+      ),
+    ),
+  );
 }
 
 function programOf(run) {
@@ -85,32 +161,67 @@ function programOf(run) {
 
 function changeTable(shown, all) {
   const span = Math.max(0.01, ...all.map((change) => Math.abs(change.change)));
-  const fields = FIELDS.filter(({ key }) => distinct(all, key).length > 1 || ["batch", "sequence", "new_tokens", "implementation"].includes(key));
-  const head = element("tr", {}, ...fields.map(({ key, label }) => element("th", { scope: "col", class: numeric(key) }, label)),
-    element("th", { scope: "col", class: "number" }, "before"), element("th", { scope: "col", class: "number" }, "after"),
-    element("th", { scope: "col", class: "number" }, "change"), element("th", { scope: "col", class: "bar" }, `−${decimals(span * 100, 0)} % to +${decimals(span * 100, 0)} %`),
-    element("th", { scope: "col" }, "verdict"));
+  const fields = FIELDS.filter(
+    ({ key }) =>
+      distinct(all, key).length > 1 || ["batch", "sequence", "new_tokens", "implementation"].includes(key),
+  );
+  const head = element(
+    "tr",
+    {},
+    ...fields.map(({ key, label }) => element("th", { scope: "col", class: numeric(key) }, label)),
+    element("th", { scope: "col", class: "number" }, "before"),
+    element("th", { scope: "col", class: "number" }, "after"),
+    element("th", { scope: "col", class: "number" }, "change"),
+    element(
+      "th",
+      { scope: "col", class: "bar" },
+      `−${decimals(span * 100, 0)} % to +${decimals(span * 100, 0)} %`,
+    ),
+    element("th", { scope: "col" }, "verdict"),
+  );
   const rows = shown.map((change) => {
     const verdict = verdictOf(change);
-    return element("tr", { "data-verdict": verdict },
-      ...fields.map(({ key }) => element("td", { class: numeric(key) }, key === "implementation" ? backend(change[key]) : fieldValue(change[key]))),
+    return element(
+      "tr",
+      { "data-verdict": verdict },
+      ...fields.map(({ key }) =>
+        element(
+          "td",
+          { class: numeric(key) },
+          key === "implementation" ? backend(change[key]) : fieldValue(change[key]),
+        ),
+      ),
       element("td", { class: "number" }, duration(change.before.median)),
       element("td", { class: "number" }, duration(change.after.median)),
       element("td", { class: "number" }, signedPercent(change.change)),
       element("td", { class: "bar" }, changeBar(change.change, span, verdict)),
-      element("td", { class: "verdict" }, `${VERDICTS[verdict].symbol} ${VERDICTS[verdict].word}`));
+      element("td", { class: "verdict" }, `${VERDICTS[verdict].symbol} ${VERDICTS[verdict].word}`),
+    );
   });
-  return element("table", { class: "changes" },
+  return element(
+    "table",
+    { class: "changes" },
     element("caption", {}, "Change of the median time; a negative one is faster"),
-    element("thead", {}, head), element("tbody", {}, ...rows));
+    element("thead", {}, head),
+    element("tbody", {}, ...rows),
+  );
 }
 
-const numeric = (field) => ["batch", "sequence", "new_tokens"].includes(field) ? "number" : null;
+const numeric = (field) => (isNumber(field) ? "number" : null);
 
 /** A bar from the middle: to the left where time went down. */
 function changeBar(change, span, verdict) {
-  const width = Math.abs(change) / span * 50;
-  return drawing("svg", { class: `change ${verdict}`, role: "img", "aria-label": signedPercent(change), preserveAspectRatio: "none", viewBox: "0 0 100 12" },
+  const width = (Math.abs(change) / span) * 50;
+  return drawing(
+    "svg",
+    {
+      class: `change ${verdict}`,
+      role: "img",
+      "aria-label": signedPercent(change),
+      preserveAspectRatio: "none",
+      viewBox: "0 0 100 12",
+    },
     drawing("rect", { class: "mark", x: change < 0 ? 50 - width : 50, y: 1.5, width, height: 9 }),
-    drawing("line", { x1: 50, x2: 50, y1: 0, y2: 12 }));
+    drawing("line", { x1: 50, x2: 50, y1: 0, y2: 12 }),
+  );
 }

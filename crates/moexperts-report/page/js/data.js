@@ -16,12 +16,16 @@ const MEASURES = [
   { key: "prefill", label: "prefill", about: "one forward over batch × sequence tokens" },
   { key: "decode", label: "decode", about: "new tokens − 1 forwards over batch tokens each" },
 ];
+const isNumber = (field) => ["batch", "sequence", "new_tokens"].includes(field);
 const PHASES = ["prefill", "decode"];
 
 function readReport() {
   const report = JSON.parse(byId("report").textContent);
-  assignPlaces([...report.runs.flatMap((run) => run.cells), ...report.changes, ...report.reference]
-    .map((entry) => entry.implementation));
+  assignPlaces(
+    [...report.runs.flatMap((run) => run.cells), ...report.changes, ...report.reference].map(
+      (entry) => entry.implementation,
+    ),
+  );
   return report;
 }
 
@@ -78,11 +82,21 @@ function isOwn(cell, measure) {
 /** Whether the ranges p10 to p90 of two times have a point in common. */
 const overlap = (one, other) => one.p10 <= other.p90 && other.p10 <= one.p90;
 
-/** A workload as people say it, with device and dtype only where the cells in view differ in them. */
+/** Device and dtype, where the cells in view differ in them. */
+function targetParts(entry, view, limit) {
+  return ["device", "dtype"]
+    .filter((field) => view.values.get(field).length > 1)
+    .map((field) => chartName(entry[field], limit));
+}
+
+/** A workload as people say it. */
 function workloadName(entry, view) {
-  const names = ["device", "dtype"].filter((field) => view.values.get(field).length > 1)
-    .map((field) => chartName(entry[field], 12));
-  return [...names, `batch ${entry.batch}`, `sequence ${entry.sequence}`, `${entry.new_tokens} new`].join(" · ");
+  return [
+    ...targetParts(entry, view, 12),
+    `batch ${entry.batch}`,
+    `sequence ${entry.sequence}`,
+    `${entry.new_tokens} new`,
+  ].join(" · ");
 }
 
 function matches(entry, selection) {
@@ -97,16 +111,23 @@ function viewOf(report, state) {
   const run = report.runs.at(-1);
   const cells = inGridOrder(run.cells.filter((cell) => matches(cell, state.selection)));
   // Published figures come from other hardware: their device and dtype are no reason to hide them.
-  const reference = report.reference.filter((figure) => figure.measure === state.measure
-    && ["batch", "sequence", "new_tokens", "compile", "implementation"].every((field) => {
-      const chosen = state.selection.get(field);
-      return chosen.size === 0 || figure[field] === null || chosen.has(figure[field]);
-    }));
+  const reference = report.reference.filter(
+    (figure) =>
+      figure.measure === state.measure &&
+      ["batch", "sequence", "new_tokens", "compile", "implementation"].every((field) => {
+        const chosen = state.selection.get(field);
+        return chosen.size === 0 || figure[field] === null || chosen.has(figure[field]);
+      }),
+  );
   return {
-    report, run, cells, reference,
+    report,
+    run,
+    cells,
+    reference,
     measure: state.measure,
-    changes: inGridOrder(report.changes.filter((change) =>
-      change.measure === state.measure && matches(change, state.selection))),
+    changes: inGridOrder(
+      report.changes.filter((change) => change.measure === state.measure && matches(change, state.selection)),
+    ),
     values: new Map(FIELDS.map(({ key }) => [key, distinct(cells, key)])),
   };
 }

@@ -43,7 +43,8 @@ const byId = (id) => document.getElementById(id);
 /** Pairs of term and description for a `dl`, each in a box of its own. */
 function pairs(entries) {
   return entries.map(([term, description]) =>
-    element("div", {}, element("dt", {}, term), element("dd", {}, description)));
+    element("div", {}, element("dt", {}, term), element("dd", {}, description)),
+  );
 }
 
 /**
@@ -58,13 +59,46 @@ function sectionParts(section, ...classes) {
   return made;
 }
 
+function chip(content, pressed, attributes = {}) {
+  return element("button", { type: "button", class: "chip", click: pressed, ...attributes }, content);
+}
+
+/** A table; the columns of numbers have a `#` before their head. */
+function table(heads, rows, attributes = {}) {
+  const classes = heads.map((head) => (head.startsWith("#") ? "number" : null));
+  return element(
+    "table",
+    attributes,
+    element(
+      "thead",
+      {},
+      element(
+        "tr",
+        {},
+        ...heads.map((head, index) =>
+          element("th", { scope: "col", class: classes[index] }, head.replace("#", "")),
+        ),
+      ),
+    ),
+    element(
+      "tbody",
+      {},
+      ...rows.map((row) =>
+        element("tr", {}, ...row.map((content, index) => element("td", { class: classes[index] }, content))),
+      ),
+    ),
+  );
+}
+
 /** Radio-like buttons: one of `values` holds. */
 function choice(box, label, values, chosen, text, choose) {
   const signature = JSON.stringify([label, values]);
   if (box.dataset.signature !== signature) {
     box.dataset.signature = signature;
-    box.replaceChildren(element("span", { class: "label" }, label), ...values.map((value) =>
-      element("button", { type: "button", class: "chip" }, given(text(value)))));
+    box.replaceChildren(
+      element("span", { class: "label" }, label),
+      ...values.map((value) => element("button", { type: "button", class: "chip" }, given(text(value)))),
+    );
   }
   box.setAttribute("role", "group");
   box.setAttribute("aria-label", label);

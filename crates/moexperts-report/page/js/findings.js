@@ -3,8 +3,14 @@
 
 function drawHead(view) {
   byId("title").replaceChildren(given(view.report.title));
-  const [sentence, more] = view.cells.length ? finding(view)
-    : [view.run.cells.length ? "No combination has all of the chosen values." : "Nothing has been measured yet.", ""];
+  const [sentence, more] = view.cells.length
+    ? finding(view)
+    : [
+        view.run.cells.length
+          ? "No combination has all of the chosen values."
+          : "Nothing has been measured yet.",
+        "",
+      ];
   byId("finding").replaceChildren(given(sentence), ...(more ? [element("small", {}, more)] : []));
   byId("figures").replaceChildren(...pairs(view.cells.length ? keyFigures(view) : []));
   byId("facts").replaceChildren(...pairs(runFacts(view)));
@@ -15,22 +21,26 @@ function drawHead(view) {
  * stay clear of its own, and how many times as fast it is as the best of eager.
  */
 function workloadWinners(view) {
-  const timed = (cells) => [...cells].sort((a, b) => timeOf(a, view.measure).median - timeOf(b, view.measure).median);
+  const timed = (cells) =>
+    [...cells].sort((a, b) => timeOf(a, view.measure).median - timeOf(b, view.measure).median);
   return grouped(ownCells(view), (cell) => keyOf(cell, WORKLOAD_FIELDS)).flatMap((cells) => {
     const [best, ...others] = timed(cells);
     const rivals = others.filter((cell) => cell.implementation !== best.implementation);
     if (rivals.length === 0) return [];
     const time = timeOf(best, view.measure);
     const eager = [best, ...others].find((cell) => cell.implementation === "eager");
-    return [{
-      implementation: best.implementation,
-      clear: rivals.every((cell) => !overlap(time, timeOf(cell, view.measure))),
-      gain: eager ? timeOf(eager, view.measure).median / time.median : NaN,
-    }];
+    return [
+      {
+        implementation: best.implementation,
+        clear: rivals.every((cell) => !overlap(time, timeOf(cell, view.measure))),
+        gain: eager ? timeOf(eager, view.measure).median / time.median : NaN,
+      },
+    ];
   });
 }
 
-const ownCells = (view) => view.cells.filter((cell) => timeOf(cell, view.measure) && isOwn(cell, view.measure));
+const ownCells = (view) =>
+  view.cells.filter((cell) => timeOf(cell, view.measure) && isOwn(cell, view.measure));
 
 /** How many times as fast as eager a backend is, in each workload and compile mode that has both. */
 function speedups(view, implementation) {
@@ -48,15 +58,28 @@ function finding(view) {
   const won = workloadWinners(view);
   const names = view.values.get("implementation").map((name) => shortened(name, 40));
   if (won.length === 0) {
-    return [names.length > 1 ? `No workload in view has times of ${view.measure} of two backends.`
-      : `Only ${names[0]} is in view: there is nothing to compare it with.`, ""];
+    return [
+      names.length > 1
+        ? `No workload in view has times of ${view.measure} of two backends.`
+        : `Only ${names[0]} is in view: there is nothing to compare it with.`,
+      "",
+    ];
   }
   const leaders = grouped(won, ({ implementation }) => implementation).sort((a, b) => b.length - a.length);
   const name = (group) => shortened(group[0].implementation, 60);
-  const shares = leaders.slice(0, 3).map((group, index) => index === 0
-    ? `${name(group)} is fastest in ${group.length} of ${won.length} workloads` : `${name(group)} in ${group.length}`);
-  const who = won.length === 1 ? `${name(leaders[0])} is fastest`
-    : leaders.length === 1 ? `${name(leaders[0])} is fastest in ${won.length === 2 ? "both" : `all ${won.length}`} workloads` : listed(shares);
+  const shares = leaders
+    .slice(0, 3)
+    .map((group, index) =>
+      index === 0
+        ? `${name(group)} is fastest in ${group.length} of ${won.length} workloads`
+        : `${name(group)} in ${group.length}`,
+    );
+  const who =
+    won.length === 1
+      ? `${name(leaders[0])} is fastest`
+      : leaders.length === 1
+        ? `${name(leaders[0])} is fastest in ${won.length === 2 ? "both" : `all ${won.length}`} workloads`
+        : listed(shares);
   return [`In ${view.measure}, ${who}.`, gainSentence(won)];
 }
 
@@ -65,44 +88,82 @@ function gainSentence(won) {
   const unclear = won.filter(({ clear }) => !clear).length;
   const said = [];
   if (gains.some((gain) => gain > 1)) {
-    said.push(`${won.length === 1 ? "It" : "The fastest"} is ${times(median(gains))} as fast as the best of eager`
-      + (gains.length > 1 ? ` in the median of ${gains.length} workloads, ${times(Math.min(...gains))} to ${times(Math.max(...gains))}.` : "."));
+    said.push(
+      `${won.length === 1 ? "It" : "The fastest"} is ${times(median(gains))} as fast as the best of eager` +
+        (gains.length > 1
+          ? ` in the median of ${gains.length} workloads, ${times(Math.min(...gains))} to ${times(Math.max(...gains))}.`
+          : "."),
+    );
   }
   if (unclear > 0) {
-    said.push(`${won.length === 1 ? "Its lead" : `In ${counted(unclear, "workload")} the lead`} is within noise: the ranges p10 to p90 of the first two overlap.`);
+    said.push(
+      `${won.length === 1 ? "Its lead" : `In ${counted(unclear, "workload")} the lead`} is within noise: the ranges p10 to p90 of the first two overlap.`,
+    );
   }
   return said.join(" ");
 }
 
 function keyFigures(view) {
   const cells = ownCells(view);
-  const figure = (value, ...about) => element("span", {}, element("span", { class: "value" }, value), element("span", { class: "about" }, ...about));
-  const described = (cell) => given(`${shortened(cell.implementation, 30)}, compile ${shortened(cell.compile, 30)}, ${workloadName(cell, view)}`);
-  const most = (entries, value) => entries.reduce((a, b) => value(b) > value(a) ? b : a);
+  const figure = (value, ...about) =>
+    element(
+      "span",
+      {},
+      element("span", { class: "value" }, value),
+      element("span", { class: "about" }, ...about),
+    );
+  const described = (cell) =>
+    given(
+      `${shortened(cell.implementation, 30)}, compile ${shortened(cell.compile, 30)}, ${workloadName(cell, view)}`,
+    );
+  const most = (entries, value) => entries.reduce((a, b) => (value(b) > value(a) ? b : a));
   const figures = [];
-  const compared = view.values.get("implementation").filter((name) => name !== "eager")
+  const compared = view.values
+    .get("implementation")
+    .filter((name) => name !== "eager")
     .map((implementation) => ({ implementation, ratios: speedups(view, implementation) }))
     .filter(({ ratios }) => ratios.length > 0)
-    .sort((a, b) => median(b.ratios) - median(a.ratios)).slice(0, 2);
+    .sort((a, b) => median(b.ratios) - median(a.ratios))
+    .slice(0, 2);
   for (const { implementation, ratios } of compared) {
-    figures.push([element("span", {}, backend(implementation), " against eager"), figure(times(median(ratios)),
-      ratios.length === 1 ? "as fast, one pair" : `as fast in the median of ${ratios.length} pairs, ${times(Math.min(...ratios))} to ${times(Math.max(...ratios))}`)]);
+    figures.push([
+      element("span", {}, backend(implementation), " against eager"),
+      figure(
+        times(median(ratios)),
+        ratios.length === 1
+          ? "as fast, one pair"
+          : `as fast in the median of ${ratios.length} pairs, ${times(Math.min(...ratios))} to ${times(Math.max(...ratios))}`,
+      ),
+    ]);
   }
   if (cells.length) {
     const fastest = most(cells, (cell) => timeOf(cell, view.measure).tokens_per_second);
-    figures.push(["highest rate", figure(`${measured(timeOf(fastest, view.measure).tokens_per_second)} tokens/s`, described(fastest))]);
+    figures.push([
+      "highest rate",
+      figure(`${measured(timeOf(fastest, view.measure).tokens_per_second)} tokens/s`, described(fastest)),
+    ]);
     const closest = most(cells, (cell) => timeOf(cell, view.measure).fraction_of_limit);
-    figures.push(["closest to the limit", figure(percent(timeOf(closest, view.measure).fraction_of_limit), described(closest))]);
+    figures.push([
+      "closest to the limit",
+      figure(percent(timeOf(closest, view.measure).fraction_of_limit), described(closest)),
+    ]);
   }
   return figures;
 }
 
 function runFacts(view) {
   const { run } = view;
-  const facts = [["model", given(run.model)], ["program", programOf(run)],
-    ["measured", `${whole.format(run.cells.length)} of ${counted(run.planned, "combination")}, ${counted(run.repetitions, "run")} each${run.complete ? "" : " – not complete"}`],
-    ["date", given(run.date.replace("T", " ").replace("Z", " UTC"))]];
-  for (const target of run.targets) facts.push([given(`${target.device} ${target.dtype}`), given(target.hardware)]);
+  const facts = [
+    ["model", given(run.model)],
+    ["program", programOf(run)],
+    [
+      "measured",
+      `${whole.format(run.cells.length)} of ${counted(run.planned, "combination")}, ${counted(run.repetitions, "run")} each${run.complete ? "" : " – not complete"}`,
+    ],
+    ["date", given(run.date.replace("T", " ").replace("Z", " UTC"))],
+  ];
+  for (const target of run.targets)
+    facts.push([given(`${target.device} ${target.dtype}`), given(target.hardware)]);
   for (const { key, label } of FIELDS) {
     const values = distinct(run.cells, key);
     if (values.length === 1) facts.push([label, given(values[0])]);

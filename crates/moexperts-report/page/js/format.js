@@ -25,9 +25,25 @@ function decimals(value, count) {
   return value.toLocaleString("en", { minimumFractionDigits: count, maximumFractionDigits: count });
 }
 
-const TIME_UNITS = [[1e-3, "µs"], [1, "ms"], [1e3, "s"]];
-const SIZE_UNITS = [[1, "B"], [2 ** 10, "KiB"], [2 ** 20, "MiB"], [2 ** 30, "GiB"]];
-const RATE_UNITS = [[1, ""], [1e3, "k"], [1e6, "M"], [1e9, "G"], [1e12, "T"], [1e15, "P"]];
+const TIME_UNITS = [
+  [1e-3, "µs"],
+  [1, "ms"],
+  [1e3, "s"],
+];
+const SIZE_UNITS = [
+  [1, "B"],
+  [2 ** 10, "KiB"],
+  [2 ** 20, "MiB"],
+  [2 ** 30, "GiB"],
+];
+const RATE_UNITS = [
+  [1, ""],
+  [1e3, "k"],
+  [1e6, "M"],
+  [1e9, "G"],
+  [1e12, "T"],
+  [1e15, "P"],
+];
 
 /** The largest unit that leaves at least 1 before the point, as `[factor, name]`. */
 function unitFor(value, units) {
@@ -44,7 +60,7 @@ const duration = (milliseconds) => withUnit(milliseconds, TIME_UNITS);
 const size = (bytes) => withUnit(bytes ?? NaN, SIZE_UNITS);
 const bandwidth = (bytesPerSecond) => withUnit(bytesPerSecond, RATE_UNITS, "B/s");
 const performanceRate = (flopsPerSecond) => withUnit(flopsPerSecond, RATE_UNITS, "FLOP/s");
-const percent = (fraction) => Number.isFinite(fraction) ? `${measured(fraction * 100)} %` : NO_VALUE;
+const percent = (fraction) => (Number.isFinite(fraction) ? `${measured(fraction * 100)} %` : NO_VALUE);
 
 /** A change with its sign: a true minus, as wide as the plus. */
 function signedPercent(change) {
@@ -67,7 +83,9 @@ function listed(words) {
  * direction of what follows. An emoji is not cut in two.
  */
 function shortened(text, limit) {
-  const plain = String(text).slice(0, 40 * limit).replace(/[\p{Cc}\p{Zl}\p{Zp}]/gu, " ")
+  const plain = String(text)
+    .slice(0, 40 * limit)
+    .replace(/[\p{Cc}\p{Zl}\p{Zp}]/gu, " ")
     .replace(/[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/g, "");
   const characters = Array.from(plain);
   return characters.length > limit ? `${characters.slice(0, limit - 1).join("")}…` : characters.join("");

@@ -3,9 +3,13 @@
 function main() {
   const report = readReport();
   const state = {
-    selection: emptySelection(), measure: "generation",
+    selection: emptySelection(),
+    measure: "generation",
     sort: { column: null, descending: false },
-    crossoverTarget: null, changeOrder: "size", allChanges: false, allPanels: false,
+    crossoverTarget: null,
+    changeOrder: "size",
+    allChanges: false,
+    allPanels: false,
   };
   const updateFilters = makeFilters(byId("filters"), report, state, draw);
   const words = element("p", { class: "selection" });
@@ -17,7 +21,8 @@ function main() {
     words.textContent = selectionInWords(state);
     drawHead(view);
     sayNothing(view, state, draw);
-    for (const id of ["latency", "crossover", "roofline", "memory", "table"]) byId(id).hidden = view.cells.length === 0;
+    for (const id of ["latency", "crossover", "roofline", "memory", "table"])
+      byId(id).hidden = view.cells.length === 0;
     byId("filters").hidden = report.runs.at(-1).cells.length === 0;
     drawComparison(byId("comparison"), view, state, draw);
     if (view.cells.length > 0) {
@@ -41,10 +46,17 @@ function sayNothing(view, state, draw) {
   const box = byId("nothing");
   box.hidden = view.cells.length > 0;
   if (view.run.cells.length === 0) {
-    box.replaceChildren(element("p", {}, "This file holds no measured combination yet. What is known of the run stands below."));
+    box.replaceChildren(
+      element("p", {}, "This file holds no measured combination yet. What is known of the run stands below."),
+    );
   } else {
-    box.replaceChildren(element("p", {}, "No combination is left by this choice: other values were not measured together."),
-      chip("Show all combinations", () => { clearSelection(state); draw(); }));
+    box.replaceChildren(
+      element("p", {}, "No combination is left by this choice: other values were not measured together."),
+      chip("Show all combinations", () => {
+        clearSelection(state);
+        draw();
+      }),
+    );
   }
 }
 

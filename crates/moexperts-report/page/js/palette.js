@@ -39,8 +39,12 @@ const chartSymbol = (implementation) => `path://${symbolPath(implementation)}`;
 
 /** The symbol of a backend, to stand before its name. */
 function swatch(implementation) {
-  return drawing("svg", { class: "swatch", viewBox: "0 0 10 10", "aria-hidden": "true" },
-    drawing("path", { d: symbolPath(implementation), fill: `var(${colourVariable(implementation)})` }));
+  return drawing(
+    "svg",
+    { class: "swatch", viewBox: "0 0 10 10", "aria-hidden": "true" },
+    drawing("path", { d: symbolPath(implementation), fill: `var(${colourVariable(implementation)})` }),
+  );
 }
 
-const backend = (implementation) => element("span", { class: "backend" }, swatch(implementation), given(implementation));
+const backend = (implementation) =>
+  element("span", { class: "backend" }, swatch(implementation), given(implementation));

@@ -14,8 +14,14 @@ from playwright.sync_api import sync_playwright
 
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
 ]
 
 
@@ -39,7 +45,15 @@ def make(tmp_path):
                 files[-1].write_text(json.dumps(results), encoding="utf-8")
         page = tmp_path / "report.html"
         options = ["--reference"] if reference else []
-        command = [os.environ["MOEXPERTS_PROGRAM"], "bench", "report", *map(str, files), "--out", str(page), *options]
+        command = [
+            os.environ["MOEXPERTS_PROGRAM"],
+            "bench",
+            "report",
+            *map(str, files),
+            "--out",
+            str(page),
+            *options,
+        ]
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         return page
@@ -59,7 +73,12 @@ def show(make, browser):
         problems = []
         page.on("console", lambda message: problems.append(f"console: {message.text}"))
         page.on("pageerror", lambda error: problems.append(f"error: {error}"))
-        page.on("request", lambda request: problems.append(f"request: {request.url}") if request.url != file.as_uri() else None)
+        page.on(
+            "request",
+            lambda request: (
+                problems.append(f"request: {request.url}") if request.url != file.as_uri() else None
+            ),
+        )
         page.on("dialog", lambda dialog: problems.append(f"dialog: {dialog.message}"))
         page.goto(file.as_uri())
         opened.append((page, problems))

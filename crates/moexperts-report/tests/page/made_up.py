@@ -24,9 +24,17 @@ def cell(batch, sequence, new_tokens, compile="none", implementation="eager", **
     prefill = [forward(batch * sequence) * spread for spread in SPREAD]
     decode = [forward(batch) * steps * spread for spread in SPREAD]
     return {
-        "device": "cpu", "dtype": "bf16", "batch": batch, "sequence": sequence, "new_tokens": new_tokens,
-        "compile": compile, "implementation": implementation, "decode_implementation": implementation,
-        "generation_ms": [a + b for a, b in zip(prefill, decode)], "prefill_ms": prefill, "decode_ms": decode,
+        "device": "cpu",
+        "dtype": "bf16",
+        "batch": batch,
+        "sequence": sequence,
+        "new_tokens": new_tokens,
+        "compile": compile,
+        "implementation": implementation,
+        "decode_implementation": implementation,
+        "generation_ms": [a + b for a, b in zip(prefill, decode)],
+        "prefill_ms": prefill,
+        "decode_ms": decode,
         "prefill": {"forwards": 1, "flops": 2e7 * batch * sequence, "bytes": 2e8},
         "decode": {"forwards": steps, "flops": 2e7 * batch * steps, "bytes": 1e8 * steps},
         "peak_memory_bytes": int(3e9 + 1e5 * batch * sequence * (4 if implementation == "batched_mm" else 1)),
@@ -35,24 +43,44 @@ def cell(batch, sequence, new_tokens, compile="none", implementation="eager", **
 
 def target(**other):
     return {
-        "device": "cpu", "dtype": "bf16", "hardware": "CPU that does not exist, 2 threads", "threads": 2, "load_s": 1.5,
+        "device": "cpu",
+        "dtype": "bf16",
+        "hardware": "CPU that does not exist, 2 threads",
+        "threads": 2,
+        "load_s": 1.5,
         "bytes_per_second": [BYTES_PER_SECOND * spread for spread in SPREAD],
         "flops_per_second": [FLOPS_PER_SECOND * spread for spread in SPREAD],
-        "operations": "bf16", "notes": ["made up"],
+        "operations": "bf16",
+        "notes": ["made up"],
     } | other
 
 
 def results(cells, **other):
     return {
-        "format": "moexperts sweep", "version": 1, "program": {"version": "0.0.0", "commit": "0123456789ab"},
-        "command": "moexperts bench sweep --out made-up", "date": "2026-01-02T03:04:05Z", "model": "a model (made up)",
-        "seed": 0, "repetitions": len(SPREAD), "planned": len(cells),
+        "format": "moexperts sweep",
+        "version": 1,
+        "program": {"version": "0.0.0", "commit": "0123456789ab"},
+        "command": "moexperts bench sweep --out made-up",
+        "date": "2026-01-02T03:04:05Z",
+        "model": "a model (made up)",
+        "seed": 0,
+        "repetitions": len(SPREAD),
+        "planned": len(cells),
         "machine": [["processor", "a processor that does not exist"], ["memory", "24 GB"]],
-        "targets": [target()], "cells": cells,
-        "skipped": [{
-            "device": "cpu", "dtype": "bf16", "batch": None, "sequence": 4096, "new_tokens": 64, "compile": None,
-            "implementation": None, "reason": "the prompt does not fit the context",
-        }],
+        "targets": [target()],
+        "cells": cells,
+        "skipped": [
+            {
+                "device": "cpu",
+                "dtype": "bf16",
+                "batch": None,
+                "sequence": 4096,
+                "new_tokens": 64,
+                "compile": None,
+                "implementation": None,
+                "reason": "the prompt does not fit the context",
+            }
+        ],
     } | other
 
 
@@ -71,7 +99,10 @@ def slower(sweep, factor, **other):
     """The same sweep, every time of which is `factor` of a combination as long."""
     cells = []
     for one in sweep["cells"]:
-        times = {name: [ms * factor(one) for ms in one[name]] for name in ("generation_ms", "prefill_ms", "decode_ms")}
+        times = {
+            name: [ms * factor(one) for ms in one[name]]
+            for name in ("generation_ms", "prefill_ms", "decode_ms")
+        }
         cells.append(one | times)
     return sweep | {"cells": cells, "program": {"version": "0.0.0", "commit": "fedcba987654"}} | other
 

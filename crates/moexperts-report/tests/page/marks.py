@@ -38,7 +38,9 @@ def centre(box):
 
 
 def texts(page, chart):
-    return page.eval_on_selector_all(f'[data-chart^="{chart}"] svg text', "(texts) => texts.map((text) => text.textContent)")
+    return page.eval_on_selector_all(
+        f'[data-chart^="{chart}"] svg text', "(texts) => texts.map((text) => text.textContent)"
+    )
 
 
 def assert_linear(pixels, values, within=0.75):

@@ -75,14 +75,23 @@ def test_memory_has_a_point_for_each_combination(show):
     points = {name: marks.filled(page, "memory", name) for name in BACKENDS}
     assert [len(boxes) for boxes in points.values()] == [36, 36, 36]
     # The first panel holds the combinations that are not compiled, from the top in the order of the grid.
-    cells = [cell for cell in results["cells"] if (cell["compile"], cell["implementation"]) == ("none", "batched_mm")]
+    cells = [
+        cell
+        for cell in results["cells"]
+        if (cell["compile"], cell["implementation"]) == ("none", "batched_mm")
+    ]
     left = min(box["x"] for box in points["batched_mm"])
     width = page.evaluate("document.querySelector('[data-chart=memory-0]').clientWidth") / 4
     drawn = sorted((box for box in points["batched_mm"] if box["x"] < left + width), key=lambda box: box["y"])
-    marks.assert_linear([marks.centre(box)[0] for box in drawn], [cell["peak_memory_bytes"] for cell in cells])
+    marks.assert_linear(
+        [marks.centre(box)[0] for box in drawn], [cell["peak_memory_bytes"] for cell in cells]
+    )
 
 
-@pytest.mark.parametrize("phase, axis", [("prefill", lambda cell: cell["batch"] * cell["sequence"]), ("decode", lambda cell: cell["batch"])])
+@pytest.mark.parametrize(
+    "phase, axis",
+    [("prefill", lambda cell: cell["batch"] * cell["sequence"]), ("decode", lambda cell: cell["batch"])],
+)
 def test_crossover_shows_the_time_of_one_forward(show, phase, axis):
     cells = [made_up.cell(batch, 16, 16, "none", backend) for batch in (1, 4, 32) for backend in BACKENDS]
     page = show(made_up.results(cells))
@@ -109,14 +118,20 @@ def test_crossover_says_where_one_gives_way(show):
 
     cells = [made_up.cell(batch, 4, 16, "none", backend) for batch in (1, 2, 8) for backend in BACKENDS]
     page = show(made_up.results(cells))
-    assert "Prefill: batched_mm is fastest up to 8 tokens, grouped_mm from 32 on." in page.locator("#crossover .lead").inner_text()
+    assert (
+        "Prefill: batched_mm is fastest up to 8 tokens, grouped_mm from 32 on."
+        in page.locator("#crossover .lead").inner_text()
+    )
 
 
 def test_crossover_admits_what_it_cannot_tell(show):
     cells = [made_up.cell(1, 16, 16, "none", backend) for backend in ("eager", "grouped_mm")]
     cells[1]["prefill_ms"] = [ms * 1.005 for ms in cells[0]["prefill_ms"]]
     page = show(made_up.results(cells))
-    assert "Not certain: at 16 tokens the ranges of eager and grouped_mm overlap." in page.locator("#crossover .lead").inner_text()
+    assert (
+        "Not certain: at 16 tokens the ranges of eager and grouped_mm overlap."
+        in page.locator("#crossover .lead").inner_text()
+    )
 
 
 def test_crossover_leaves_out_what_another_backend_decodes(show):
@@ -127,8 +142,14 @@ def test_crossover_leaves_out_what_another_backend_decodes(show):
     page = show(made_up.results(cells))
     assert len(marks.filled(page, "crossover-prefill", "grouped_mm")) >= 3
     assert marks.filled(page, "crossover-decode", "grouped_mm") == []
-    assert "3 combinations in which another backend decodes are left out" in page.locator("#crossover .note").inner_text()
-    assert "grouped_mm → batched_mm" in page.locator("#table").inner_text() or "decode: batched_mm" in page.locator("#table").inner_text()
+    assert (
+        "3 combinations in which another backend decodes are left out"
+        in page.locator("#crossover .note").inner_text()
+    )
+    assert (
+        "grouped_mm → batched_mm" in page.locator("#table").inner_text()
+        or "decode: batched_mm" in page.locator("#table").inner_text()
+    )
 
 
 def test_roofline_places_points_under_the_measured_roof(show):
@@ -144,14 +165,24 @@ def test_roofline_places_points_under_the_measured_roof(show):
     assert len(marks.shapes(page, "roofline", "stroke", marks.COLOURS["eager"])) == 3
 
     left, ridge, right = marks.chart_values(page, "roofline-0", "roof")
-    assert ridge == pytest.approx([made_up.FLOPS_PER_SECOND / made_up.BYTES_PER_SECOND, made_up.FLOPS_PER_SECOND / 1e9])
+    assert ridge == pytest.approx(
+        [made_up.FLOPS_PER_SECOND / made_up.BYTES_PER_SECOND, made_up.FLOPS_PER_SECOND / 1e9]
+    )
     assert left[1] / left[0] == pytest.approx(made_up.BYTES_PER_SECOND / 1e9) and right[1] == ridge[1]
     assert {"20.0 GB/s from memory", "1.00 TFLOP/s, bf16"} <= set(marks.texts(page, "roofline"))
 
 
 def test_each_target_has_a_roof(show):
-    cells = [made_up.cell(1, 16, 16, "none", "eager"), made_up.cell(1, 16, 16, "none", "eager", device="cuda:0")]
-    page = show(made_up.results(cells, targets=[made_up.target(), made_up.target(device="cuda:0", hardware="GPU that does not exist")]))
+    cells = [
+        made_up.cell(1, 16, 16, "none", "eager"),
+        made_up.cell(1, 16, 16, "none", "eager", device="cuda:0"),
+    ]
+    page = show(
+        made_up.results(
+            cells,
+            targets=[made_up.target(), made_up.target(device="cuda:0", hardware="GPU that does not exist")],
+        )
+    )
     assert page.locator('[data-chart^="roofline"] svg').count() == 2
 
 
@@ -169,7 +200,10 @@ def test_charts_are_described(show):
 def test_a_backend_of_ones_own_has_its_own_colour_and_symbol(show):
     cells = [made_up.cell(1, 16, 16, "none", name) for name in (*BACKENDS, "mine", "yours")]
     page = show(made_up.results(cells))
-    swatches = page.eval_on_selector_all("#latency .key path", "(paths) => paths.map((path) => [path.getAttribute('d'), path.getAttribute('fill')])")
+    swatches = page.eval_on_selector_all(
+        "#latency .key path",
+        "(paths) => paths.map((path) => [path.getAttribute('d'), path.getAttribute('fill')])",
+    )
     assert len({symbol for symbol, _ in swatches}) == len({fill for _, fill in swatches}) == 5
 
 

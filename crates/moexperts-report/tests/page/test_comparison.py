@@ -18,18 +18,31 @@ def rows(page):
 
 def test_changes_have_a_sign_a_bar_a_symbol_and_a_word(show, picture):
     page = show(*compared())
-    for backend, change, verdict in (("eager", "±0.0 %", "≈ within noise"), ("batched_mm", "−20.0 %", "▼ faster"), ("grouped_mm", "+10.0 %", "▲ slower")):
+    for backend, change, verdict in (
+        ("eager", "±0.0 %", "≈ within noise"),
+        ("batched_mm", "−20.0 %", "▼ faster"),
+        ("grouped_mm", "+10.0 %", "▲ slower"),
+    ):
         text = rows(page)[backend].inner_text()
         assert change in text and verdict in text
-    colours = {name: row.locator(".mark").evaluate("(mark) => getComputedStyle(mark).fill") for name, row in rows(page).items()}
+    colours = {
+        name: row.locator(".mark").evaluate("(mark) => getComputedStyle(mark).fill")
+        for name, row in rows(page).items()
+    }
     assert len(set(colours.values())) == 3
-    assert "1 is faster in generation, 1 slower and 1 within noise" in page.locator("#comparison .lead").inner_text()
+    assert (
+        "1 is faster in generation, 1 slower and 1 within noise"
+        in page.locator("#comparison .lead").inner_text()
+    )
     picture(page, "comparison-tiny")
 
 
 def test_bars_go_left_where_time_went_down_and_are_in_proportion(show):
     page = show(*compared())
-    boxes = {name: (row.locator(".mark").bounding_box(), row.locator("svg.change").bounding_box()) for name, row in rows(page).items()}
+    boxes = {
+        name: (row.locator(".mark").bounding_box(), row.locator("svg.change").bounding_box())
+        for name, row in rows(page).items()
+    }
     middle = lambda whole: whole["x"] + whole["width"] / 2
     mark, whole = boxes["batched_mm"]
     assert mark["x"] + mark["width"] == pytest.approx(middle(whole), abs=1)
@@ -65,7 +78,12 @@ def test_what_makes_it_another_comparison_is_warned_of(show):
     page = show(*compared(targets=[made_up.target(hardware="another CPU")], model="another model"))
     warnings = page.locator("#comparison .warning").all_inner_texts()
     assert len(warnings) == 2 and "hardware" in warnings[0] and "models" in warnings[1]
-    assert page.locator('#comparison [data-differs] th').all_inner_texts() == ["file", "model", "commit", "hardware"]
+    assert page.locator("#comparison [data-differs] th").all_inner_texts() == [
+        "file",
+        "model",
+        "commit",
+        "hardware",
+    ]
 
 
 def test_one_run_is_no_comparison(show):
@@ -78,7 +96,10 @@ def test_published_figures_stand_beside_and_count_in_nothing(show, picture):
     finding, figures = plain.locator("#finding").inner_text(), plain.locator("#figures").inner_text()
 
     page = show(made_up.tiny(), reference=True)
-    assert (page.locator("#finding").inner_text(), page.locator("#figures").inner_text()) == (finding, figures)
+    assert (page.locator("#finding").inner_text(), page.locator("#figures").inner_text()) == (
+        finding,
+        figures,
+    )
     page.locator('[data-field="measure"] [data-value="prefill"]').click()
     texts = marks.texts(page, "latency")
     assert "published, NVIDIA A100, none" in texts
@@ -88,7 +109,10 @@ def test_published_figures_stand_beside_and_count_in_nothing(show, picture):
     assert hatched >= 9 and len(marks.bars(page)) == 3, "hatched bars, and those of the run as ever"
     assert "published figures, measured by others" in page.locator("#latency .note").inner_text()
     link = page.locator("#published a").first
-    assert link.get_attribute("href").startswith("https://") and link.get_attribute("rel") == "noopener noreferrer"
+    assert (
+        link.get_attribute("href").startswith("https://")
+        and link.get_attribute("rel") == "noopener noreferrer"
+    )
     # The table of the run holds none of them.
     assert page.locator("#table tbody tr").count() == 3
     picture(page, "reference")

@@ -13,9 +13,16 @@ def rows(page):
     return page.locator("#table tbody tr").count()
 
 
-@pytest.mark.parametrize("field, value, left", [
-    ("batch", "4", 54), ("sequence", "128", 36), ("new_tokens", "64", 54), ("compile", "default", 36), ("implementation", "eager", 36),
-])
+@pytest.mark.parametrize(
+    "field, value, left",
+    [
+        ("batch", "4", 54),
+        ("sequence", "128", 36),
+        ("new_tokens", "64", 54),
+        ("compile", "default", 36),
+        ("implementation", "eager", 36),
+    ],
+)
 def test_a_filter_narrows_all_sections(show, field, value, left):
     page = show(made_up.grid())
     assert (rows(page), len(marks.bars(page))) == (108, 108)
@@ -32,7 +39,10 @@ def test_a_filter_narrows_all_sections(show, field, value, left):
 
 @pytest.mark.parametrize("field, value", [("dtype", "f32"), ("device", "cuda:0")])
 def test_devices_and_dtypes_are_filters_where_there_are_two(show, field, value):
-    cells = [made_up.cell(1, 16, 16, "none", "eager"), made_up.cell(1, 16, 16, "none", "eager", **{field: value})]
+    cells = [
+        made_up.cell(1, 16, 16, "none", "eager"),
+        made_up.cell(1, 16, 16, "none", "eager", **{field: value}),
+    ]
     page = show(made_up.results(cells, targets=[made_up.target(), made_up.target(**{field: value})]))
     assert page.locator('[data-chart^="roofline"] svg').count() == 2
     button(page, field, value).click()
@@ -53,7 +63,10 @@ def test_several_values_of_a_filter_add_up(show):
 
 def test_one_value_is_a_fact_and_no_filter(show):
     page = show(made_up.tiny())
-    assert page.locator(".facet").evaluate_all("(facets) => facets.map((facet) => facet.dataset.field)") == ["measure", "implementation"]
+    assert page.locator(".facet").evaluate_all("(facets) => facets.map((facet) => facet.dataset.field)") == [
+        "measure",
+        "implementation",
+    ]
     facts = page.locator("#facts").inner_text()
     assert "new tokens\n16" in facts and "compile\nnone" in facts
 

@@ -50,7 +50,9 @@ def test_charts_are_where_the_window_is_narrow(show, picture):
     assert page.evaluate("[document.documentElement.scrollWidth, innerWidth]") == [360, 360]
     assert len(marks.bars(page)) == 108
     assert all(box["x"] >= 0 and box["x"] + box["width"] <= 360 for box in marks.bars(page))
-    assert page.locator("#table .scroll").evaluate("(box) => box.scrollWidth > box.clientWidth"), "the table scrolls in its box"
+    assert page.locator("#table .scroll").evaluate("(box) => box.scrollWidth > box.clientWidth"), (
+        "the table scrolls in its box"
+    )
     assert page.locator("#filters").evaluate("(bar) => getComputedStyle(bar).position") == "static"
     picture(page, "narrow")
 
@@ -59,7 +61,9 @@ def test_charts_follow_the_window(show):
     page = show(made_up.grid())
     wide = page.locator('[data-chart="crossover-prefill"]').bounding_box()["width"]
     page.set_viewport_size({"width": 500, "height": 900})
-    page.wait_for_function("() => document.querySelector('[data-chart=\"crossover-prefill\"] svg').clientWidth < 480")
+    page.wait_for_function(
+        "() => document.querySelector('[data-chart=\"crossover-prefill\"] svg').clientWidth < 480"
+    )
     assert page.evaluate("document.documentElement.scrollWidth") == 500 and wide > 480
     assert len(marks.bars(page)) == 108
 
@@ -70,10 +74,15 @@ def test_dark_is_dark_and_charts_follow(show, picture):
     assert brightness(light) > 215 and brightness(dark) < 70
     picture(light, "light")
     picture(dark, "dark")
-    text = lambda page: page.locator('[data-chart="latency-0"] svg text').first.evaluate("(text) => getComputedStyle(text).fill")
+    text = lambda page: page.locator('[data-chart="latency-0"] svg text').first.evaluate(
+        "(text) => getComputedStyle(text).fill"
+    )
     assert text(light) != text(dark)
     light.emulate_media(color_scheme="dark")
-    light.wait_for_function("(fill) => getComputedStyle(document.querySelector('[data-chart=\"latency-0\"] svg text')).fill === fill", arg=text(dark))
+    light.wait_for_function(
+        "(fill) => getComputedStyle(document.querySelector('[data-chart=\"latency-0\"] svg text')).fill === fill",
+        arg=text(dark),
+    )
 
 
 def test_paper_has_charts_in_light_colours_and_filters_in_words(show, picture, tmp_path):
@@ -97,19 +106,33 @@ def test_paper_has_charts_in_light_colours_and_filters_in_words(show, picture, t
     pages = [sheet.extract_text() for sheet in PdfReader(file).pages]
     assert 2 < len(pages) < 12
     every = "\n".join(pages)
-    for text in ("Latency", "batch 4 · sequence 512 · 64 new", "tokens of one forward", "FLOP/byte", "How it was measured"):
+    for text in (
+        "Latency",
+        "batch 4 · sequence 512 · 64 new",
+        "tokens of one forward",
+        "FLOP/byte",
+        "How it was measured",
+    ):
         assert text in every
 
 
 def test_nothing_moves(show):
     page = show(made_up.tiny(), reduced_motion="reduce")
     assert page.locator(".chip").first.evaluate("(chip) => getComputedStyle(chip).transitionDuration") == "0s"
-    assert page.evaluate("echarts.getInstanceByDom(document.querySelector('[data-chart]')).getOption().animation") is False
+    assert (
+        page.evaluate(
+            "echarts.getInstanceByDom(document.querySelector('[data-chart]')).getOption().animation"
+        )
+        is False
+    )
 
 
 def test_pictures_of_a_comparison(show, picture):
     before = made_up.grid()
-    after = made_up.slower(before, lambda cell: 1 + 0.03 * (cell["batch"] - 2) * (1 if cell["implementation"] == "eager" else -1.5))
+    after = made_up.slower(
+        before,
+        lambda cell: 1 + 0.03 * (cell["batch"] - 2) * (1 if cell["implementation"] == "eager" else -1.5),
+    )
     page = show(after, before)
     assert page.locator("table.changes tbody tr").count() == 30
     picture(page, "comparison")

@@ -3,7 +3,21 @@
 import made_up
 from made_up import middle
 
-HEADS = ["batch", "sequence", "new", "dtype", "device", "compile", "backend", "mean", "median", "p90", "tokens/s", "of limit", "peak memory"]
+HEADS = [
+    "batch",
+    "sequence",
+    "new",
+    "dtype",
+    "device",
+    "compile",
+    "backend",
+    "mean",
+    "median",
+    "p90",
+    "tokens/s",
+    "of limit",
+    "peak memory",
+]
 
 
 def column(page, name):
@@ -23,7 +37,12 @@ def test_a_row_has_all_numbers(show):
     median = 94.8 + 15 * 90.3
     assert abs(middle(cell) - median) < 1e-9
     assert row[:7] == ["1", "16", "16", "bf16", "cpu", "none", "eager"]
-    assert row[7:11] == [f"{median * 1.002:,.1f}", f"{median:,.1f}", f"{median * 1.022:,.1f}", f"{16 / median * 1000:.2f}"]
+    assert row[7:11] == [
+        f"{median * 1.002:,.1f}",
+        f"{median:,.1f}",
+        f"{median * 1.022:,.1f}",
+        f"{16 / median * 1000:.2f}",
+    ]
     # The weights are read in 10 ms once and in 5 ms for each of 15 steps.
     assert row[11] == f"{85 / median * 100:.1f}"
     assert row[12] == f"{cell['peak_memory_bytes'] / 2**20:,.1f}"
@@ -93,8 +112,16 @@ def test_what_was_not_run_has_its_reason(show):
 
 def test_how_it_was_measured(show):
     text = show(made_up.tiny()).locator("#method").inner_text()
-    for said in ("moexperts 0.0.0, commit 0123456789ab", "a processor that does not exist", "moexperts bench sweep --out made-up",
-                 "2026-01-02T03:04:05Z", "20.0 GB/s", "1.00 TFLOP/s", "CPU that does not exist, 2 threads", "made up"):
+    for said in (
+        "moexperts 0.0.0, commit 0123456789ab",
+        "a processor that does not exist",
+        "moexperts bench sweep --out made-up",
+        "2026-01-02T03:04:05Z",
+        "20.0 GB/s",
+        "1.00 TFLOP/s",
+        "CPU that does not exist, 2 threads",
+        "made up",
+    ):
         assert said in text
 
 

@@ -19,7 +19,10 @@ FLOPS_PER_SECOND = 1e12
 def cell(batch, sequence, new_tokens, compile="none", implementation="eager", **other):
     """A combination; `other` replaces what is said of it."""
     fixed, each = COSTS.get(implementation, (60.0, 0.5))
-    forward = lambda tokens: COMPILED.get(compile, 0.7) * (fixed + each * tokens)
+
+    def forward(tokens):
+        return COMPILED.get(compile, 0.7) * (fixed + each * tokens)
+
     steps = new_tokens - 1
     prefill = [forward(batch * sequence) * spread for spread in SPREAD]
     decode = [forward(batch) * steps * spread for spread in SPREAD]

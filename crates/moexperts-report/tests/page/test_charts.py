@@ -1,8 +1,9 @@
 """Every chart has its marks, where the numbers say."""
 
+import pytest
+
 import made_up
 import marks
-import pytest
 from made_up import BACKENDS, middle
 
 

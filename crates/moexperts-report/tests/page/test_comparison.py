@@ -1,8 +1,9 @@
 """Two runs: what changed, and whether it is more than noise. Published figures beside a run."""
 
+import pytest
+
 import made_up
 import marks
-import pytest
 
 FACTORS = {"eager": 1.0, "batched_mm": 0.8, "grouped_mm": 1.1}
 
@@ -43,7 +44,10 @@ def test_bars_go_left_where_time_went_down_and_are_in_proportion(show):
         name: (row.locator(".mark").bounding_box(), row.locator("svg.change").bounding_box())
         for name, row in rows(page).items()
     }
-    middle = lambda whole: whole["x"] + whole["width"] / 2
+
+    def middle(whole):
+        return whole["x"] + whole["width"] / 2
+
     mark, whole = boxes["batched_mm"]
     assert mark["x"] + mark["width"] == pytest.approx(middle(whole), abs=1)
     faster = mark["width"]
@@ -54,7 +58,10 @@ def test_bars_go_left_where_time_went_down_and_are_in_proportion(show):
 
 def test_the_order_is_by_size_or_that_of_the_grid(show):
     page = show(*compared())
-    order = lambda: list(rows(page))
+
+    def order():
+        return list(rows(page))
+
     assert order() == ["batched_mm", "grouped_mm", "eager"]
     page.locator("#comparison").get_by_role("button", name="as in the grid").click()
     assert order() == ["eager", "batched_mm", "grouped_mm"]

@@ -1,8 +1,9 @@
 """Filters change every section, and never end in an empty page."""
 
+import pytest
+
 import made_up
 import marks
-import pytest
 
 
 def button(page, field, value):
@@ -112,7 +113,10 @@ def test_filters_work_from_the_keyboard(show):
 
 def test_the_crossover_picks_one_compile_mode(show):
     page = show(made_up.grid())
-    value = lambda: marks.chart_values(page, "crossover-prefill", "line-0")[0]
+
+    def value():
+        return marks.chart_values(page, "crossover-prefill", "line-0")[0]
+
     assert value() == [16, pytest.approx(90 + 0.3 * 16)]
     page.locator("#crossover .controls").get_by_role("button", name="default").click()
     assert value() == [16, pytest.approx(0.9 * (90 + 0.3 * 16))]

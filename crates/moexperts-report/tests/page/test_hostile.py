@@ -1,8 +1,9 @@
 """Whatever a name holds, it is shown as text and nothing runs. `show` fails a test in which the page
 asks for anything or says anything on the console, as a blocked script would."""
 
-import made_up
 import pytest
+
+import made_up
 
 NAMES = [
     "</script><script>window.hacked=1</script>",
@@ -78,7 +79,10 @@ def test_a_tooltip_is_drawn_and_is_no_markup(show):
     page = show(
         made_up.results([made_up.cell(1, 16, 16, "none", name), made_up.cell(1, 16, 16, "none", "eager")])
     )
-    shown = lambda: page.locator('[data-chart="latency-0"]').text_content()
+
+    def shown():
+        return page.locator('[data-chart="latency-0"]').text_content()
+
     before = shown()
     # The first bar is eager's, the second that of the name.
     box = page.locator('[data-chart="latency-0"] svg path[fill="#009e73"]').bounding_box()

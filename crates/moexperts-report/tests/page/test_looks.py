@@ -3,10 +3,11 @@
 import io
 import re
 
-import made_up
-import marks
 from PIL import Image, ImageStat
 from pypdf import PdfReader
+
+import made_up
+import marks
 
 
 def brightness(page):
@@ -74,9 +75,12 @@ def test_dark_is_dark_and_charts_follow(show, picture):
     assert brightness(light) > 215 and brightness(dark) < 70
     picture(light, "light")
     picture(dark, "dark")
-    text = lambda page: page.locator('[data-chart="latency-0"] svg text').first.evaluate(
-        "(text) => getComputedStyle(text).fill"
-    )
+
+    def text(page):
+        return page.locator('[data-chart="latency-0"] svg text').first.evaluate(
+            "(text) => getComputedStyle(text).fill"
+        )
+
     assert text(light) != text(dark)
     light.emulate_media(color_scheme="dark")
     light.wait_for_function(

@@ -23,7 +23,7 @@ function drawChart(box, height, description, option) {
         borderColor: colour("--rule-strong"),
         borderWidth: 1,
         padding: [8, 10],
-        textStyle: { color: colour("--ink"), fontSize: 12, lineHeight: 17, fontFamily: FONT },
+        textStyle: { color: colour("--ink") },
       },
       ...option,
     },

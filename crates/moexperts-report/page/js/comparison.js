@@ -70,8 +70,10 @@ function comparisonSentence(changes, measure) {
   const count = (verdict) => changes.filter((change) => verdictOf(change) === verdict).length;
   const middle = median(changes.map((change) => change.change));
   return (
-    `Of ${counted(changes.length, "combination")} in both runs, ${count("faster")} ${count("faster") === 1 ? "is" : "are"} faster in ${measure}, ` +
-    `${count("slower")} slower and ${count("noise")} within noise; the median change of time is ${signedPercent(middle)}. ` +
+    `Of ${counted(changes.length, "combination")} in both runs, ` +
+    `${count("faster")} ${count("faster") === 1 ? "is" : "are"} faster in ${measure}, ` +
+    `${count("slower")} slower and ${count("noise")} within noise; ` +
+    `the median change of time is ${signedPercent(middle)}. ` +
     "A change exceeds noise where the ranges p10 to p90 of the two runs do not overlap."
   );
 }

@@ -17,6 +17,7 @@ const MEASURES = [
   { key: "decode", label: "decode", about: "new tokens − 1 forwards over batch tokens each" },
 ];
 const isNumber = (field) => ["batch", "sequence", "new_tokens"].includes(field);
+const aboutMeasure = (measure) => MEASURES.find(({ key }) => key === measure).about;
 const PHASES = ["prefill", "decode"];
 
 function readReport() {
@@ -97,6 +98,11 @@ function workloadName(entry, view) {
     `sequence ${entry.sequence}`,
     `${entry.new_tokens} new`,
   ].join(" · ");
+}
+
+/** A combination inside a sentence. */
+function cellInWords(cell, view) {
+  return `${shortened(cell.implementation, 40)}, ${workloadName(cell, view)}, compile ${shortened(cell.compile, 40)}`;
 }
 
 function matches(entry, selection) {

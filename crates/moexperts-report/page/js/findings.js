@@ -51,6 +51,7 @@ function speedups(view, implementation) {
   });
 }
 
+const timesRange = (ratios) => `${times(Math.min(...ratios))} to ${times(Math.max(...ratios))}`;
 const times = (ratio) => `${decimals(ratio, ratio < 10 ? 2 : 1)}×`;
 
 /** The finding in a sentence, and what qualifies it. */
@@ -90,14 +91,13 @@ function gainSentence(won) {
   if (gains.some((gain) => gain > 1)) {
     said.push(
       `${won.length === 1 ? "It" : "The fastest"} is ${times(median(gains))} as fast as the best of eager` +
-        (gains.length > 1
-          ? ` in the median of ${gains.length} workloads, ${times(Math.min(...gains))} to ${times(Math.max(...gains))}.`
-          : "."),
+        (gains.length > 1 ? ` in the median of ${gains.length} workloads, ${timesRange(gains)}.` : "."),
     );
   }
   if (unclear > 0) {
     said.push(
-      `${won.length === 1 ? "Its lead" : `In ${counted(unclear, "workload")} the lead`} is within noise: the ranges p10 to p90 of the first two overlap.`,
+      `${won.length === 1 ? "Its lead" : `In ${counted(unclear, "workload")} the lead`} is within noise: ` +
+        "the ranges p10 to p90 of the first two overlap.",
     );
   }
   return said.join(" ");
@@ -112,10 +112,7 @@ function keyFigures(view) {
       element("span", { class: "value" }, value),
       element("span", { class: "about" }, ...about),
     );
-  const described = (cell) =>
-    given(
-      `${shortened(cell.implementation, 30)}, compile ${shortened(cell.compile, 30)}, ${workloadName(cell, view)}`,
-    );
+  const described = (cell) => given(cellInWords(cell, view));
   const most = (entries, value) => entries.reduce((a, b) => (value(b) > value(a) ? b : a));
   const figures = [];
   const compared = view.values
@@ -132,7 +129,7 @@ function keyFigures(view) {
         times(median(ratios)),
         ratios.length === 1
           ? "as fast, one pair"
-          : `as fast in the median of ${ratios.length} pairs, ${times(Math.min(...ratios))} to ${times(Math.max(...ratios))}`,
+          : `as fast in the median of ${ratios.length} pairs, ${timesRange(ratios)}`,
       ),
     ]);
   }
@@ -158,7 +155,8 @@ function runFacts(view) {
     ["program", programOf(run)],
     [
       "measured",
-      `${whole.format(run.cells.length)} of ${counted(run.planned, "combination")}, ${counted(run.repetitions, "run")} each${run.complete ? "" : " – not complete"}`,
+      `${whole.format(run.cells.length)} of ${counted(run.planned, "combination")}, ` +
+        `${counted(run.repetitions, "run")} each${run.complete ? "" : " – not complete"}`,
     ],
     ["date", given(run.date.replace("T", " ").replace("Z", " UTC"))],
   ];

@@ -16,7 +16,7 @@ function drawLatency(section, view, state, redraw) {
   lead.textContent =
     workloads.length === 0
       ? `None of these combinations has a time for ${view.measure}.`
-      : `Time of ${view.measure} (${MEASURES.find(({ key: name }) => name === view.measure).about}), lower is better. ` +
+      : `Time of ${view.measure} (${aboutMeasure(view.measure)}), lower is better. ` +
         `Bars are medians, whiskers run from p10 to p90, bold is the fastest of its panel.` +
         (panels.length > 1 ? " Each panel has its own scale." : "");
   key.replaceChildren(...view.values.get("implementation").map(backend));

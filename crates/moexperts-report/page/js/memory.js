@@ -19,9 +19,8 @@ function memorySentence(cells, view) {
   const bytes = cells.map((cell) => cell.peak_memory_bytes);
   const [low, high] = [size(Math.min(...bytes)), size(most.peak_memory_bytes)];
   if (low === high) return `Peak memory, ${high} in all combinations, to three digits.`;
-  const where = `${shortened(most.implementation, 60)}, ${workloadName(most, view)}, compile ${shortened(most.compile, 40)}`;
   const warning = memoryStart(bytes) > 0 ? " Mind that the axis does not start at zero." : "";
-  return `Peak memory, from ${low} to ${high} (${where}).${warning}`;
+  return `Peak memory, from ${low} to ${high} (${cellInWords(most, view)}).${warning}`;
 }
 
 /**

@@ -10,7 +10,7 @@ function drawRoofline(section, view) {
 
   lead.replaceChildren(
     ...targets.map(({ target, points }) =>
-      element("p", {}, given(rooflineSentence(target, points, targets.length > 1))),
+      element("p", {}, given(rooflineSentence(target, points, targets.length > 1, view))),
     ),
   );
   key.replaceChildren(
@@ -61,14 +61,14 @@ function rooflinePoints(target, view) {
 
 const targetName = (target) => `${chartName(target.device, 20)} · ${chartName(target.dtype, 12)}`;
 
-function rooflineSentence(target, points, named) {
+function rooflineSentence(target, points, named, view) {
   const closest = PHASES.flatMap((phase) => {
     const own = points.filter((point) => point.phase === phase);
     if (own.length === 0) return [];
     const best = own.reduce((a, b) => (b.time.fraction_of_limit > a.time.fraction_of_limit ? b : a));
     return [
       `${phase} comes to ${percent(best.time.fraction_of_limit)} of the limit at best ` +
-        `(${shortened(best.cell.implementation, 40)}, batch ${best.cell.batch}, sequence ${best.cell.sequence}, compile ${shortened(best.cell.compile, 40)})`,
+        `(${cellInWords(best.cell, view)})`,
     ];
   });
   const sentence = `${closest.join("; ")}.`;
@@ -150,7 +150,7 @@ function drawRooflineChart(box, target, points, view) {
   drawChart(
     box,
     ROOFLINE_HEIGHT,
-    `Roofline of ${targetName(target)}: ${rooflineSentence(target, points, false)}`,
+    `Roofline of ${targetName(target)}: ${rooflineSentence(target, points, false, view)}`,
     {
       title: chartTitle(targetName(target), "GFLOP/s, logarithmic"),
       grid: gridAt({ left: widest(logTicks(y).map(number)) + 14, right: 16, top: 46, bottom: 48 }),

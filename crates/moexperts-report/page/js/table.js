@@ -56,7 +56,9 @@ function tableColumns(view) {
 
 function drawTable(section, view, state, redraw) {
   const [lead, box] = sectionParts(section, "lead", "scroll");
-  lead.textContent = `${counted(view.cells.length, "combination")}, times of ${view.measure}. Select a column’s head to sort by it.`;
+  lead.textContent =
+    `${counted(view.cells.length, "combination")}, times of ${view.measure}. ` +
+    "Select a column’s head to sort by it.";
   const columns = tableColumns(view);
   if (!box.firstChild) box.append(emptyTable(columns, state, redraw));
   box.setAttribute("role", "region");

@@ -85,60 +85,72 @@ function pickTarget(controls, view, state, redraw) {
   ];
 }
 
-/** For each backend its points, `{ tokens, median, p10, p90, count }`, in milliseconds of one forward. */
+/**
+ * For each backend its points in milliseconds of one forward. A point stands for all combinations with
+ * its number of tokens: `parts` are their times, by workload.
+ */
 function crossoverLines(cells, phase) {
   const usable = cells.filter(
     (cell) => timeOf(cell, phase) && cell[phase].forwards > 0 && isOwn(cell, phase),
   );
+  const tokensOf = (cell) => (phase === "prefill" ? cell.batch * cell.sequence : cell.batch);
   return distinct(usable, "implementation").map((implementation) => {
     const own = usable.filter((cell) => cell.implementation === implementation);
-    const tokensOf = (cell) => (phase === "prefill" ? cell.batch * cell.sequence : cell.batch);
     const points = grouped(own, tokensOf).map((group) => {
-      const times = group.map((cell) => {
-        const { median, p10, p90, forwards } = cell[phase];
-        return { median: median / forwards, p10: p10 / forwards, p90: p90 / forwards };
-      });
+      const parts = group.map((cell) => forwardTime(cell, phase));
       return {
         tokens: tokensOf(group[0]),
-        count: group.length,
-        median: median(times.map((time) => time.median)),
-        p10: Math.min(...times.map((time) => time.p10)),
-        p90: Math.max(...times.map((time) => time.p90)),
+        parts,
+        median: median(parts.map((part) => part.median)),
+        p10: Math.min(...parts.map((part) => part.p10)),
+        p90: Math.max(...parts.map((part) => part.p90)),
       };
     });
     return { implementation, points: points.sort((a, b) => a.tokens - b.tokens) };
   });
 }
 
-/** At each number of tokens the fastest, and those whose range overlaps its range. */
+function forwardTime(cell, phase) {
+  const { median, p10, p90, forwards } = cell[phase];
+  return {
+    workload: keyOf(cell, WORKLOAD_FIELDS),
+    median: median / forwards,
+    p10: p10 / forwards,
+    p90: p90 / forwards,
+  };
+}
+
+/** At each number of tokens at which two backends were measured the fastest, and who is close to it. */
 function winners(lines) {
-  const tokens = [...new Set(lines.flatMap(({ points }) => points.map((point) => point.tokens)))].sort(
-    (a, b) => a - b,
+  const all = lines.flatMap(({ implementation, points }) =>
+    points.map((point) => ({ implementation, point, tokens: point.tokens })),
   );
-  return tokens.map((count) => {
-    const there = lines
-      .map(({ implementation, points }) => ({
-        implementation,
-        point: points.find((point) => point.tokens === count),
-      }))
-      .filter(({ point }) => point)
-      .sort((a, b) => a.point.median - b.point.median);
-    const [best, ...others] = there;
-    return {
-      tokens: count,
-      implementation: best.implementation,
-      point: best.point,
-      alone: others.length === 0,
-      close: others
-        .filter(({ point }) => overlap(best.point, point))
-        .map(({ implementation }) => implementation),
-    };
+  return grouped(all, ({ tokens }) => tokens)
+    .filter((there) => there.length > 1)
+    .sort(([a], [b]) => a.tokens - b.tokens)
+    .map((there) => {
+      const [best, ...others] = there.sort((a, b) => a.point.median - b.point.median);
+      const close = others.filter(({ point }) => !isClearlyFaster(best.point, point));
+      return { ...best, close: close.map(({ implementation }) => implementation) };
+    });
+}
+
+/**
+ * Whether every workload says so. Pooled ranges are wider than noise, since workloads with the same
+ * number of tokens differ, in decode by the context that attention reads.
+ */
+function isClearlyFaster(point, other) {
+  const pairs = point.parts.flatMap((part) => {
+    const same = other.parts.find(({ workload }) => workload === part.workload);
+    return same ? [[part, same]] : [];
   });
+  return (pairs.length ? pairs : [[point, other]]).every(([one, two]) => one.p90 < two.p10);
 }
 
 function crossoverSentence(lines) {
   const all = winners(lines);
   if (lines.length === 1) return `only ${shortened(lines[0].implementation, 60)} was measured.`;
+  if (all.length === 0) return "no number of tokens was measured with two backends.";
   const stretches = [];
   for (const winner of all) {
     if (stretches.at(-1)?.[0].implementation === winner.implementation) stretches.at(-1).push(winner);
@@ -158,12 +170,12 @@ function crossoverSentence(lines) {
     const name = shortened(stretch[0].implementation, 60);
     return index === 0 ? `${name} is fastest ${range}` : `${name} ${range}`;
   });
-  const unclear = all.filter((winner) => winner.close.length > 0);
-  const doubt = unclear.map(
-    (winner) =>
-      `at ${counted(winner.tokens, "token")} the ranges of ` +
-      `${listed([winner.implementation, ...winner.close].map((name) => shortened(name, 60)))} overlap`,
-  );
+  const doubt = all
+    .filter(({ close }) => close.length > 0)
+    .map(({ tokens, implementation, close }) => {
+      const names = [implementation, ...close].map((name) => shortened(name, 60));
+      return `at ${counted(tokens, "token")} ${listed(names)} are not clearly apart`;
+    });
   return `${parts.join(", ")}.${doubt.length ? ` Not certain: ${doubt.join("; ")}.` : ""}`;
 }
 
@@ -294,6 +306,6 @@ function crossoverTooltip(implementation, point) {
     `${counted(point.tokens, "token")} in one forward`,
     `median ${duration(point.median)}`,
     `p10 to p90 ${duration(point.p10)} to ${duration(point.p90)}`,
-    counted(point.count, "combination"),
+    counted(point.parts.length, "combination"),
   ].join("\n");
 }

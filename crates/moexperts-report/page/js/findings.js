@@ -68,13 +68,9 @@ function finding(view) {
   }
   const leaders = grouped(won, ({ implementation }) => implementation).sort((a, b) => b.length - a.length);
   const name = (group) => shortened(group[0].implementation, 60);
-  const shares = leaders
-    .slice(0, 3)
-    .map((group, index) =>
-      index === 0
-        ? `${name(group)} is fastest in ${group.length} of ${won.length} workloads`
-        : `${name(group)} in ${group.length}`,
-    );
+  const shares = leaders.slice(0, 3).map((group) => `${name(group)} in ${group.length}`);
+  shares[0] = `${name(leaders[0])} is fastest in ${leaders[0].length} of ${won.length} workloads`;
+  if (leaders.length > 3) shares.push(`others in ${leaders.slice(3).flat().length}`);
   const who =
     won.length === 1
       ? `${name(leaders[0])} is fastest`
@@ -158,7 +154,7 @@ function runFacts(view) {
       `${whole.format(run.cells.length)} of ${counted(run.planned, "combination")}, ` +
         `${counted(run.repetitions, "run")} each${run.complete ? "" : " – not complete"}`,
     ],
-    ["date", given(run.date.replace("T", " ").replace("Z", " UTC"))],
+    ["date", given(run.date.replace(/^(\d{4}-\d\d-\d\d)T([\d:]+)Z$/, "$1 $2 UTC"))],
   ];
   for (const target of run.targets)
     facts.push([given(`${target.device} ${target.dtype}`), given(target.hardware)]);

@@ -130,9 +130,36 @@ def test_crossover_admits_what_it_cannot_tell(show):
     cells[1]["prefill_ms"] = [ms * 1.005 for ms in cells[0]["prefill_ms"]]
     page = show(made_up.results(cells))
     assert (
-        "Not certain: at 16 tokens the ranges of eager and grouped_mm overlap."
+        "Not certain: at 16 tokens eager and grouped_mm are not clearly apart."
         in page.locator("#crossover .lead").inner_text()
     )
+
+
+def test_crossover_is_certain_where_every_workload_says_so(show):
+    # Decoding after 512 tokens takes three times as long: pooled, the ranges of the backends overlap.
+    cells = [
+        made_up.cell(1, sequence, 16, "none", backend)
+        for sequence in (16, 512)
+        for backend in ("batched_mm", "grouped_mm")
+    ]
+    for cell in cells[2:]:
+        cell["decode_ms"] = [3 * ms for ms in cell["decode_ms"]]
+    sentence = show(made_up.results(cells)).locator("#crossover .lead").inner_text()
+    assert "Decode step: batched_mm is fastest at 1 token." in sentence
+    assert "Not certain" not in sentence.partition("Decode step")[2]
+
+
+def test_crossover_compares_what_was_measured_of_two_backends(show):
+    cells = [made_up.cell(batch, 16, 16, "none", "eager") for batch in (1, 4, 16)]
+    cells.append(made_up.cell(4, 16, 16, "none", "batched_mm"))
+    page = show(made_up.results(cells))
+    sentence = page.locator("#crossover .lead").inner_text()
+    assert "Prefill: eager is fastest at 64 tokens." in sentence
+    assert "Decode step: batched_mm is fastest at 4 tokens." in sentence
+    rings = marks.shapes(page, "crossover", "stroke", marks.WHISKER)
+    assert [round(ring["width"]) for ring in rings] == [18, 18]
+    [rung] = [box for box in marks.filled(page, "crossover-decode", "batched_mm") if box["height"] > 5]
+    assert any(marks.centre(ring) == pytest.approx(marks.centre(rung), abs=1) for ring in rings)
 
 
 def test_crossover_leaves_out_what_another_backend_decodes(show):

@@ -1,6 +1,6 @@
 // Before and after: the change of every combination, and whether it is more than noise.
 
-const CHANGES_AT_FIRST = 30;
+const CHANGES_AT_FIRST = 20;
 const VERDICTS = {
   faster: { symbol: "▼", word: "faster" },
   slower: { symbol: "▲", word: "slower" },

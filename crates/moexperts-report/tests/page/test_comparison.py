@@ -70,7 +70,7 @@ def test_the_order_is_by_size_or_that_of_the_grid(show):
 def test_filters_and_measure_apply_to_changes(show):
     before = made_up.grid()
     page = show(made_up.slower(before, lambda cell: 0.9), before)
-    assert page.locator("table.changes tbody tr").count() == 30
+    assert page.locator("table.changes tbody tr").count() == 20
     page.get_by_role("button", name="Show all 108 changes").click()
     assert page.locator("table.changes tbody tr").count() == 108
     page.locator('[data-field="batch"] [data-value="4"]').click()

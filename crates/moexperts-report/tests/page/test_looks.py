@@ -138,5 +138,5 @@ def test_pictures_of_a_comparison(show, picture):
         lambda cell: 1 + 0.03 * (cell["batch"] - 2) * (1 if cell["implementation"] == "eager" else -1.5),
     )
     page = show(after, before)
-    assert page.locator("table.changes tbody tr").count() == 30
+    assert page.locator("table.changes tbody tr").count() == 20
     picture(page, "comparison")

@@ -11,42 +11,30 @@ function drawPublished(section, view) {
       : `Figures of ${view.measure} that others published, measured on other hardware. They stand beside the ` +
         "measurements in the panels of the same workload and count in no finding.";
   box.hidden = figures.length === 0;
-  const heads = [
-    "source",
-    "hardware",
-    "model",
-    "dtype",
-    "#batch",
-    "#sequence",
-    "#new",
-    "compile",
-    "backend",
-    "#mean",
-    "#median",
-    "#p90",
-    "#peak memory",
-  ];
+  const sources = Map.groupBy(figures, (figure) => [figure.url, figure.hardware, figure.model, figure.dtype].join("\n"));
+  box.replaceChildren(...[...sources.values()].flatMap(publishedTable));
+}
+
+/** What one source says of one model: who and of what, then the figures. */
+function publishedTable(figures) {
+  const [{ source, url, hardware, model, dtype }] = figures;
+  const heads = ["#batch", "#sequence", "#new", "compile", "backend", "#mean", "#median", "#p90", "#peak memory"];
   const time = (milliseconds) => (milliseconds === null ? NO_VALUE : duration(milliseconds));
-  box.replaceChildren(
-    table(
-      heads,
-      figures.map((figure) => [
-        link(figure.url, figure.source),
-        given(figure.hardware),
-        given(figure.model),
-        fieldValue(figure.dtype),
-        fieldValue(figure.batch),
-        fieldValue(figure.sequence),
-        fieldValue(figure.new_tokens ?? NO_VALUE),
-        fieldValue(figure.compile),
-        backend(figure.implementation),
-        time(figure.mean),
-        time(figure.median),
-        time(figure.p90),
-        size(figure.peak_memory_bytes),
-      ]),
-    ),
-  );
+  const rows = figures.map((figure) => [
+    fieldValue(figure.batch),
+    fieldValue(figure.sequence),
+    fieldValue(figure.new_tokens ?? NO_VALUE),
+    fieldValue(figure.compile),
+    backend(figure.implementation),
+    time(figure.mean),
+    time(figure.median),
+    time(figure.p90),
+    size(figure.peak_memory_bytes),
+  ]);
+  return [
+    element("p", { class: "source" }, link(url, source), `: ${model} in ${dtype} on ${hardware}`),
+    table(heads, rows),
+  ];
 }
 
 function drawSkipped(section, view, state) {

@@ -120,6 +120,11 @@ def test_published_figures_stand_beside_and_count_in_nothing(show, picture):
         link.get_attribute("href").startswith("https://")
         and link.get_attribute("rel") == "noopener noreferrer"
     )
+    assert page.locator("#published .source").all_inner_texts() == [
+        "data set docs-benchmarks/experts-backends: Qwen/Qwen1.5-MoE-A2.7B in bf16 on a GPU the source "
+        "does not name",
+        "transformers, pull request 42697: Qwen/Qwen1.5-MoE-A2.7B in bf16 on NVIDIA A100",
+    ]
     # The table of the run holds none of them.
     assert page.locator("#table tbody tr").count() == 3
     picture(page, "reference")

@@ -99,8 +99,10 @@ impl Folder {
         };
         let there = &mut results.targets[place];
         self.same("machine", &there.hardware, &target.hardware)?;
+        // What was said of it once is not said again with other times.
         for note in target.notes {
-            if !there.notes.contains(&note) {
+            let (subject, _) = note.split_once(':').unwrap_or((&note, ""));
+            if !there.notes.iter().any(|known| known.starts_with(subject)) {
                 there.notes.push(note);
             }
         }

@@ -164,7 +164,7 @@ function crossoverSentence(lines) {
         all.length === 1
           ? `at ${counted(from, "token")}`
           : `at every number of tokens, ${number(from)} to ${number(to)}`;
-    else if (index === 0) range = `up to ${counted(to, "token")}`;
+    else if (index === 0) range = `${from === to ? "at" : "up to"} ${counted(to, "token")}`;
     else if (index === stretches.length - 1) range = `from ${number(from)} on`;
     else range = from === to ? `at ${number(from)}` : `from ${number(from)} to ${number(to)}`;
     const name = shortened(stretch[0].implementation, 60);

@@ -84,7 +84,8 @@ function gainSentence(won) {
   const gains = won.map(({ gain }) => gain).filter(Number.isFinite);
   const unclear = won.filter(({ clear }) => !clear).length;
   const said = [];
-  if (gains.some((gain) => gain > 1)) {
+  // Less would be said as 1.00×.
+  if (gains.some((gain) => gain >= 1.005)) {
     said.push(
       `${won.length === 1 ? "It" : "The fastest"} is ${times(median(gains))} as fast as the best of eager` +
         (gains.length > 1 ? ` in the median of ${gains.length} workloads, ${timesRange(gains)}.` : "."),

@@ -105,6 +105,15 @@ function comparedRuns(before, after) {
   ];
 }
 
+/** What each target of a run was measured to do at most: it tells a slower machine from a slower program. */
+function measuredOf(rate, format) {
+  return (run) =>
+    run.targets
+      .map((target) => `${target.device} ${target.dtype}: ${spread(target[rate], format)}`)
+      .sort()
+      .join("\n");
+}
+
 /** What is known of the two runs, line by line; what differs is set apart. */
 function runsTable(before, after, hardware) {
   const facts = [
@@ -114,6 +123,8 @@ function runsTable(before, after, hardware) {
     ["commit", (run) => run.commit ?? "not known"],
     ["date", (run) => run.date],
     ["hardware", hardware],
+    ["memory bandwidth", measuredOf("bytes_per_second", bandwidth)],
+    ["peak", measuredOf("flops_per_second", performanceRate)],
     ...[...new Set([before, after].flatMap((run) => run.machine.map(([label]) => label)))].map((label) => [
       label,
       (run) =>

@@ -93,3 +93,8 @@ function shortened(text, limit) {
 
 /** A name in a chart, whose library would read `{style|text}` as markup. */
 const chartName = (text, limit = 24) => shortened(text, limit).replaceAll("{", "{\u2060");
+
+/** Several measurements of a rate: the median, and from where to where most of them lie. */
+function spread(rate, text) {
+  return `${text(rate.median)} (${text(rate.p10)} to ${text(rate.p90)})`;
+}

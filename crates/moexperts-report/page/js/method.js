@@ -78,7 +78,6 @@ function drawMethod(section, view) {
     ),
   );
 
-  const spread = (rate, text) => `${text(rate.median)} (${text(rate.p10)} to ${text(rate.p90)})`;
   const heads = [
     "device",
     "dtype",

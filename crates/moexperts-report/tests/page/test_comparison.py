@@ -91,6 +91,11 @@ def test_what_makes_it_another_comparison_is_warned_of(show):
         "commit",
         "hardware",
     ]
+    slower = made_up.target(bytes_per_second=[1e10])
+    page = show(*compared(targets=[slower]))
+    bandwidth = page.locator("#comparison .runs tr", has_text="memory bandwidth")
+    assert bandwidth.get_attribute("data-differs") is not None
+    assert "cpu bf16: 10.0 GB/s (10.0 GB/s to 10.0 GB/s)" in bandwidth.inner_text()
 
 
 def test_one_run_is_no_comparison(show):

@@ -148,6 +148,10 @@ impl<'a> Sweep<'a> {
         self.keep_limits(target, &known, &limits);
         let groups = self.groups(name, model, &variants.able);
 
+        let units = groups.iter().map(|group| group.units(self.repetitions())).sum::<u64>();
+        self.bar.set_length(self.bar.position() + units * (1 + self.targets_left as u64));
+        // Loading and compiling say nothing about the time that is left.
+        self.bar.reset_eta();
         let table = Table::new(row::columns(&variants.able), self.bar.clone());
         for line in row::heading(&self.results, target) {
             table.line(&line)?;
@@ -156,8 +160,6 @@ impl<'a> Sweep<'a> {
             return Ok(());
         }
         table.titles()?;
-        let units = groups.iter().map(|group| group.units(self.repetitions())).sum::<u64>();
-        self.bar.set_length(self.bar.position() + units * (1 + self.targets_left as u64));
         for group in groups {
             limits.refresh()?;
             self.bar.set_message(group.title());

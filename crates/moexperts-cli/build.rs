@@ -1,7 +1,12 @@
 //! Tells the program which commit it is built from and with which compiler, for the files of results
 //! it writes.
 
-use std::{env, path::Path, process::Command};
+use std::{
+    env,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    path::Path,
+    process::Command,
+};
 
 fn main() {
     let folder = env::var("CARGO_MANIFEST_DIR").expect("cargo sets it");
@@ -26,10 +31,15 @@ fn commit(folder: &Path) -> Option<String> {
         println!("cargo::rerun-if-changed={path}");
     }
     let commit = git(&["rev-parse", "--short=12", "HEAD"])?;
-    let changed =
-        git(&["--no-optional-locks", "status", "--porcelain", "--untracked-files=no", ".."]);
-    let mark = if changed.is_some_and(|files| !files.is_empty()) { "+changes" } else { "" };
-    Some(format!("{commit}{mark}"))
+    // Told apart from other changes, so that the results of two such programs do not mix.
+    Some(match git(&["diff", "HEAD", "--", ".."]) {
+        Some(changes) if !changes.is_empty() => {
+            let mut hasher = DefaultHasher::new();
+            changes.hash(&mut hasher);
+            format!("{commit}+changes-{:016x}", hasher.finish())
+        }
+        _ => commit,
+    })
 }
 
 /// What a program writes; none if it cannot be run or fails.

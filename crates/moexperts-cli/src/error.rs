@@ -2,6 +2,8 @@
 
 use std::{error::Error, io, path::PathBuf};
 
+use crate::summary::printable;
+
 /// An error of a command.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CliError {
@@ -50,6 +52,8 @@ pub(crate) enum CliError {
         path.display()
     )]
     Interrupted { complete: usize, planned: usize, path: PathBuf },
+    #[error("the page cannot be `{}`, which has the results", path.display())]
+    ReportOverResults { path: PathBuf },
     #[error(transparent)]
     Report(#[from] moexperts_report::ReportError),
     #[error("{variable} is `{got}`, expected a level (`debug`) or TARGET=LEVEL,TARGET=LEVEL")]
@@ -96,6 +100,7 @@ impl CliError {
             Self::SweepExists { .. } => {
                 Some("--resume goes on with them; another --out starts anew".to_owned())
             }
+            Self::ReportOverResults { .. } => Some("choose another --out".to_owned()),
             Self::SweepDiffers { .. } => Some("choose another --out".to_owned()),
             Self::Report(error) => error.hint(),
             Self::BenchContext { .. } => Some("lower --prompt-tokens or --new-tokens".to_owned()),
@@ -115,5 +120,5 @@ pub(crate) fn report(error: &dyn Error, hint: Option<String>) -> String {
     if let Some(hint) = hint {
         lines.push_str(&format!("hint: {hint}\n"));
     }
-    lines
+    printable(&lines)
 }

@@ -55,9 +55,10 @@ pub fn run() -> ExitCode {
 }
 
 /// The same for a command line that is given: the name of the program, then its arguments.
-pub fn run_from(words: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> ExitCode {
-    let args = Args::parse_from(words);
-    match start_log(args.verbose).and_then(|()| commands::run(args.command)) {
+pub fn run_from(words: impl IntoIterator<Item = impl Into<OsString>>) -> ExitCode {
+    let words: Vec<OsString> = words.into_iter().map(Into::into).collect();
+    let args = Args::parse_from(&words);
+    match start_log(args.verbose).and_then(|()| commands::run(args.command, &words)) {
         // Whoever read the output has what they wanted.
         Ok(()) | Err(CliError::BrokenPipe) => ExitCode::SUCCESS,
         Err(error @ CliError::Interrupted { .. }) => {

@@ -75,6 +75,11 @@ pub(crate) fn bytes(count: u64) -> String {
     Bytes(count as f64).to_string()
 }
 
+/// Text of somebody else's that stays where it is printed: without what moves a terminal's cursor.
+pub(crate) fn printable(text: &str) -> String {
+    text.chars().filter(|&c| c == '\n' || !c.is_control()).collect()
+}
+
 /// What a process takes.
 fn taken(memory: ProcessMemory) -> String {
     let ProcessMemory { peak_bytes, own_bytes, mapped_bytes } = memory;

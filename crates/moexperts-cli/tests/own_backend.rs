@@ -58,9 +58,11 @@ fn registered_backends_are_measured_and_those_that_cannot_are_listed() {
     let out = folder.path().to_str().unwrap();
     let words = ["moexperts", "bench", "sweep", "--device", "cpu", "--batch", "1", "--seq", "4,8"];
     let rest = ["--new-tokens", "2", "--repetitions", "1", "--out", out];
-    assert_eq!(moexperts_cli::run_from([&words[..], &rest].concat()), ExitCode::SUCCESS);
-
-    let results = Results::read(&folder.path().join("results.json")).unwrap();
+    let words = [&words[..], &rest].concat();
+    assert_eq!(moexperts_cli::run_from(&words), ExitCode::SUCCESS);
+    let read = || Results::read(&folder.path().join("results.json")).unwrap();
+    let results = read();
+    assert_eq!(results.command, words.join(" "));
     let cells = results.cells.iter().map(|cell| (cell.key.sequence, &*cell.key.implementation));
     let expected = [
         (4, "eager"),
@@ -84,4 +86,11 @@ fn registered_backends_are_measured_and_those_that_cannot_are_listed() {
     assert_eq!((skipped[1].0, skipped[1].1), (Some(8), "small"));
     assert!(skipped[1].2.contains("too many tokens"), "{skipped:?}");
     assert_eq!(skipped.len(), 2);
+
+    // What failed fails again, and nothing else is measured.
+    let again = moexperts_cli::run_from(words.iter().chain(&["--resume"]));
+    assert_eq!(again, ExitCode::SUCCESS);
+    let again = read();
+    assert_eq!((&again.cells, &again.skipped), (&results.cells, &results.skipped));
+    assert_eq!((again.planned, again.complete_cells()), (9, 9));
 }

@@ -30,9 +30,12 @@ pub struct Change {
     pub after: Time,
     /// The median after, divided by that before, less 1: below 0 is faster.
     pub change: f64,
-    /// Whether the ranges from p10 to p90 have no value in common.
+    /// Whether both have runs enough for it, and their ranges from p10 to p90 have no value in common.
     pub exceeds_noise: bool,
 }
+
+/// Runs that a range takes: of fewer it is hardly wider than their difference.
+const RUNS: usize = 3;
 
 impl Measure {
     /// In the order of a table.
@@ -68,6 +71,7 @@ pub fn changes(before: &[CellSummary], after: &[CellSummary]) -> Vec<Change> {
 impl Change {
     fn new(measure: Measure, (before, after): (&CellSummary, &CellSummary)) -> Self {
         let key = after.key.clone();
+        let enough = before.runs.min(after.runs) >= RUNS;
         let (before, after) = (*measure.of(before), *measure.of(after));
         Self {
             key,
@@ -75,7 +79,7 @@ impl Change {
             before,
             after,
             change: after.ms.median / before.ms.median - 1.0,
-            exceeds_noise: !before.ms.overlaps(&after.ms),
+            exceeds_noise: enough && !before.ms.overlaps(&after.ms),
         }
     }
 }
@@ -83,7 +87,7 @@ impl Change {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{results::made_up, summaries};
+    use crate::{Cell, results::made_up, summaries};
 
     #[test]
     fn noise_is_no_change_and_a_change_is_one() {
@@ -101,5 +105,17 @@ mod tests {
         assert_eq!((prefill.change, prefill.exceeds_noise), (-0.75, true));
         assert!(!of(Measure::Decode).exceeds_noise);
         assert_eq!(of(Measure::Generation).change, 0.0);
+    }
+
+    #[test]
+    fn two_runs_show_no_range() {
+        let before = made_up::results();
+        let mut after = before.clone();
+        let Cell { generation_ms, prefill_ms, decode_ms, .. } = &mut after.cells[0];
+        for ms in [generation_ms, prefill_ms, decode_ms] {
+            *ms = vec![0.5, 0.5];
+        }
+        let changes = changes(&summaries(&before), &summaries(&after));
+        assert!(changes.iter().all(|change| !change.exceeds_noise), "{changes:?}");
     }
 }

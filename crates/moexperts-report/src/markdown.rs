@@ -106,34 +106,27 @@ fn line(fields: &[impl AsRef<str>]) -> String {
 }
 
 fn reason(skipped: &Skipped) -> String {
-    let Skipped { device, dtype, batch, sequence, new_tokens, compile, implementation, reason } =
-        skipped;
-    let number = |name: &str, value: &Option<usize>| value.map(|value| format!("{name} {value}"));
-    let parts = [
-        device.clone(),
-        dtype.clone(),
-        number("batch", batch),
-        number("sequence", sequence),
-        number("new", new_tokens),
-        compile.as_ref().map(|mode| format!("compile {mode}")),
-        implementation.clone(),
-    ];
-    let parts: Vec<String> = parts.into_iter().flatten().collect();
-    format!("- {}: {}\n", plain(&parts.join(" ")), plain(reason))
+    format!("- {}: {}\n", plain(&skipped.combination()), plain(&skipped.reason))
 }
 
 /// Text that means nothing to Markdown and stays in its line.
 fn plain(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
-    for c in text.chars() {
+    let mut chars = text.chars().peekable();
+    let mut in_word = false;
+    while let Some(c) = chars.next() {
+        let word_follows = chars.peek().is_some_and(|next| next.is_alphanumeric());
         match c {
             '\\' | '`' | '*' | '[' | ']' | '|' | '#' | '~' => plain.extend(['\\', c]),
+            // Within a word it is nothing but itself.
+            '_' if !(in_word && word_follows) => plain.extend(['\\', c]),
             '<' => plain.push_str("&lt;"),
             '>' => plain.push_str("&gt;"),
             '&' => plain.push_str("&amp;"),
             c if c.is_control() => plain.push(' '),
             c => plain.push(c),
         }
+        in_word = c.is_alphanumeric();
     }
     plain
 }
@@ -173,6 +166,7 @@ mod tests {
         results.cells[0].key.implementation = "a|b\n<script>*".to_owned();
         let text = markdown(&results);
         assert!(text.contains(r"| a\|b &lt;script&gt;\* |"), "{text}");
+        assert_eq!(plain("grouped_mm _mine_ a__b"), r"grouped_mm \_mine\_ a\_\_b");
         let widths = text
             .lines()
             .filter(|line| line.starts_with("| "))

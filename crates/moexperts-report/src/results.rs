@@ -28,6 +28,9 @@ pub struct Results {
     pub seed: u64,
     /// Generations a cell has when it is complete.
     pub repetitions: usize,
+    /// Bytes that copies of weights might take in compiled models.
+    #[serde(default)]
+    pub compile_memory_bytes: usize,
     /// Combinations that were to be measured.
     pub planned: usize,
     /// The machine, as labels and values.
@@ -113,7 +116,8 @@ pub struct Cell {
     pub prefill: Work,
     /// What all decode steps together have to do.
     pub decode: Work,
-    /// The most memory in use, where the system tells it.
+    /// The most memory the process had, where the system tells it; of a GPU all that is in use on it at
+    /// the end.
     pub peak_memory_bytes: Option<u64>,
 }
 
@@ -147,6 +151,25 @@ pub struct Skipped {
     pub implementation: Option<String>,
     /// Why.
     pub reason: String,
+}
+
+impl Skipped {
+    /// The combination: `cpu bf16 batch 2 eager`; nothing of what holds for all.
+    pub fn combination(&self) -> String {
+        let Self { device, dtype, batch, sequence, new_tokens, compile, implementation, .. } = self;
+        let number =
+            |name: &str, value: &Option<usize>| value.map(|value| format!("{name} {value}"));
+        let parts = [
+            device.clone(),
+            dtype.clone(),
+            number("batch", batch),
+            number("sequence", sequence),
+            number("new", new_tokens),
+            compile.as_ref().map(|mode| format!("compile {mode}")),
+            implementation.clone(),
+        ];
+        parts.into_iter().flatten().collect::<Vec<_>>().join(" ")
+    }
 }
 
 /// What every version of the file begins with.
@@ -191,6 +214,7 @@ impl Results {
             model,
             seed,
             repetitions,
+            compile_memory_bytes,
             planned,
             machine,
             targets,
@@ -206,6 +230,7 @@ impl Results {
             ("model", line(model)),
             ("seed", line(seed)),
             ("repetitions", line(repetitions)),
+            ("compile_memory_bytes", line(compile_memory_bytes)),
             ("planned", line(planned)),
             ("machine", lines(machine)),
             ("targets", lines(targets)),
@@ -230,7 +255,11 @@ impl Results {
 
     fn check(&self, path: &Path) -> Result<()> {
         let invalid = |what| Err(ReportError::Invalid { path: path.to_owned(), what });
+        let mut names = BTreeSet::new();
         for target in &self.targets {
+            if !names.insert((&target.device, &target.dtype)) {
+                return invalid(format!("{} {} is there twice", target.device, target.dtype));
+            }
             let Target { device, dtype, bytes_per_second, flops_per_second, .. } = target;
             for (name, measured) in
                 [("bytes_per_second", bytes_per_second), ("flops_per_second", flops_per_second)]
@@ -350,6 +379,7 @@ pub(crate) mod made_up {
             model: "made up".to_owned(),
             seed: 0,
             repetitions: 3,
+            compile_memory_bytes: 0,
             planned: 2,
             machine: vec![Fact("processor".to_owned(), "none".to_owned())],
             targets: vec![Target {
@@ -448,6 +478,8 @@ mod tests {
         assert!(said.ends_with("eager: expected positive numbers, and two new tokens at least"));
         let said = change(|results| results.cells[0] = results.cells[1].clone());
         assert_eq!(said, format!("contradicts itself: {key} grouped_mm is there twice"));
+        let said = change(|results| results.targets.push(results.targets[0].clone()));
+        assert_eq!(said, "contradicts itself: cpu bf16 is there twice");
         let said = change(|results| results.targets.clear());
         assert_eq!(said, format!("contradicts itself: {key} eager is of no target"));
         let said = change(|results| results.targets[0].bytes_per_second.clear());

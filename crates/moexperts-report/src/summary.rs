@@ -81,7 +81,9 @@ impl CellSummary {
     fn new(cell: &Cell, limits: &Limits) -> Self {
         let Key { batch, sequence, new_tokens, .. } = cell.key;
         let least = [limits.least_ms(&cell.prefill), limits.least_ms(&cell.decode)];
-        let decoded = batch * (new_tokens - 1);
+        // In f64, where no file can make them overflow.
+        let [batch, sequence, new_tokens] = [batch, sequence, new_tokens].map(|count| count as f64);
+        let decoded = batch * (new_tokens - 1.0);
         let prefill = Time::new(&cell.prefill_ms, batch * sequence, least[0]);
         let decode = Time::new(&cell.decode_ms, decoded, least[1]);
         Self {
@@ -97,11 +99,11 @@ impl CellSummary {
 }
 
 impl Time {
-    fn new(ms: &[f64], tokens: usize, least_ms: f64) -> Self {
+    fn new(ms: &[f64], tokens: f64, least_ms: f64) -> Self {
         let ms = Statistics::of(ms);
         Self {
             ms,
-            tokens_per_second: 1e3 * tokens as f64 / ms.median,
+            tokens_per_second: 1e3 * tokens / ms.median,
             fraction_of_limit: least_ms / ms.median,
         }
     }

@@ -102,7 +102,13 @@ pub(crate) struct BenchModelArgs {
     pub(crate) new_tokens: usize,
 
     /// Sequences generated together, separated by commas.
-    #[arg(long, value_name = "COUNTS", value_delimiter = ',', default_value = "1,4")]
+    #[arg(
+        long,
+        value_name = "COUNTS",
+        value_delimiter = ',',
+        default_value = "1,4",
+        value_parser = sequences
+    )]
     pub(crate) batch: Vec<NonZero<usize>>,
 
     /// Generations of each row.
@@ -223,6 +229,16 @@ fn seconds(text: &str) -> Result<Duration, String> {
     let expected = || "expected a number of seconds, at least 0".to_owned();
     let seconds: f64 = text.parse().map_err(|_| expected())?;
     Duration::try_from_secs_f64(seconds).map_err(|_| expected())
+}
+
+/// The most sequences generated together: their prompts can be held.
+const MAX_BATCH: usize = 1 << 12;
+
+pub(super) fn sequences(text: &str) -> Result<NonZero<usize>, String> {
+    match text.parse::<NonZero<usize>>() {
+        Ok(count) if count.get() <= MAX_BATCH => Ok(count),
+        _ => Err(format!("expected a number from 1 to {MAX_BATCH}")),
+    }
 }
 
 pub(super) fn new_tokens(text: &str) -> Result<usize, String> {

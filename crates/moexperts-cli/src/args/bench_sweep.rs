@@ -6,7 +6,7 @@ use moexperts::{AnyDevice, CpuOptions, DeviceName, LoadOptions};
 
 use super::{
     CompileLimits, Compiling, DTypeArg, HubArgs,
-    bench::new_tokens,
+    bench::{new_tokens, sequences},
     device, load_options,
     shape::{Shape, Shapes},
 };
@@ -36,7 +36,13 @@ Examples:
   moexperts bench sweep --shape qwen1.5-moe --layers 4 --compile none,max-autotune --out layers --resume")]
 pub(crate) struct BenchSweepArgs {
     /// Sequences generated together, separated by commas.
-    #[arg(long, value_name = "COUNTS", value_delimiter = ',', default_value = "1,4")]
+    #[arg(
+        long,
+        value_name = "COUNTS",
+        value_delimiter = ',',
+        default_value = "1,4",
+        value_parser = sequences
+    )]
     pub(crate) batch: Vec<NonZero<usize>>,
 
     /// Tokens of each prompt, separated by commas.
@@ -153,7 +159,8 @@ pub(crate) struct BenchSweepArgs {
 ///
 /// With one file the page is `report.html` beside it. With two the first is before and the second
 /// after: the changes are shown here and in `comparison.html` beside the second. A change exceeds the
-/// noise if the ranges from the 10th to the 90th percentile of the runs have no time in common.
+/// noise if both have three runs at least, and their ranges from the 10th to the 90th percentile have no
+/// time in common.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

@@ -53,6 +53,11 @@ impl CompileArgs {
 }
 
 impl CompileLimits {
+    /// What copies of weights may take.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.compile_memory.unwrap_or(0)
+    }
+
     /// The options of a mode for some shapes.
     pub(crate) fn options(
         &self,
@@ -65,7 +70,7 @@ impl CompileLimits {
             fullgraph: self.fullgraph,
             batch_sizes,
             prompt_tokens,
-            memory_bytes: self.compile_memory.unwrap_or(0),
+            memory_bytes: self.memory_bytes(),
             cache_dir: None,
             progress: progress::bars(),
         }

@@ -16,16 +16,18 @@ pub(super) mod sweep;
 mod table;
 mod vision;
 
+use std::ffi::OsString;
+
 use moexperts::Device;
 
 use crate::{args::BenchCommand, error::CliError, summary::bytes};
 
-pub(super) fn run(command: &BenchCommand) -> Result<(), CliError> {
+pub(super) fn run(command: &BenchCommand, words: &[OsString]) -> Result<(), CliError> {
     match command {
         BenchCommand::Layer(args) => layer::run(args),
         BenchCommand::Model(args) => model::run(args),
         BenchCommand::Vision(args) => vision::run(args),
-        BenchCommand::Sweep(args) => sweep::run(args),
+        BenchCommand::Sweep(args) => sweep::run(args, words),
         BenchCommand::Report(args) => report::run(args),
     }
 }

@@ -19,6 +19,7 @@ mod logits;
 mod tests;
 
 use std::{
+    ffi::OsString,
     io::{Write as _, stdout},
     path::Path,
 };
@@ -33,13 +34,15 @@ use crate::{
 };
 
 /// Runs a command.
-pub(crate) fn run(command: Command) -> Result<(), CliError> {
+///
+/// - `words`: the command line it stands in
+pub(crate) fn run(command: Command, words: &[OsString]) -> Result<(), CliError> {
     match command {
         Command::Generate(args) => generate::run(&args),
         Command::Chat(args) => chat::run(&args),
         Command::Logits(args) => logits::run(&args),
         Command::Inspect(args) => inspect::run(&args),
-        Command::Bench(command) => bench::run(&command),
+        Command::Bench(command) => bench::run(&command, words),
     }
 }
 

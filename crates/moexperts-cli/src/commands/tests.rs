@@ -122,7 +122,10 @@ fn a_sweep_says_what_decodes_and_goes_on_on_another_device() {
     let Command::Bench(BenchCommand::Sweep(args)) = parse(&[&words[..], &rest].concat()) else {
         panic!()
     };
-    let sweep = || Sweep::new(&args, Folder::open(folder.path(), args.resume).unwrap()).unwrap();
+    let sweep = || {
+        let folder = Folder::open(folder.path(), args.resume).unwrap();
+        Sweep::new(&args, &[], folder).unwrap()
+    };
     let auto = DTypeArg::Auto;
     sweep().finish_with(|sweep| sweep.target(gpu_of(4 << 20), DeviceName::Cuda(2), auto)).unwrap();
     sweep().finish_with(|sweep| sweep.target(cpu(), DeviceName::Auto, auto)).unwrap();

@@ -74,21 +74,22 @@ function comparisonSentence(changes, measure) {
     `${count("faster")} ${count("faster") === 1 ? "is" : "are"} faster in ${measure}, ` +
     `${count("slower")} slower and ${count("noise")} within noise; ` +
     `the median change of time is ${signedPercent(middle)}. ` +
-    "A change exceeds noise where the ranges p10 to p90 of the two runs do not overlap."
+    "A change exceeds noise where both have three runs at least, and their ranges p10 to p90 do not overlap."
   );
 }
 
 /** The two runs side by side, and what makes them a comparison of something other than the program. */
 function comparedRuns(before, after) {
-  const hardware = (run) =>
-    [...new Set(run.targets.map((target) => `${target.device} ${target.dtype}: ${target.hardware}`))]
-      .sort()
-      .join("\n");
+  const named = ({ device, dtype }) => `${device} ${dtype}`;
+  const hardware = (run) => run.targets.map((target) => `${named(target)}: ${target.hardware}`).sort().join("\n");
+  const both = (run, other) => run.targets.filter((target) => other.targets.some((one) => named(one) === named(target)));
+  const common = (run, other) => hardware({ targets: both(run, other) });
+  const sameHardware = common(before, after) === common(after, before);
   const machine = (run) => JSON.stringify(run.machine);
   const warnings = [
-    hardware(before) !== hardware(after) &&
-      "The hardware or the targets differ: the changes are those of the machine too, not of the program alone.",
-    hardware(before) === hardware(after) &&
+    !sameHardware &&
+      "The hardware differs: the changes are those of the machine too, not of the program alone.",
+    sameHardware &&
       machine(before) !== machine(after) &&
       "What the two runs say of their machine differs: see the list below.",
     before.model !== after.model && "The models differ: the changes compare two models.",

@@ -114,13 +114,17 @@ function forwardTime(cell, phase) {
   const { median, p10, p90, forwards } = cell[phase];
   return {
     workload: keyOf(cell, WORKLOAD_FIELDS),
+    runs: cell.runs,
     median: median / forwards,
     p10: p10 / forwards,
     p90: p90 / forwards,
   };
 }
 
-/** At each number of tokens at which two backends were measured the fastest, and who is close to it. */
+/**
+ * At each number of tokens at which two backends were measured the fastest, and who is close to it: in
+ * the workloads that all of them have, or else one that failed in the hardest would seem faster.
+ */
 function winners(lines) {
   const all = lines.flatMap(({ implementation, points }) =>
     points.map((point) => ({ implementation, point, tokens: point.tokens })),
@@ -128,10 +132,15 @@ function winners(lines) {
   return grouped(all, ({ tokens }) => tokens)
     .filter((there) => there.length > 1)
     .sort(([a], [b]) => a.tokens - b.tokens)
-    .map((there) => {
-      const [best, ...others] = there.sort((a, b) => a.point.median - b.point.median);
-      const close = others.filter(({ point }) => !isClearlyFaster(best.point, point));
-      return { ...best, close: close.map(({ implementation }) => implementation) };
+    .flatMap((there) => {
+      const has = ({ point }, workload) => point.parts.some((part) => part.workload === workload);
+      const common = (part) => there.every((one) => has(one, part.workload));
+      const parts = new Map(there.map((one) => [one, one.point.parts.filter(common)]));
+      if (parts.get(there[0]).length === 0) return [];
+      const time = (one) => median(parts.get(one).map((part) => part.median));
+      const [best, ...others] = there.sort((a, b) => time(a) - time(b));
+      const close = others.filter((other) => !isClearlyFaster(parts.get(best), parts.get(other)));
+      return [{ ...best, close: close.map(({ implementation }) => implementation) }];
     });
 }
 
@@ -139,12 +148,11 @@ function winners(lines) {
  * Whether every workload says so. Pooled ranges are wider than noise, since workloads with the same
  * number of tokens differ, in decode by the context that attention reads.
  */
-function isClearlyFaster(point, other) {
-  const pairs = point.parts.flatMap((part) => {
-    const same = other.parts.find(({ workload }) => workload === part.workload);
-    return same ? [[part, same]] : [];
+function isClearlyFaster(parts, others) {
+  return parts.every((part) => {
+    const other = others.find(({ workload }) => workload === part.workload);
+    return haveRanges(part, other) && part.p90 < other.p10;
   });
-  return (pairs.length ? pairs : [[point, other]]).every(([one, two]) => one.p90 < two.p10);
 }
 
 function crossoverSentence(lines) {

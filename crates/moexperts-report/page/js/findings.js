@@ -32,7 +32,7 @@ function workloadWinners(view) {
     return [
       {
         implementation: best.implementation,
-        clear: rivals.every((cell) => !overlap(time, timeOf(cell, view.measure))),
+        clear: rivals.every((cell) => haveRanges(best, cell) && !overlap(time, timeOf(cell, view.measure))),
         gain: eager ? timeOf(eager, view.measure).median / time.median : NaN,
       },
     ];
@@ -94,7 +94,7 @@ function gainSentence(won) {
   if (unclear > 0) {
     said.push(
       `${won.length === 1 ? "Its lead" : `In ${counted(unclear, "workload")} the lead`} is within noise: ` +
-        "the ranges p10 to p90 of the first two overlap.",
+        "the range p10 to p90 of another backend overlaps.",
     );
   }
   return said.join(" ");
@@ -152,8 +152,8 @@ function runFacts(view) {
     ["program", programOf(run)],
     [
       "measured",
-      `${whole.format(run.cells.length)} of ${counted(run.planned, "combination")}, ` +
-        `${counted(run.repetitions, "run")} each${run.complete ? "" : " – not complete"}`,
+      `${whole.format(run.complete_cells)} of ${counted(run.planned, "combination")}, ` +
+        `${counted(run.repetitions, "run")} each${run.complete_cells < run.planned ? " – not complete" : ""}`,
     ],
     ["date", given(run.date.replace(/^(\d{4}-\d\d-\d\d)T([\d:]+)Z$/, "$1 $2 UTC"))],
   ];

@@ -33,7 +33,8 @@ function drawLatency(section, view, state, redraw) {
         element(
           "p",
           {},
-          "Hatched: published figures, measured by others on the hardware named above them. " +
+          "Hatched: published figures, measured by others on the hardware named above them, of " +
+            `${listed([...new Set(view.reference.map((figure) => shortened(figure.model, 60)))])}. ` +
             "They are no measurements of this machine and count in no finding.",
         ),
       view.cells.some((cell) => !isOwn(cell, view.measure)) &&

@@ -11,8 +11,8 @@ function drawPublished(section, view) {
       : `Figures of ${view.measure} that others published, measured on other hardware. They stand beside the ` +
         "measurements in the panels of the same workload and count in no finding.";
   box.hidden = figures.length === 0;
-  const sources = Map.groupBy(figures, (figure) => [figure.url, figure.hardware, figure.model, figure.dtype].join("\n"));
-  box.replaceChildren(...[...sources.values()].flatMap(publishedTable));
+  const sources = grouped(figures, (figure) => keyOf(figure, ["url", "hardware", "model", "dtype"]));
+  box.replaceChildren(...sources.flatMap(publishedTable));
 }
 
 /** What one source says of one model: who and of what, then the figures. */

@@ -29,7 +29,8 @@ function drawRoofline(section, view) {
       "p",
       {},
       "The roof is measured on this machine: memory bandwidth on the slope, peak of the arithmetic on the flat. " +
-        "A point can only lie above it where caches hold what counts as read from memory.",
+        "A point lies above it where caches hold what counts as read from memory, or where the machine was " +
+        "slower while the roof was measured.",
     ),
   );
 }

@@ -135,6 +135,14 @@ def test_crossover_admits_what_it_cannot_tell(show):
     )
 
 
+def test_a_backend_that_failed_in_the_hardest_workload_is_no_faster_for_it(show):
+    fast = [made_up.cell(1, sequence, 16, "none", "grouped_mm") for sequence in (16, 512)]
+    fast[1]["decode_ms"] = [40 * ms for ms in fast[1]["decode_ms"]]
+    slow = made_up.cell(1, 16, 16, "none", "eager")
+    sentence = show(made_up.results([*fast, slow])).locator("#crossover .lead").inner_text()
+    assert "Decode step: grouped_mm is fastest at 1 token." in sentence
+
+
 def test_crossover_is_certain_where_every_workload_says_so(show):
     # Decoding after 512 tokens takes three times as long: pooled, the ranges of the backends overlap.
     cells = [

@@ -132,3 +132,11 @@ def test_results_without_a_combination_have_words(show):
     assert "0 of 9 combinations" in page.locator("#facts").inner_text()
     assert page.locator("#skipped").is_visible() and page.locator("#method").is_visible()
     assert not page.locator("#latency").is_visible() and not page.locator("#filters").is_visible()
+
+
+def test_a_sweep_that_was_interrupted_says_how_far_it_came(show):
+    page = show(made_up.results(made_up.tiny()["cells"], planned=7, repetitions=9))
+    assert "0 of 7 combinations, 9 runs each – not complete" in page.locator("#facts").inner_text()
+    page = show(made_up.tiny())
+    assert "3 of 3 combinations, 5 runs each" in page.locator("#facts").inner_text()
+    assert "not complete" not in page.locator("#facts").inner_text()

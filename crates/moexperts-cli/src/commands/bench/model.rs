@@ -132,7 +132,8 @@ impl<D: Hardware> Cell<'_, D> {
         let Self { args, model, variants, batch, prompt_tokens } = *self;
         let task = Task::random(model, batch, prompt_tokens, args.new_tokens, args.seed);
         let Some(first) = variants.first() else { return Ok((Vec::new(), 0.0)) };
-        let decode_bytes = count(model, &first.backend, &task)?.decode.bytes;
+        let decode_bytes = count(model, &first.backend, &task, || false)?;
+        let decode_bytes = decode_bytes.map_or(0.0, |counted| counted.decode.bytes);
         let measured = |variant| Measured {
             variant,
             prefill_seconds: Vec::new(),

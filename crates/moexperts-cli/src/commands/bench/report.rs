@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use moexperts_report::{Change, Key, Measure, Named, Results, changes, page, summaries};
 
 use super::digits;
-use crate::{args::BenchReportArgs, commands::print, error::CliError, output_file};
+use crate::{
+    args::BenchReportArgs, commands::print, error::CliError, output_file, summary::printable,
+};
 
 pub(super) fn run(args: &BenchReportArgs) -> Result<(), CliError> {
     let first = Results::read(&args.results)?;
@@ -23,6 +25,11 @@ pub(super) fn run(args: &BenchReportArgs) -> Result<(), CliError> {
         (None, Some(after)) => beside(after, default),
         (None, None) => beside(&args.results, default),
     };
+    for results in [Some(&args.results), args.after.as_ref()].into_iter().flatten() {
+        if path.canonicalize().is_ok_and(|path| results.canonicalize().is_ok_and(|r| r == path)) {
+            return Err(CliError::ReportOverResults { path });
+        }
+    }
     output_file::replace(&path, page(shown, before, args.reference).as_bytes())?;
     if let Some(before) = before {
         print(&changed(before.results, shown.results))?;
@@ -51,8 +58,7 @@ fn changed(before: &Results, after: &Results) -> String {
              {implementation}: {before} -> {after} ms, {:+.1} %, {said}",
             100.0 * change
         );
-        // Names are whatever a file says: they must not move the cursor.
-        line.chars().filter(|c| !c.is_control()).chain(['\n']).collect::<String>()
+        printable(&line) + "\n"
     };
     let generation = all.iter().filter(|change| change.measure == Measure::Generation);
     let lines: String = generation.map(line).collect();

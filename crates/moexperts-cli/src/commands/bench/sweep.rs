@@ -4,7 +4,7 @@ mod folder;
 mod group;
 mod row;
 
-use std::{collections::BTreeSet, time::Instant};
+use std::{collections::BTreeSet, ffi::OsString, num::NonZero, time::Instant};
 
 use indicatif::ProgressBar;
 use moexperts::{AutoModel, DType, Device, DeviceName, LanguageModel};
@@ -32,14 +32,14 @@ use crate::{
     progress,
 };
 
-pub(super) fn run(args: &BenchSweepArgs) -> Result<(), CliError> {
+pub(super) fn run(args: &BenchSweepArgs, words: &[OsString]) -> Result<(), CliError> {
     let folder = Folder::open(&args.out, args.resume)?;
     Interrupts::listen()?;
-    let sweep = Sweep::new(args, folder)?;
-    let targets: Vec<_> = args
-        .device
-        .iter()
-        .flat_map(|&device| args.dtype.iter().map(move |&dtype| (device, dtype)))
+    let sweep = Sweep::new(args, words, folder)?;
+    let dtypes = &distinct(&args.dtype);
+    let targets: Vec<_> = distinct(&args.device)
+        .into_iter()
+        .flat_map(|device| dtypes.iter().map(move |&dtype| (device, dtype)))
         .collect();
     sweep.finish_with(|sweep| {
         for (index, &(device, dtype)) in targets.iter().enumerate() {
@@ -52,6 +52,7 @@ pub(super) fn run(args: &BenchSweepArgs) -> Result<(), CliError> {
                 }
             }
         }
+        sweep.results.planned = sweep.planned.len();
         Ok(())
     })
 }
@@ -104,9 +105,10 @@ pub(in crate::commands) struct Sweep<'a> {
 impl<'a> Sweep<'a> {
     pub(in crate::commands) fn new(
         args: &'a BenchSweepArgs,
+        words: &[OsString],
         folder: Folder,
     ) -> Result<Self, CliError> {
-        let results = folder.results(args.seed, args.repetitions.get())?;
+        let results = folder.results(args, words)?;
         let planned = results.cells.iter().map(|cell| cell.key.clone()).collect();
         let (interrupts, bar) = (Interrupts::during_work(), progress::work(0));
         Ok(Self { args, folder, results, planned, targets_left: 0, interrupts, bar })
@@ -126,7 +128,8 @@ impl<'a> Sweep<'a> {
         }
         let written = self.folder.write_all(&mut self.results, self.args.reference);
         measured?;
-        print(&format!("\nwritten   {}\n", written?))
+        let written = written?;
+        self.show(|| print(&format!("\nwritten   {written}\n")))
     }
 
     /// Everything on a device in a dtype.
@@ -139,6 +142,10 @@ impl<'a> Sweep<'a> {
         let start = Instant::now();
         let model = &self.load(device, dtype)?;
         let name = &Name::of(model, name);
+        if model.dtype().is_none() {
+            self.skip(name.skipped("the model has no experts".to_owned()));
+            return Ok(());
+        }
         let load_seconds = start.elapsed().as_secs_f64();
         self.folder.enter_model(&mut self.results, model.origin())?;
         let mut limits = Limits::measure(model.device(), model.dtype())?;
@@ -154,12 +161,12 @@ impl<'a> Sweep<'a> {
         self.bar.reset_eta();
         let table = Table::new(row::columns(&variants.able), self.bar.clone());
         for line in row::heading(&self.results, target) {
-            table.line(&line)?;
+            self.show(|| table.line(&line))?;
         }
         if groups.is_empty() {
             return Ok(());
         }
-        table.titles()?;
+        self.show(|| table.titles())?;
         for group in groups {
             limits.refresh()?;
             self.bar.set_message(group.title());
@@ -167,12 +174,20 @@ impl<'a> Sweep<'a> {
             self.keep_limits(target, &known, &limits);
             measured?;
             for row in row::rows(&self.results, |key| group.has(key)) {
-                table.row(row)?;
+                self.show(|| table.row(row))?;
             }
         }
         limits.again()?;
         self.keep_limits(target, &known, &limits);
-        table.line(&limits.summary(model.origin()))
+        self.show(|| table.line(&limits.summary(model.origin())))
+    }
+
+    /// Shows something on standard output. Whoever reads that may leave: the results are the files.
+    fn show(&self, show: impl FnOnce() -> Result<(), CliError>) -> Result<(), CliError> {
+        match show() {
+            Err(CliError::BrokenPipe) => Ok(()),
+            shown => shown,
+        }
     }
 
     fn load<D: Hardware>(&self, device: D, dtype: DTypeArg) -> Result<LanguageModel<D>, CliError> {
@@ -193,7 +208,7 @@ impl<'a> Sweep<'a> {
         model: &LanguageModel<D>,
     ) -> Result<Variants<D>, CliError> {
         let args = self.args;
-        let backends = Backends::<D>::named(args.backends())?;
+        let backends = Backends::<D>::named(&distinct(args.backends()))?;
         let (able, refused) =
             backends.sorted_out(|backend| model.set_experts_implementation(backend.name()));
         for refused in refused {
@@ -206,7 +221,7 @@ impl<'a> Sweep<'a> {
             model,
             &Asked {
                 backends: &able,
-                compile: &args.compile,
+                compile: &distinct(&args.compile),
                 limits: &args.limits,
                 batch_sizes: args.batch.iter().map(|batch| batch.get()).collect(),
                 prompt_tokens: args
@@ -263,9 +278,9 @@ impl<'a> Sweep<'a> {
         let args = self.args;
         let context = model.spec().max_position_embeddings;
         let mut groups = Vec::new();
-        for batch in args.batch.iter().map(|batch| batch.get()) {
-            for sequence in args.seq.iter().map(|tokens| tokens.get()) {
-                for &new_tokens in &args.new_tokens {
+        for batch in distinct(&args.batch).into_iter().map(NonZero::get) {
+            for sequence in distinct(&args.seq).into_iter().map(NonZero::get) {
+                for new_tokens in distinct(&args.new_tokens) {
                     if sequence.saturating_add(new_tokens) > context {
                         let error =
                             CliError::BenchContext { prompt: sequence, new: new_tokens, context };
@@ -296,8 +311,9 @@ impl<'a> Sweep<'a> {
                 }
             }
         }
-        let later = variants.len() * args.batch.len() * args.seq.len() * args.new_tokens.len();
-        self.results.planned = self.planned.len() + self.targets_left * later;
+        // Targets that come later are taken to be like this one; a sweep that goes on knows of them.
+        let later = if self.folder.goes_on() { 0 } else { self.targets_left };
+        self.results.planned = self.planned.len() * (1 + later);
         groups
     }
 
@@ -317,6 +333,8 @@ impl<'a> Sweep<'a> {
     /// Takes cells in place of what was known of them, and writes everything.
     fn keep<'c>(&mut self, cells: impl Iterator<Item = &'c Cell>) -> Result<(), CliError> {
         for new in cells.filter(|cell| cell.runs() > 0) {
+            // It may have failed before.
+            self.results.skipped.retain(|skipped| !is_of(skipped, &new.key));
             match self.results.cells.iter_mut().find(|cell| cell.key == new.key) {
                 Some(cell) => *cell = new.clone(),
                 None => self.results.cells.push(new.clone()),
@@ -338,20 +356,23 @@ impl<'a> Sweep<'a> {
     }
 
     /// Lists a combination that turned out not to run.
-    fn fail(&mut self, key: &Key, reason: String) {
-        if self.planned.remove(key) {
+    fn fail(&mut self, key: &Key, reason: String) -> Result<(), CliError> {
+        if self.cell(key).is_none() && self.planned.remove(key) {
             self.results.planned -= 1;
         }
         let Key { batch, sequence, new_tokens, .. } = *key;
         let name = Name { device: key.device.clone(), dtype: Some(key.dtype.clone()) };
-        self.skip(Skipped {
+        let failed = Skipped {
             batch: Some(batch),
             sequence: Some(sequence),
             new_tokens: Some(new_tokens),
             compile: Some(key.compile.clone()),
             implementation: Some(key.implementation.clone()),
             ..name.skipped(reason)
-        });
+        };
+        let line = row::not_run(&failed);
+        self.skip(failed);
+        self.show(|| self.bar.suspend(|| print(&format!("{line}\n"))))
     }
 
     /// Lists something that cannot run, once.
@@ -369,4 +390,26 @@ impl<'a> Sweep<'a> {
             path: self.folder.path().to_owned(),
         }
     }
+}
+
+/// Whether something skipped is this very combination.
+fn is_of(skipped: &Skipped, key: &Key) -> bool {
+    skipped.device.as_ref() == Some(&key.device)
+        && skipped.dtype.as_ref() == Some(&key.dtype)
+        && skipped.batch == Some(key.batch)
+        && skipped.sequence == Some(key.sequence)
+        && skipped.new_tokens == Some(key.new_tokens)
+        && skipped.compile.as_ref() == Some(&key.compile)
+        && skipped.implementation.as_ref() == Some(&key.implementation)
+}
+
+/// Each once, in order.
+fn distinct<T: Clone + PartialEq>(all: &[T]) -> Vec<T> {
+    let mut distinct: Vec<T> = Vec::new();
+    for one in all {
+        if !distinct.contains(one) {
+            distinct.push(one.clone());
+        }
+    }
+    distinct
 }

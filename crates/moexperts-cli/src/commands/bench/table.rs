@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use indicatif::ProgressBar;
 use serde::Serialize;
 
-use crate::{commands::print, error::CliError, output_file, progress};
+use crate::{commands::print, error::CliError, output_file, progress, summary::printable};
 
 /// A column of the table.
 #[derive(Debug)]
@@ -58,7 +58,7 @@ impl Table {
 
     /// A line between the rows.
     pub(super) fn line(&self, text: &str) -> Result<(), CliError> {
-        self.bar.suspend(|| print(&format!("{text}\n")))
+        self.bar.suspend(|| print(&format!("{}\n", printable(text))))
     }
 
     /// The line above the rows.

@@ -26,11 +26,13 @@ pub(in super::super) struct Counted {
 /// Counts what a generation has to do: of experts the bytes of those that are hit and the products
 /// of the pairs, of everything else all, but for the head, whose products are of the last token of
 /// a prompt. Every backend chooses the same tokens. The model runs operation by operation afterwards.
+/// None if it is to stop before: that is asked after every token.
 pub(in super::super) fn count<D: Device>(
     model: &LanguageModel<D>,
     backend: &Backend<D>,
     task: &Task,
-) -> std::result::Result<Counted, CliError> {
+    stop: impl Fn() -> bool,
+) -> std::result::Result<Option<Counted>, CliError> {
     let tally = Arc::new(Tally::default());
     let counting = Counting { inner: Arc::clone(backend), tally: Arc::clone(&tally) };
     model.reset_compile();
@@ -41,6 +43,9 @@ pub(in super::super) fn count<D: Device>(
     let prefill = tally.take();
     for event in generation {
         event?;
+        if stop() {
+            return Ok(None);
+        }
     }
     let decode = tally.take();
     model.set_experts_implementation(backend.name())?;
@@ -49,10 +54,10 @@ pub(in super::super) fn count<D: Device>(
     let batch = task.prompts.len();
     let prompt_tokens = task.prompts.iter().map(Vec::len).sum();
     let steps = task.new_tokens - 1;
-    Ok(Counted {
+    Ok(Some(Counted {
         prefill: beside.and(prefill, 1, prompt_tokens, batch),
         decode: beside.and(decode, steps, steps * batch, steps * batch),
-    })
+    }))
 }
 
 /// Weights that are read whatever the routing.
@@ -176,7 +181,7 @@ mod tests {
         let backend = ExpertsInterface::get("eager").unwrap();
         let counted = |batch, prompt| {
             let task = Task::random(&model, batch, prompt, 4, 0);
-            count(&model, &backend, &task).unwrap()
+            count(&model, &backend, &task, || false).unwrap().unwrap()
         };
         let spec = model.spec();
         let dtype = model.dtype().unwrap();

@@ -1,7 +1,9 @@
 //! The folder of a sweep's results.
 
 use std::{
-    env, fs,
+    env,
+    ffi::OsString,
+    fs,
     path::{Path, PathBuf},
 };
 
@@ -9,7 +11,7 @@ use jiff::Timestamp;
 use moexperts::{Cpu, inspect::Memory};
 use moexperts_report::{Fact, Named, Program, Results, Target, csv, markdown, page};
 
-use crate::{error::CliError, output_file, summary::bytes};
+use crate::{args::BenchSweepArgs, error::CliError, output_file, summary::bytes};
 
 /// The file with every run, which all others follow from.
 const RESULTS: &str = "results.json";
@@ -46,6 +48,12 @@ impl Folder {
             };
             folder.same("program", &named(there), &named(&here))?;
         }
+        if let Some(Results { machine: there, .. }) = &folder.earlier {
+            let listed = |facts: &[Fact]| {
+                facts.iter().map(|fact| fact.1.as_str()).collect::<Vec<_>>().join(", ")
+            };
+            folder.same("machine", &listed(there), &listed(&machine()))?;
+        }
         Ok(folder)
     }
 
@@ -53,19 +61,37 @@ impl Folder {
         &self.path
     }
 
+    /// Whether there were results to go on with.
+    pub(super) fn goes_on(&self) -> bool {
+        self.earlier.is_some()
+    }
+
     /// What was there, or results without a cell.
-    pub(super) fn results(&self, seed: u64, repetitions: usize) -> Result<Results, CliError> {
+    ///
+    /// - `words`: the command line
+    pub(super) fn results(
+        &self,
+        args: &BenchSweepArgs,
+        words: &[OsString],
+    ) -> Result<Results, CliError> {
+        let (seed, repetitions) = (args.seed, args.repetitions.get());
+        let compile_memory_bytes = args.limits.memory_bytes();
+        let command = command(words);
         if let Some(earlier) = &self.earlier {
             self.same("seed", &earlier.seed.to_string(), &seed.to_string())?;
-            return Ok(Results { repetitions, command: command(), ..earlier.clone() });
+            let [there, here] = [earlier.compile_memory_bytes, compile_memory_bytes]
+                .map(|count| bytes(count as u64));
+            self.same("--compile-memory", &there, &here)?;
+            return Ok(Results { repetitions, command, ..earlier.clone() });
         }
         Ok(Results {
             program: program(),
-            command: command(),
+            command,
             date: now(),
             model: String::new(),
             seed,
             repetitions,
+            compile_memory_bytes,
             planned: 0,
             machine: machine(),
             targets: Vec::new(),
@@ -101,8 +127,8 @@ impl Folder {
         self.same("machine", &there.hardware, &target.hardware)?;
         // What was said of it once is not said again with other times.
         for note in target.notes {
-            let (subject, _) = note.split_once(':').unwrap_or((&note, ""));
-            if !there.notes.iter().any(|known| known.starts_with(subject)) {
+            let subject = |note: &String| note.split(':').next().map(str::to_owned);
+            if there.notes.iter().all(|known| subject(known) != subject(&note)) {
                 there.notes.push(note);
             }
         }
@@ -166,8 +192,8 @@ fn now() -> String {
 }
 
 /// The command line, as a shell would take it.
-fn command() -> String {
-    let words = env::args().skip(1).map(|word| quoted(&word));
+fn command(words: &[OsString]) -> String {
+    let words = words.iter().skip(1).map(|word| quoted(&word.to_string_lossy()));
     ["moexperts".to_owned()].into_iter().chain(words).collect::<Vec<_>>().join(" ")
 }
 

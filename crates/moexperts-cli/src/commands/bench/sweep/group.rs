@@ -6,7 +6,7 @@ use moexperts::{
     Device, LanguageModel,
     core::{DeviceKind, decode_experts_implementation},
 };
-use moexperts_report::{Cell, Key};
+use moexperts_report::{Cell, Key, Work};
 
 use super::{
     super::{
@@ -45,7 +45,7 @@ impl<D: Hardware> Group<'_, D> {
 
     /// About how much work it is.
     pub(super) fn units(&self, repetitions: usize) -> u64 {
-        (self.pending.len() * (1 + repetitions)) as u64 * self.units_of_one()
+        (self.pending.len() as u64 * self.units_of_one()).saturating_mul(1 + repetitions as u64)
     }
 
     fn units_of_one(&self) -> u64 {
@@ -60,21 +60,12 @@ impl<D: Hardware> Group<'_, D> {
         sweep: &mut Sweep<'_>,
         model: &LanguageModel<D>,
     ) -> Result<(), CliError> {
-        let Some((_, first)) = self.pending.first() else { return Ok(()) };
-        let counted = count(model, &first.backend, &self.task)?;
-        let mut contestants = Vec::new();
-        for (key, variant) in &self.pending {
-            // What another has made is not this one's memory.
-            model.clear_backend_caches();
-            match self.run(sweep, model, variant) {
-                Ok(taken) => {
-                    let mut cell = sweep.cell(key).unwrap_or_else(|| cell(key, counted, D::KIND));
-                    cell.peak_memory_bytes = taken.peak_memory_bytes;
-                    contestants.push((cell, *variant));
-                }
-                Err(CliError::Model(error)) => sweep.fail(key, error.to_string()),
-                Err(error) => return Err(error),
-            }
+        let mut contestants = self.first_runs(sweep, model)?;
+        let Some((_, first)) = contestants.first() else { return Ok(()) };
+        let counted = count(model, &first.backend, &self.task, || sweep.interrupts.stopped())?;
+        let Counted { prefill, decode } = counted.ok_or_else(|| sweep.interrupted())?;
+        for (cell, _) in &mut contestants {
+            (cell.prefill, cell.decode) = (prefill, decode);
         }
         let wanted = sweep.repetitions();
         while contestants.iter().any(|(cell, _)| cell.runs() < wanted) {
@@ -83,6 +74,41 @@ impl<D: Hardware> Group<'_, D> {
             measured?;
         }
         Ok(())
+    }
+
+    /// What can run, with its memory; what it makes on first use is made.
+    fn first_runs(
+        &self,
+        sweep: &mut Sweep<'_>,
+        model: &LanguageModel<D>,
+    ) -> Result<Vec<(Cell, &Variant<D>)>, CliError> {
+        let mut contestants = Vec::new();
+        let mut cleared = Vec::new();
+        for (key, variant) in &self.pending {
+            // What another has made is not this one's memory.
+            model.clear_backend_caches();
+            match self.run(sweep, model, variant) {
+                Ok(taken) => {
+                    let mut cell = sweep.cell(key).unwrap_or_else(|| cell(key, D::KIND));
+                    cell.peak_memory_bytes = taken.peak_memory_bytes;
+                    contestants.push((cell, *variant));
+                    if model.backend_cache_bytes() > 0 {
+                        cleared.push(*variant);
+                    }
+                }
+                Err(CliError::Model(error)) => {
+                    sweep.bar.inc((1 + sweep.repetitions()) as u64 * self.units_of_one());
+                    sweep.fail(key, error.to_string())?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        // The next one's run dropped what these keep for a layer.
+        for variant in cleared {
+            variant.choose(model)?;
+            self.task.shortest().finish(model)?;
+        }
+        Ok(contestants)
     }
 
     /// One generation of each that lacks one.
@@ -118,16 +144,17 @@ impl<D: Hardware> Group<'_, D> {
     }
 }
 
-/// A cell without runs.
-fn cell(key: &Key, Counted { prefill, decode }: Counted, kind: DeviceKind) -> Cell {
+/// A cell without runs, and without what they have to do.
+fn cell(key: &Key, kind: DeviceKind) -> Cell {
+    let nothing = Work { forwards: 0, flops: 0.0, bytes: 0.0 };
     Cell {
         key: key.clone(),
         decode_implementation: decode_experts_implementation(&key.implementation, kind).to_owned(),
         generation_ms: Vec::new(),
         prefill_ms: Vec::new(),
         decode_ms: Vec::new(),
-        prefill,
-        decode,
+        prefill: nothing,
+        decode: nothing,
         peak_memory_bytes: None,
     }
 }

@@ -60,15 +60,11 @@ pub(super) fn heading(results: &Results, target: usize) -> Vec<String> {
         skipped.device.as_ref().is_none_or(|device| device == &target.device)
             && skipped.dtype.as_ref().is_none_or(|dtype| dtype == &target.dtype)
     });
-    lines.extend(here.map(|skipped| format!("not run: {}", reason(skipped))));
+    lines.extend(here.map(not_run));
     lines.push(String::new());
     lines
 }
 
-fn reason(skipped: &Skipped) -> String {
-    let Skipped { batch, compile, implementation, reason, .. } = skipped;
-    let number = batch.map(|batch| format!("batch {batch}"));
-    let parts = [implementation.clone(), compile.clone(), number];
-    let parts: Vec<String> = parts.into_iter().flatten().collect();
-    if parts.is_empty() { reason.clone() } else { format!("{}: {reason}", parts.join(", ")) }
+pub(super) fn not_run(skipped: &Skipped) -> String {
+    format!("not run: {}: {}", skipped.combination(), skipped.reason)
 }

@@ -329,7 +329,7 @@ fn a_report_is_made_again_and_two_are_compared() {
     let said = report(&[&file(&before), &file(&after)]).stdout();
     let lines: Vec<&str> = said.lines().collect();
     assert_eq!(lines.len(), 7, "{said}");
-    assert!(lines[0].starts_with("cpu bf16, batch 1, sequence 3, new 3, none, eager: "));
+    assert!(lines[0].starts_with("cpu bf16 batch 1 sequence 3 new 3 compile none eager: "));
     assert!(lines[0].ends_with(" ms, -75.0 %, faster"), "{said}");
     assert!(lines[1].ends_with(" ms, +0.0 %, within the noise"), "{said}");
     assert_eq!(lines[6], after.join("comparison.html").display().to_string());

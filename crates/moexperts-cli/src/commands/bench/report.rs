@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use moexperts_report::{Change, Key, Measure, Named, Results, changes, page, summaries};
+use moexperts_report::{Change, Measure, Named, Results, changes, page, summaries};
 
 use super::digits;
 use crate::{
@@ -51,13 +51,8 @@ fn changed(before: &Results, after: &Results) -> String {
             (true, true) => "faster",
             (true, false) => "slower",
         };
-        let Key { device, dtype, batch, sequence, new_tokens, compile, implementation } = key;
         let [before, after] = [before, after].map(|time| digits(time.ms.median));
-        let line = format!(
-            "{device} {dtype}, batch {batch}, sequence {sequence}, new {new_tokens}, {compile}, \
-             {implementation}: {before} -> {after} ms, {:+.1} %, {said}",
-            100.0 * change
-        );
+        let line = format!("{key}: {before} -> {after} ms, {:+.1} %, {said}", 100.0 * change);
         printable(&line) + "\n"
     };
     let generation = all.iter().filter(|change| change.measure == Measure::Generation);

@@ -21,16 +21,19 @@ static STATE: AtomicU8 = AtomicU8::new(WAITING);
 pub(crate) struct Interrupts(());
 
 impl Interrupts {
-    /// To be called once, before any work.
+    /// To be called before any work. A handler that is there already stays.
     pub(crate) fn listen() -> Result<(), CliError> {
-        ctrlc::set_handler(|| {
+        let set = ctrlc::set_handler(|| {
             let stop =
                 STATE.compare_exchange(WORKING, STOPPED, Ordering::Relaxed, Ordering::Relaxed);
             if stop.is_err() {
                 process::exit(EXIT_CODE.into());
             }
-        })
-        .map_err(|error| CliError::Terminal(error.into()))
+        });
+        match set {
+            Ok(()) | Err(ctrlc::Error::MultipleHandlers) => Ok(()),
+            Err(error) => Err(CliError::Terminal(error.into())),
+        }
     }
 
     pub(crate) fn during_work() -> Self {

@@ -54,10 +54,18 @@ pub fn run() -> ExitCode {
     run_from(env::args_os())
 }
 
-/// The same for a command line that is given: the name of the program, then its arguments.
+/// The same for a command line that is given: the name of the program, then its arguments. It may be
+/// called again. A subscriber of `tracing` or a handler of Ctrl-C that is there already stays.
 pub fn run_from(words: impl IntoIterator<Item = impl Into<OsString>>) -> ExitCode {
     let words: Vec<OsString> = words.into_iter().map(Into::into).collect();
-    let args = Args::parse_from(&words);
+    let args = match Args::try_parse_from(&words) {
+        Ok(args) => args,
+        Err(error) => {
+            // Help and mistakes alike, each to where it belongs.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(u8::MAX));
+        }
+    };
     match start_log(args.verbose).and_then(|()| commands::run(args.command, &words)) {
         // Whoever read the output has what they wanted.
         Ok(()) | Err(CliError::BrokenPipe) => ExitCode::SUCCESS,
@@ -86,6 +94,7 @@ fn start_log(verbose: u8) -> Result<(), CliError> {
     })?;
     let lines = tracing_subscriber::fmt::layer().with_writer(stderr);
     let subscriber = tracing_subscriber::registry().with(lines.with_filter(filter));
-    subscriber.init();
+    // One that is there already stays: of an earlier call, or of whoever calls this.
+    let _ = subscriber.try_init();
     Ok(())
 }

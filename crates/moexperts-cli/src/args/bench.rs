@@ -107,7 +107,7 @@ pub(crate) struct BenchModelArgs {
         value_name = "COUNTS",
         value_delimiter = ',',
         default_value = "1,4",
-        value_parser = sequences
+        value_parser = up_to::<MAX_BATCH>
     )]
     pub(crate) batch: Vec<NonZero<usize>>,
 
@@ -232,12 +232,12 @@ fn seconds(text: &str) -> Result<Duration, String> {
 }
 
 /// The most sequences generated together: their prompts can be held.
-const MAX_BATCH: usize = 1 << 12;
+pub(super) const MAX_BATCH: usize = 1 << 12;
 
-pub(super) fn sequences(text: &str) -> Result<NonZero<usize>, String> {
+pub(super) fn up_to<const MAX: usize>(text: &str) -> Result<NonZero<usize>, String> {
     match text.parse::<NonZero<usize>>() {
-        Ok(count) if count.get() <= MAX_BATCH => Ok(count),
-        _ => Err(format!("expected a number from 1 to {MAX_BATCH}")),
+        Ok(count) if count.get() <= MAX => Ok(count),
+        _ => Err(format!("expected a number from 1 to {MAX}")),
     }
 }
 

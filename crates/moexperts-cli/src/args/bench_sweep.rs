@@ -6,7 +6,7 @@ use moexperts::{AnyDevice, CpuOptions, DeviceName, LoadOptions};
 
 use super::{
     CompileLimits, Compiling, DTypeArg, HubArgs,
-    bench::{new_tokens, sequences},
+    bench::{MAX_BATCH, new_tokens, up_to},
     device, load_options,
     shape::{Shape, Shapes},
 };
@@ -41,7 +41,7 @@ pub(crate) struct BenchSweepArgs {
         value_name = "COUNTS",
         value_delimiter = ',',
         default_value = "1,4",
-        value_parser = sequences
+        value_parser = up_to::<MAX_BATCH>
     )]
     pub(crate) batch: Vec<NonZero<usize>>,
 
@@ -70,7 +70,7 @@ pub(crate) struct BenchSweepArgs {
     pub(crate) experts_implementation: Vec<String>,
 
     /// Generations of each combination that are timed.
-    #[arg(long, value_name = "N", default_value = "5")]
+    #[arg(long, value_name = "N", default_value = "5", value_parser = up_to::<MAX_REPETITIONS>)]
     pub(crate) repetitions: NonZero<usize>,
 
     /// Chooses the prompts, and the weights of a --shape.
@@ -185,6 +185,9 @@ pub(crate) struct BenchReportArgs {
     #[arg(long)]
     pub(crate) reference: bool,
 }
+
+/// The most generations of a combination: their work can be counted.
+const MAX_REPETITIONS: usize = 1 << 20;
 
 /// What stands for every registered backend.
 const ALL: &str = "all";

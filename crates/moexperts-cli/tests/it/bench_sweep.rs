@@ -151,7 +151,14 @@ fn what_is_complete_is_not_measured_again() {
         "{}",
         other.stderr
     );
+    let other = sweep(out, &["--resume", "--experts-implementation", "fast"]);
+    assert!(other.stderr.contains("`fast` is not registered for CPU"), "{}", other.stderr);
+    assert_eq!(results(out), second, "what is refused changes nothing");
+    let again = sweep(out, &[&more[..], &["--reference"]].concat());
+    succeeded(&again);
+    assert!(!again.stdout.contains("implementation"), "nothing is left to do: {}", again.stdout);
     assert_eq!(results(out).cells, second.cells);
+    assert!(fs::read_to_string(out.join("report.html")).unwrap().contains("NVIDIA A100"));
 }
 
 /// A program of a test that fails ends with it.
@@ -279,6 +286,7 @@ fn a_shape_is_a_model_of_random_weights() {
     for (words, expected) in [
         (&["--batch", "0"][..], "expected a number from 1 to 4096"),
         (&["--batch", "9999999999999999999"], "expected a number from 1 to 4096"),
+        (&["--repetitions", "18446744073709551615"], "expected a number from 1 to 1048576"),
         (&["--shape", "olmoe"], "--layers <N>"),
         (&["--layers", "2"], "--shape <SHAPE>"),
         (&["--shape", "olmoe,mixtral", "--layers", "2"], "expected one shape"),

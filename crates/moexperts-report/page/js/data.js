@@ -80,10 +80,10 @@ function isOwn(cell, measure) {
   return measure !== "decode" || cell.decode_implementation === cell.implementation;
 }
 
-/** Whether the ranges p10 to p90 of two times have a point in common. */
 /** Whether both have runs enough for ranges: as in changes.rs. */
 const haveRanges = (one, other) => Math.min(one.runs, other.runs) >= 3;
 
+/** Whether the ranges p10 to p90 of two times have a point in common. */
 const overlap = (one, other) => one.p10 <= other.p90 && other.p10 <= one.p90;
 
 /** Device and dtype, where the cells in view differ in them. */

@@ -98,6 +98,8 @@ pub(in crate::commands) struct Sweep<'a> {
     /// Combinations that can run.
     planned: BTreeSet<Key>,
     targets_left: usize,
+    /// Whether anything was measured that was not known before.
+    measured: bool,
     interrupts: Interrupts,
     bar: ProgressBar,
 }
@@ -111,18 +113,30 @@ impl<'a> Sweep<'a> {
         let results = folder.results(args, words)?;
         let planned = results.cells.iter().map(|cell| cell.key.clone()).collect();
         let (interrupts, bar) = (Interrupts::during_work(), progress::work(0));
-        Ok(Self { args, folder, results, planned, targets_left: 0, interrupts, bar })
+        Ok(Self {
+            args,
+            folder,
+            results,
+            planned,
+            targets_left: 0,
+            measured: false,
+            interrupts,
+            bar,
+        })
     }
 
-    /// Measures, and writes what there is, whatever came of it.
+    /// Measures, and writes what there is, whatever came of it; nothing if that is an error alone.
     pub(in crate::commands) fn finish_with(
         mut self,
         measure: impl FnOnce(&mut Self) -> Result<(), CliError>,
     ) -> Result<(), CliError> {
         let measured = measure(&mut self);
         self.bar.finish_and_clear();
+        if measured.is_err() && !self.measured {
+            // Results that were there are not to get the command line of a sweep that was refused.
+            return measured;
+        }
         if self.results.cells.is_empty() {
-            measured?;
             let reason = self.results.skipped.first().map(|skipped| skipped.reason.clone());
             return Err(CliError::SweepEmpty { reason: reason.unwrap_or_default() });
         }
@@ -333,6 +347,7 @@ impl<'a> Sweep<'a> {
     /// Takes cells in place of what was known of them, and writes everything.
     fn keep<'c>(&mut self, cells: impl Iterator<Item = &'c Cell>) -> Result<(), CliError> {
         for new in cells.filter(|cell| cell.runs() > 0) {
+            self.measured = true;
             // It may have failed before.
             self.results.skipped.retain(|skipped| !is_of(skipped, &new.key));
             match self.results.cells.iter_mut().find(|cell| cell.key == new.key) {

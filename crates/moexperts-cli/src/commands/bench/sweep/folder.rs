@@ -41,18 +41,15 @@ impl Folder {
             .map_err(|source| CliError::Write { path: path.clone(), source })?;
         output_file::check(&file)?;
         let folder = Self { path, earlier };
-        if let Some(Results { program: there, .. }) = &folder.earlier {
-            let here = program();
+        if let Some(earlier) = &folder.earlier {
             let named = |Program { version, commit }: &Program| {
                 format!("moexperts {version}, commit {}", commit.as_deref().unwrap_or("not known"))
             };
-            folder.same("program", &named(there), &named(&here))?;
-        }
-        if let Some(Results { machine: there, .. }) = &folder.earlier {
+            folder.same("program", &named(&earlier.program), &named(&program()))?;
             let listed = |facts: &[Fact]| {
                 facts.iter().map(|fact| fact.1.as_str()).collect::<Vec<_>>().join(", ")
             };
-            folder.same("machine", &listed(there), &listed(&machine()))?;
+            folder.same("machine", &listed(&earlier.machine), &listed(&machine()))?;
         }
         Ok(folder)
     }

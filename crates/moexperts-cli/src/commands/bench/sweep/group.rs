@@ -45,7 +45,7 @@ impl<D: Hardware> Group<'_, D> {
 
     /// About how much work it is.
     pub(super) fn units(&self, repetitions: usize) -> u64 {
-        (self.pending.len() as u64 * self.units_of_one()).saturating_mul(1 + repetitions as u64)
+        (self.pending.len() as u64 * self.units_of_one()) * (1 + repetitions as u64)
     }
 
     fn units_of_one(&self) -> u64 {

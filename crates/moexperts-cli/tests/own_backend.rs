@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use std::{process::ExitCode, sync::Arc};
+use std::{process::ExitCode, sync::Arc, thread::sleep, time::Duration};
 
 use moexperts::{
     Cpu, Device as _, ExpertsBackend, ExpertsCall, ExpertsInterface, ExpertsSpec,
@@ -15,12 +15,14 @@ use moexperts_report::Results;
 struct Own {
     name: &'static str,
     most_tokens: usize,
+    /// How long it takes to make what it keeps for a layer.
+    making: Duration,
     inner: Arc<dyn ExpertsBackend<Cpu>>,
 }
 
 impl Own {
-    fn new(name: &'static str, most_tokens: usize) -> Self {
-        Self { name, most_tokens, inner: ExpertsInterface::get("eager").unwrap() }
+    fn new(name: &'static str, most_tokens: usize, making: Duration) -> Self {
+        Self { name, most_tokens, making, inner: ExpertsInterface::get("eager").unwrap() }
     }
 
     fn refused(&self, reason: &str) -> Error {
@@ -45,14 +47,29 @@ impl ExpertsBackend<Cpu> for Own {
         if call.x.rows() > self.most_tokens {
             return Err(self.refused("too many tokens"));
         }
+        if !self.making.is_zero() {
+            call.experts.cache().get_or_try_make(|| {
+                sleep(self.making);
+                Ok::<_, Error>((Layout, 1))
+            })?;
+        }
         self.inner.forward(call, out)
     }
 }
 
+/// What takes long to make, and is kept for a layer.
+struct Layout;
+
 #[test]
 fn registered_backends_are_measured_and_those_that_cannot_are_listed() {
-    for (name, most_tokens) in [("mine", usize::MAX), ("small", 5), ("none", 0)] {
-        ExpertsInterface::register(Own::new(name, most_tokens)).unwrap();
+    let making = Duration::from_millis(500);
+    let own = [
+        Own::new("mine", usize::MAX, making),
+        Own::new("small", 5, Duration::ZERO),
+        Own::new("none", 0, Duration::ZERO),
+    ];
+    for own in own {
+        ExpertsInterface::register(own).unwrap();
     }
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().to_str().unwrap();
@@ -77,6 +94,13 @@ fn registered_backends_are_measured_and_those_that_cannot_are_listed() {
     ];
     assert_eq!(cells.collect::<Vec<_>>(), expected);
     assert_eq!((results.planned, results.complete_cells()), (9, 9));
+    for cell in results.cells.iter().filter(|cell| cell.key.implementation == "mine") {
+        let ms = cell.generation_ms[0];
+        assert!(
+            ms < 1e3 * making.as_secs_f64(),
+            "what is kept is not made in a timed run: {ms} ms"
+        );
+    }
     let skipped = results.skipped.iter().map(|skipped| {
         (skipped.sequence, skipped.implementation.as_deref().unwrap(), &*skipped.reason)
     });

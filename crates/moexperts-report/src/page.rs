@@ -219,6 +219,8 @@ mod tests {
         results.cells[0].key.implementation = name.to_owned();
         let page = page(Named { file: name, results: &results }, None, false);
         assert!(!page.contains("<script>alert"), "it stands nowhere as markup");
+        // Not one of them: `</script ` ends a script too, and `<!--` changes what does.
+        assert!(!data(&page).contains(['<', '>', '&', '\u{2028}']), "{}", data(&page));
         let data: Value = serde_json::from_str(data(&page)).unwrap();
         assert_eq!(data["runs"][0]["model"], name);
         assert_eq!(data["runs"][0]["cells"][0]["implementation"], name);

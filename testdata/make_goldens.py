@@ -5,6 +5,7 @@
     python make_goldens.py                 # everything, into this folder
     python make_goldens.py mixtral rope    # some parts only
     python make_goldens.py --check         # reload what is there and print a table
+    python make_goldens.py --check mixtral # the same for some cases
 
 What each file holds is described in README.md. Every seed is fixed: for a case
 the first seed is used, counting from 0, whose model is well conditioned (see
@@ -35,11 +36,13 @@ BATCH_LENGTHS = [12, 7, 3]
 BATCH_NEW = 10
 
 # A router decision counts as clear when the logits of the last chosen and the
-# first dropped expert differ by at least this much; a greedy token is clear
-# when it beats the second by at least TOKEN_MARGIN.
+# first dropped expert differ by at least this much (see `choice_margin` for
+# routers that choose on something else); a greedy token is clear when it beats
+# the second by at least TOKEN_MARGIN, in bf16 and f16 by TOKEN_MARGIN_HALF.
 ROUTER_MARGIN = 0.05
 ROUTER_MARGIN_GENERATED = 0.01
 TOKEN_MARGIN = 0.03
+TOKEN_MARGIN_HALF = 0.02
 # Largest error of the bf16 and f16 logits, in units of the logits' deviation.
 HALF_ERROR = 0.08
 
@@ -252,6 +255,162 @@ CASES = {
             vocab_size=VOCAB,
         ),
     ),
+    # Attention sinks, window on layers 0 and 2, biases everywhere, clamped
+    # gate with a limit that is reached, yarn without truncation.
+    "gpt_oss": dict(
+        dialect="v5",
+        dtype="bfloat16",
+        batch=True,
+        config=dict(
+            model_type="gpt_oss",
+            architectures=["GptOssForCausalLM"],
+            eos_token_id=[0, 2],
+            head_dim=16,
+            hidden_size=32,
+            intermediate_size=24,
+            max_position_embeddings=4096,
+            num_attention_heads=4,
+            num_experts_per_tok=3,
+            num_hidden_layers=4,
+            num_key_value_heads=2,
+            num_local_experts=8,
+            rope_parameters=dict(
+                rope_type="yarn",
+                rope_theta=150000.0,
+                factor=32.0,
+                beta_fast=32.0,
+                beta_slow=1.0,
+                original_max_position_embeddings=128,
+                truncate=False,
+            ),
+            sliding_window=5,
+            swiglu_alpha=1.25,
+            swiglu_limit=1.5,
+            vocab_size=VOCAB,
+        ),
+    ),
+    # The same family with the config.json of the hub, without swiglu_alpha.
+    "gpt_oss_hub": dict(
+        dialect="hub",
+        dtype="bfloat16",
+        config={
+            "architectures": ["GptOssForCausalLM"],
+            "attention_bias": True,
+            "attention_dropout": 0.0,
+            "eos_token_id": 2,
+            "experts_per_token": 2,
+            "head_dim": 16,
+            "hidden_act": "silu",
+            "hidden_size": 32,
+            "initial_context_length": 64,
+            "initializer_range": 0.02,
+            "intermediate_size": 20,
+            "layer_types": ["sliding_attention", "full_attention"],
+            "max_position_embeddings": 2048,
+            "model_type": "gpt_oss",
+            "num_attention_heads": 4,
+            "num_experts_per_tok": 2,
+            "num_hidden_layers": 2,
+            "num_key_value_heads": 1,
+            "num_local_experts": 6,
+            "output_router_logits": False,
+            "pad_token_id": 1,
+            "rms_norm_eps": 1e-05,
+            "rope_scaling": {
+                "beta_fast": 32.0,
+                "beta_slow": 1.0,
+                "factor": 32.0,
+                "original_max_position_embeddings": 64,
+                "rope_type": "yarn",
+                "truncate": False,
+            },
+            "rope_theta": 150000,
+            "router_aux_loss_coef": 0.9,
+            "sliding_window": 4,
+            "swiglu_limit": 2.0,
+            "tie_word_embeddings": False,
+            "torch_dtype": "bfloat16",
+            "transformers_version": "4.55.0.dev0",
+            "use_cache": True,
+            "vocab_size": VOCAB,
+        },
+    ),
+    # Four multipliers, tied embeddings, fused experts under the hub's names.
+    "granitemoe": dict(
+        dialect="hub",
+        dtype="float16",
+        config={
+            "architectures": ["GraniteMoeForCausalLM"],
+            "attention_bias": False,
+            "attention_dropout": 0.0,
+            "attention_multiplier": 0.2,
+            "bos_token_id": 0,
+            "embedding_multiplier": 0.6,
+            "eos_token_id": 0,
+            "hidden_act": "silu",
+            "hidden_size": 32,
+            "initializer_range": 0.02,
+            "intermediate_size": 20,
+            "logits_scaling": 1.25,
+            "max_position_embeddings": 256,
+            "model_type": "granitemoe",
+            "num_attention_heads": 4,
+            "num_experts_per_tok": 2,
+            "num_hidden_layers": 3,
+            "num_key_value_heads": 2,
+            "num_local_experts": 6,
+            "output_router_logits": False,
+            "pad_token_id": 0,
+            "residual_multiplier": 0.7,
+            "rms_norm_eps": 1e-06,
+            "rope_scaling": None,
+            "rope_theta": 10000.0,
+            "router_aux_loss_coef": 0.0,
+            "tie_word_embeddings": True,
+            "torch_dtype": "float16",
+            "transformers_version": "4.47.0.dev0",
+            "use_cache": True,
+            "vocab_size": VOCAB,
+        },
+    ),
+    # Sigmoid router with a correction bias, rope on half of each head, q/k
+    # norms over all heads at once. As on the hub, no end token is named.
+    "minimax_m2": dict(
+        dialect="hub",
+        dtype="float32",
+        batch=True,
+        config={
+            "architectures": ["MiniMaxM2ForCausalLM"],
+            "attn_type_list": [1, 1, 1],
+            "head_dim": 16,
+            "hidden_act": "silu",
+            "hidden_size": 32,
+            "intermediate_size": 16,
+            "max_position_embeddings": 256,
+            "model_type": "minimax_m2",
+            "mtp_transformer_layers": 1,
+            "num_attention_heads": 4,
+            "num_experts_per_tok": 3,
+            "num_hidden_layers": 3,
+            "num_key_value_heads": 2,
+            "num_local_experts": 8,
+            "num_mtp_modules": 3,
+            "qk_norm_type": "per_layer",
+            "rms_norm_eps": 1e-06,
+            "rope_theta": 5000000,
+            "rotary_dim": 8,
+            "scoring_func": "sigmoid",
+            "shared_intermediate_size": 0,
+            "tie_word_embeddings": False,
+            "torch_dtype": "float32",
+            "transformers_version": "4.46.1",
+            "use_cache": True,
+            "use_mtp": True,
+            "use_qk_norm": True,
+            "use_routing_bias": True,
+            "vocab_size": VOCAB,
+        },
+    ),
 }
 
 # --------------------------------------------------------------------------
@@ -312,6 +471,29 @@ def make_config(case, out):
     return AutoConfig.for_model(**case["config"])
 
 
+def tensors(model):
+    """What a checkpoint holds, by name: parameters, then the buffers among it."""
+    saved = model.state_dict().keys()
+    return [*model.named_parameters(), *((n, b) for n, b in model.named_buffers() if n in saved)]
+
+
+def moe_block(layer):
+    """The MoE block (or dense MLP) of a decoder layer."""
+    return layer.block_sparse_moe if hasattr(layer, "block_sparse_moe") else layer.mlp
+
+
+def router_of(block):
+    return block.gate if hasattr(block, "gate") else block.router
+
+
+def choice_scores(block, router_logits):
+    """What the experts of each token are chosen on, highest first: the router's
+    logits, or sigmoid(logit) + bias in blocks with a correction bias."""
+    if not hasattr(block, "e_score_correction_bias"):
+        return router_logits
+    return router_logits.float().sigmoid() + block.e_score_correction_bias
+
+
 def new_model(config, seed=None):
     """A model in f32; with a seed, filled with random numbers."""
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, **EAGER).eval()
@@ -319,14 +501,16 @@ def new_model(config, seed=None):
         return model
     gen = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for name, p in model.named_parameters():
+        for name, p in tensors(model):
             if "norm" in name:
                 p.copy_(rand(gen, *p.shape, std=0.2, mean=1.0))
             elif name.endswith("bias"):
                 p.copy_(rand(gen, *p.shape, std=0.3))
             elif "embed_tokens" in name:
                 p.copy_(rand(gen, *p.shape, std=0.5))
-            elif name.endswith("mlp.gate.weight"):
+            elif name.endswith("sinks"):
+                p.copy_(rand(gen, *p.shape, std=1.0))
+            elif name.endswith(("mlp.gate.weight", ".router.weight")):
                 p.copy_(rand(gen, *p.shape, std=0.4))
             else:
                 p.copy_(rand(gen, *p.shape, std=0.22))
@@ -365,16 +549,27 @@ def stages(model, ids):
             hooks.append(module.register_forward_hook(keep(at + name, pick)))
 
         add(layer.self_attn, "attention_output", lambda o: o[0])
-        add(layer.mlp, "mlp_output")
         add(layer, "block_output")
-        if hasattr(layer.mlp, "experts"):
-            add(layer.mlp.gate, "router_logits", lambda o: o[0])
-            add(layer.mlp.gate, "top_k_weights", lambda o: o[1])
-            add(layer.mlp.gate, "top_k_index", lambda o: o[2])
-            add(layer.mlp.experts, "experts_output")
+        block = moe_block(layer)
+        add(block, "mlp_output", lambda o: o[0] if isinstance(o, tuple) else o)
+        if hasattr(block, "experts"):
+            router = router_of(block)
+            add(router, "router_logits", lambda o: o[0])
+            add(router, "top_k_weights", lambda o: o[1])
+            add(router, "top_k_index", lambda o: o[2])
+            add(block.experts, "experts_output")
     got["logits"] = model(ids[None], use_cache=False).logits[0]
     for h in hooks:
         h.remove()
+    # Not every router sorts its choice: highest score first, ties lower id first.
+    for i, layer in enumerate(model.model.layers):
+        at = f"layers.{i}."
+        if at + "top_k_index" in got:
+            index, by_id = got[at + "top_k_index"].sort(dim=-1)
+            scores = choice_scores(moe_block(layer), got[at + "router_logits"])
+            order = scores.gather(-1, index).argsort(dim=-1, descending=True, stable=True)
+            got[at + "top_k_index"] = index.gather(-1, order)
+            got[at + "top_k_weights"] = got[at + "top_k_weights"].gather(-1, by_id.gather(-1, order))
     return got
 
 
@@ -411,6 +606,19 @@ def router_margin(got, k):
     return gap
 
 
+def choice_margin(model, got):
+    """`router_margin` of what the experts are chosen on, in units of logits: a
+    gap between sigmoids counts four times, since a sigmoid is at most a quarter
+    as steep as its logit."""
+    scores = {}
+    for i, layer in enumerate(model.model.layers):
+        name, block = f"layers.{i}.router_logits", moe_block(layer)
+        if name in got:
+            unit = 0.25 if hasattr(block, "e_score_correction_bias") else 1.0
+            scores[name] = choice_scores(block, got[name]) / unit
+    return router_margin(scores, model.config.num_experts_per_tok)
+
+
 def same_choice(a, b):
     return all(
         torch.equal(a[n].sort(dim=-1).values, b[n].sort(dim=-1).values) for n in a if n.endswith("top_k_index")
@@ -429,9 +637,8 @@ def batch_greedy(model, ids):
 def rejected(case, model, ids):
     """Why this seed is no good, or None: every routing decision and every
     greedy token must be clear enough to be the same in f64, f32, bf16, f16."""
-    k = model.config.num_experts_per_tok
     got = stages(model, ids)
-    if router_margin(got, k) < ROUTER_MARGIN:
+    if choice_margin(model, got) < ROUTER_MARGIN:
         return "router margin"
     tokens, margin = greedy(model, ids, NEW)
     if margin < TOKEN_MARGIN:
@@ -441,24 +648,30 @@ def rejected(case, model, ids):
     if tokens.min() < SPECIAL:
         return "special token"
     full = stages(model, torch.cat([ids, tokens]))
-    if router_margin(full, k) < ROUTER_MARGIN_GENERATED:
+    if choice_margin(model, full) < ROUTER_MARGIN_GENERATED:
         return "router margin (generated)"
     if not torch.equal(full["logits"][PROMPT - 1 : -1].argmax(-1), tokens):
         return "cache and full forward differ"
     if case.get("batch"):
-        rows, margin = batch_greedy(model, ids)
-        if margin < TOKEN_MARGIN or rows.min() < SPECIAL:
+        batch, margin = batch_greedy(model, ids)
+        if margin < TOKEN_MARGIN or batch.min() < SPECIAL:
             return "batch"
     f64 = stages_f64(model, ids)
     if not same_choice(got, f64):
         return "f64 routing"
     ref = f64["logits"]
     for dtype in (torch.bfloat16, torch.float16):
-        low = stages(with_dtype(model, dtype), ids)
+        half = with_dtype(model, dtype)
+        low = stages(half, ids)
         if not same_choice(got, low):
             return f"{dtype} routing"
         if (low["logits"].double() - ref).abs().max() > HALF_ERROR * ref.std():
             return f"{dtype} error"
+        again, margin = greedy(half, ids, NEW)
+        if margin < TOKEN_MARGIN_HALF or not torch.equal(again, tokens):
+            return f"{dtype} tokens"
+        if case.get("batch") and not torch.equal(batch_greedy(half, ids)[0], batch):
+            return f"{dtype} batch"
     return None
 
 
@@ -484,6 +697,7 @@ def goldens(case, out, ids):
         got = stages(load(out, dtype), ids)
         assert same_choice(gold, got)
         gold[f"logits_{name}"] = got["logits"].float()
+        assert torch.equal(greedy(load(out, dtype), ids, NEW)[0], gold["greedy_ids"])
     assert same_choice(gold, f64)
     return {n: t.contiguous() for n, t in gold.items()}
 
@@ -497,13 +711,13 @@ def make_case(name, root):
         model, ids = new_model(config, seed), make_prompt(seed)
         if (why := rejected(case, model, ids)) is None:
             break
-    searched = {n: p.detach().clone() for n, p in model.named_parameters()}
+    searched = {n: p.detach().clone() for n, p in tensors(model)}
     model.to(getattr(torch, case["dtype"])).save_pretrained(out, **case.get("save", {}))
     (out / "generation_config.json").unlink(missing_ok=True)
     if case["dialect"] == "hub":
         make_config(case, out)
     # What is on disk must hold exactly the numbers the search ended with.
-    for n, p in load(out, torch.float32).named_parameters():
+    for n, p in tensors(load(out, torch.float32)):
         assert torch.equal(p.data, searched[n]), (name, n)
     gold = goldens(case, out, ids)
     save_file(gold, out / "golden.safetensors", metadata={"seed": str(seed)})
@@ -831,6 +1045,9 @@ def ablations(model, ids):
         inv, m.model.rotary_emb.attention_scaling = m.model.rotary_emb.compute_default_rope_parameters(config)
         m.model.rotary_emb.inv_freq.copy_(inv)
 
+    def edited_rope(**fields):
+        return edited(rope_parameters={**config.rope_parameters, **fields})
+
     result = {}
     if getattr(config, "sliding_window", None):
         result["window off"] = edited(sliding_window=10_000)
@@ -839,20 +1056,62 @@ def ablations(model, ids):
         result["clip off"] = edited(clip_qkv=None)
     if config.rope_parameters["rope_type"] != "default":
         result["rope scaling off"] = moved(change=no_scaling)
-    for key in ("q_proj.bias", "o_proj.bias"):
-        if any(n.endswith(key) for n, _ in model.named_parameters()):
-            def drop(m, key=key):
-                for n, p in m.named_parameters():
+    if config.rope_parameters.get("truncate") is False:
+        result["rope truncated"] = edited_rope(truncate=True)
+    if "partial_rotary_factor" in config.rope_parameters:
+        result["rope on whole heads"] = edited_rope(partial_rotary_factor=1.0)
+    if hasattr(config, "swiglu_limit"):
+        result["clamp off"] = edited(swiglu_limit=1e6)
+        result["alpha off"] = edited(swiglu_alpha=1.0)
+    if hasattr(config, "attention_multiplier"):
+        head_dim = config.hidden_size // config.num_attention_heads
+        result["attention_multiplier off"] = edited(attention_multiplier=head_dim**-0.5)
+    for key in ("embedding_multiplier", "residual_multiplier", "logits_scaling"):
+        if hasattr(config, key):
+            result[f"{key} off"] = edited(**{key: 1.0})
+    # A sink of -1e4 takes no part in the softmax.
+    off = {
+        "q_proj.bias": 0.0, "o_proj.bias": 0.0, "router.bias": 0.0, "gate_up_proj_bias": 0.0, "down_proj_bias": 0.0,
+        "e_score_correction_bias": 0.0, "sinks": -1e4,
+    }  # fmt: skip
+    for key, value in off.items():
+        if any(n.endswith(key) for n, _ in tensors(model)):
+            def drop(m, key=key, value=value):
+                for n, p in tensors(m):
                     if n.endswith(key):
-                        p.data.zero_()
+                        p.data.fill_(value)
             result[f"{key} off"] = moved(change=drop)
     return result
 
 
-def check(root):
-    total = 0
-    for name, case in CASES.items():
-        out = root / name
+@torch.no_grad()
+def clamped(model, ids):
+    """How many values of the chosen experts the limits of the gate cut off:
+    gate above, up above, up below, and all of one kind."""
+    counts = torch.zeros(4, dtype=torch.int64)
+
+    def watch(experts):
+        apply = experts._apply_gate
+
+        def gate(gate_up):
+            g, u, limit = gate_up[..., ::2], gate_up[..., 1::2], experts.limit
+            for i, cut in enumerate((g > limit, u > limit, u < -limit, g == g)):
+                counts[i] += cut.sum()
+            return apply(gate_up)
+
+        experts._apply_gate = gate
+
+    other = new_model(model.config)
+    other.load_state_dict(model.state_dict())
+    for layer in other.model.layers:
+        watch(moe_block(layer).experts)
+    other(ids[None], use_cache=False)
+    return counts.tolist()
+
+
+def check(root, names):
+    for name in names:
+        case, out = CASES[name], root / name
         gold = load_file(out / "golden.safetensors")
         again = goldens(case, out, gold["input_ids"])
         assert again.keys() == gold.keys()
@@ -860,30 +1119,34 @@ def check(root):
             tol = 2e-2 if n in ("logits_bf16", "logits_f16") else 1e-5
             torch.testing.assert_close(again[n], gold[n], rtol=tol, atol=tol, msg=lambda m, n=n: f"{name} {n}: {m}")
         model = load(out, torch.float32)
-        for n, p in model.named_parameters():
+        for n, p in tensors(model):
             assert torch.equal(exact(p.data), p.data), (name, n)
             assert p.abs().sum() > 0, (name, n)
-        ids, k = gold["input_ids"], model.config.num_experts_per_tok
+        ids = gold["input_ids"]
         text, margin = greedy(model, ids, NEW)
         full = stages(model, torch.cat([ids, text]))
         # transformers' own generate must agree with the loop above.
         made = model.generate(
             ids[None], max_new_tokens=NEW, do_sample=False, eos_token_id=None, pad_token_id=0,
-            temperature=None, top_k=None, top_p=None, repetition_penalty=None,
+            temperature=None, top_k=None, top_p=None, repetition_penalty=None, use_mtp=False,
         )  # fmt: skip
         assert torch.equal(made[0, PROMPT:], gold["greedy_ids"]), name
         ref = gold["logits_f64"]
         err = {d: (gold[f"logits{d}"].double() - ref).abs().max().item() for d in ("", "_bf16", "_f16")}
         used = {n.split(".")[1]: len(t.unique()) for n, t in gold.items() if n.endswith("top_k_index")}
         size = sum(f.stat().st_size for f in out.iterdir())
-        total += size
         print(f"{name}: {size} bytes, {len(gold)} golden tensors, logits std {ref.std():.3f}")
         print(f"  max |error| to f64: f32 {err['']:.2e}  bf16 {err['_bf16']:.2e}  f16 {err['_f16']:.2e}")
-        print(f"  router gap: prompt {router_margin(gold, k):.3f}, with generated {router_margin(full, k):.3f};", end="")
+        gaps = [choice_margin(model, got) for got in (gold, full)]
+        print(f"  router gap: prompt {gaps[0]:.3f}, with generated {gaps[1]:.3f};", end="")
         print(f" greedy margin {margin:.3f}; experts hit per MoE layer {used}")
         for what, delta in ablations(model, ids).items():
             print(f"  {what}: logits move by {delta:.3f}")
             assert delta > 1e-2, (name, what)
+        if hasattr(model.config, "swiglu_limit"):
+            *cut, values = clamped(model, ids)
+            print("  clamped: gate above {}, up above {}, up below {} of {} each".format(*cut, values))
+            assert min(cut) > 0, name
     rope = json.loads((root / "rope.json").read_text())
     experts = load_file(root / "experts.safetensors")
     for n in json.loads((root / "experts.json").read_text()):
@@ -907,7 +1170,7 @@ def main():
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     if args.check:
-        return check(args.out)
+        return check(args.out, [p for p in args.parts if p in CASES] or CASES)
     args.out.mkdir(parents=True, exist_ok=True)
     for part in args.parts or parts:
         if part in CASES:

@@ -1,11 +1,11 @@
-//! Element types of weights.
+//! Element types.
 
 use std::{fmt, str::FromStr};
 
 use crate::error::{Error, listed};
 
-/// The element type of a weight as it is stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// The type of an element: of activations, and of weights that are stored one by one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum DType {
     /// IEEE binary32.
     F32,

@@ -1,6 +1,8 @@
 //! What can go wrong between a description, a backend and a device.
 
-use crate::DType;
+use std::fmt::Display;
+
+use crate::WeightFormat;
 
 /// Shorthand for results of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -19,15 +21,25 @@ pub enum Error {
         /// The shape it has.
         got: String,
     },
-    /// A tensor's element type is not the one the description promises.
-    #[error("{what} has dtype {got}, expected {expected}")]
-    DType {
-        /// The tensor.
+    /// There are more or fewer of something than there must be.
+    #[error("expected {expected} {what}, got {got}")]
+    Count {
+        /// What is counted, in the plural: `experts per token`.
         what: String,
-        /// The dtype it must have.
-        expected: DType,
-        /// The dtype it has.
-        got: DType,
+        /// How many there must be: `3`, `at most 2`.
+        expected: String,
+        /// How many there are.
+        got: usize,
+    },
+    /// A weight is not stored in the format that the description promises.
+    #[error("{what} has format {got}, expected {expected}")]
+    Format {
+        /// The weight.
+        what: String,
+        /// The format it must have.
+        expected: WeightFormat,
+        /// The format it has.
+        got: WeightFormat,
     },
     /// Bytes that cannot hold the matrix described over them.
     #[error("{what}: {problem}")]
@@ -79,10 +91,20 @@ pub enum Error {
         /// Why not.
         problem: String,
     },
-    /// A value that must be a number is NaN or infinite.
-    #[error("{what} is not finite at token {token}")]
+    /// A router that no layer with so many experts can have.
+    #[error("router: `{what}` is {got}, expected {expected}")]
+    Router {
+        /// The field of [`RouterSpec`](crate::RouterSpec).
+        what: &'static str,
+        /// What it may be.
+        expected: String,
+        /// What it is.
+        got: String,
+    },
+    /// Values that must be numbers are NaN or infinite.
+    #[error("{what} are not finite at token {token}")]
     NotFinite {
-        /// The tensor.
+        /// The values, in the plural: `router logits`.
         what: String,
         /// The first token (row) affected.
         token: usize,
@@ -96,6 +118,21 @@ pub enum Error {
         index: usize,
         /// The first index that is too large.
         limit: usize,
+    },
+    /// A span begins where a layer dropped what a token there sees: its window has moved on.
+    #[error(
+        "the state of layer {layer} holds positions from {held_from} on, a token at {position} \
+         sees from {seen_from} on: read the sequence again from position 0"
+    )]
+    Dropped {
+        /// The layer, in the list of states.
+        layer: usize,
+        /// The first position that the layer holds.
+        held_from: usize,
+        /// Where the span begins.
+        position: usize,
+        /// The first position that a token there sees.
+        seen_from: usize,
     },
     /// The device refused an operation.
     #[error("{device}: {problem}")]
@@ -119,5 +156,10 @@ impl Error {
     pub fn shape(what: impl Into<String>, expected: [usize; 2], got: [usize; 2]) -> Self {
         let text = |[rows, cols]: [usize; 2]| format!("[{rows}, {cols}]");
         Self::Shape { what: what.into(), expected: text(expected), got: text(got) }
+    }
+
+    /// A [`Error::Count`].
+    pub fn count(what: impl Into<String>, expected: impl Display, got: usize) -> Self {
+        Self::Count { what: what.into(), expected: expected.to_string(), got }
     }
 }

@@ -1,12 +1,13 @@
 //! An experts layer: its description and its weights.
 
 use crate::{
-    DType, Device, Matrix, TypedCache, Weight,
+    Device, Matrix, TypedCache, Weight, WeightFormat,
     error::{Error, Result},
 };
 
 /// What stands between an expert's first products and its last.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub enum Activation {
     /// `silu(gate) · up`, or `silu(up)` without a gate; `silu(z) = z / (1 + e^-z)`.
     Silu,
@@ -66,30 +67,11 @@ impl Activation {
     }
 }
 
-/// How a checkpoint stores the gate and the up projection of an expert.
-///
-/// Where rows are outputs, all three are used in place: an interleaved gate is every second row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum GateUpLayout {
-    /// Two tensors.
-    Separate,
-    /// One tensor, all gate rows before all up rows.
-    Concatenated,
-    /// One tensor, gate and up rows in turn.
-    Interleaved,
-}
-
-/// Which axis of a stored projection comes first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Orientation {
-    /// `[out, in]`: a row holds the weights of one output.
-    OutIn,
-    /// `[in, out]`.
-    InOut,
-}
-
 /// An experts layer as data. A backend says in its `check` which of these it takes.
+///
+/// Made by [`gated_silu`](Self::gated_silu) and the methods that change a property of it.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct ExpertsSpec {
     /// H: width of a token.
     pub hidden: usize,
@@ -97,42 +79,63 @@ pub struct ExpertsSpec {
     pub intermediate: usize,
     /// E: experts in the layer.
     pub experts: usize,
-    /// Element type of the projections.
-    pub dtype: DType,
+    /// How the projections are stored.
+    pub format: WeightFormat,
     /// Whether an expert has a gate projection.
     pub gated: bool,
     /// What stands between the products.
     pub activation: Activation,
     /// Whether the projections have biases.
     pub bias: bool,
-    /// How gate and up are stored.
-    pub gate_up: GateUpLayout,
-    /// Which axis of the projections comes first.
-    pub orientation: Orientation,
-    /// Whether an RMS norm follows the down product.
-    pub post_expert_norm: bool,
 }
 
 impl ExpertsSpec {
-    /// Gated silu experts without bias, rows as outputs: what most families have.
+    /// Gated silu experts without bias: what most families have.
     pub const fn gated_silu(
         hidden: usize,
         intermediate: usize,
         experts: usize,
-        dtype: DType,
+        format: WeightFormat,
     ) -> Self {
         Self {
             hidden,
             intermediate,
             experts,
-            dtype,
+            format,
             gated: true,
             activation: Activation::Silu,
             bias: false,
-            gate_up: GateUpLayout::Separate,
-            orientation: Orientation::OutIn,
-            post_expert_norm: false,
         }
+    }
+
+    /// The same with E experts.
+    #[must_use]
+    pub const fn with_experts(self, experts: usize) -> Self {
+        Self { experts, ..self }
+    }
+
+    /// The same with weights of another format.
+    #[must_use]
+    pub const fn with_format(self, format: WeightFormat) -> Self {
+        Self { format, ..self }
+    }
+
+    /// The same without gate projections.
+    #[must_use]
+    pub const fn ungated(self) -> Self {
+        Self { gated: false, ..self }
+    }
+
+    /// The same with another activation.
+    #[must_use]
+    pub const fn with_activation(self, activation: Activation) -> Self {
+        Self { activation, ..self }
+    }
+
+    /// The same with biases.
+    #[must_use]
+    pub const fn with_bias(self) -> Self {
+        Self { bias: true, ..self }
     }
 
     /// Weights in one expert, biases left out.
@@ -143,7 +146,9 @@ impl ExpertsSpec {
 
     /// Bytes of one expert's weights, biases left out.
     pub const fn bytes_per_expert(&self) -> usize {
-        self.weights_per_expert() * self.dtype.size_bytes()
+        let up = self.format.size_bytes(self.intermediate, self.hidden);
+        let down = self.format.size_bytes(self.hidden, self.intermediate);
+        if self.gated { 2 * up + down } else { up + down }
     }
 }
 
@@ -179,8 +184,8 @@ impl<D: Device> Experts<D> {
     /// Brings checked weights to the device.
     ///
     /// # Errors
-    /// [`Error::Shape`] or [`Error::DType`] where the weights are not what `spec` says, and what
-    /// the device returns.
+    /// [`Error::Count`], [`Error::Shape`] or [`Error::Format`] where the weights are not what `spec`
+    /// says, and what the device returns.
     pub fn load(
         device: &D,
         spec: ExpertsSpec,
@@ -205,7 +210,8 @@ impl<D: Device> Experts<D> {
     /// A layer of weights that are on the device already.
     ///
     /// # Errors
-    /// [`Error::Shape`] or [`Error::DType`] where the weights are not what `spec` says.
+    /// [`Error::Count`], [`Error::Shape`] or [`Error::Format`] where the weights are not what `spec`
+    /// says.
     pub fn resident(spec: ExpertsSpec, experts: Vec<Expert<D::Matrix, D::Vector>>) -> Result<Self> {
         check(&spec, &experts, |_| None)?;
         Ok(Self { spec, experts, cache: TypedCache::default() })
@@ -215,13 +221,13 @@ impl<D: Device> Experts<D> {
     /// layer's, then those of `others`, as the experts from E on.
     ///
     /// # Panics
-    /// If one of the others is not of the shape and dtype of this layer's.
+    /// If one of the others is not of the shape and format of this layer's.
     #[must_use]
     pub fn joined(&self, others: Vec<Expert<D::Matrix, D::Vector>>) -> Self {
         let shape = |expert: &Expert<D::Matrix, D::Vector>| {
             let [up, down] = [&expert.up_proj, &expert.down_proj].map(|linear| {
                 let weight = &linear.weight;
-                (weight.rows(), weight.cols(), weight.dtype(), linear.bias.is_some())
+                (weight.rows(), weight.cols(), weight.format(), linear.bias.is_some())
             });
             (expert.gate_proj.is_some(), up, down)
         };
@@ -283,11 +289,7 @@ fn check<M: Weight, V>(
     len: impl Fn(&V) -> Option<usize>,
 ) -> Result<()> {
     if experts.len() != spec.experts {
-        return Err(Error::Shape {
-            what: "experts".into(),
-            expected: format!("[{}]", spec.experts),
-            got: format!("[{}]", experts.len()),
-        });
+        return Err(Error::count("experts", spec.experts, experts.len()));
     }
     let (hidden, intermediate) = (spec.hidden, spec.intermediate);
     for (index, expert) in experts.iter().enumerate() {
@@ -319,17 +321,13 @@ fn check_linear<M: Weight, V>(
     [outputs, inputs]: [usize; 2],
     len: impl Fn(&V) -> Option<usize>,
 ) -> Result<()> {
-    let expected = match spec.orientation {
-        Orientation::OutIn => [outputs, inputs],
-        Orientation::InOut => [inputs, outputs],
-    };
     let got = [linear.weight.rows(), linear.weight.cols()];
-    if got != expected {
-        return Err(Error::shape(what(), expected, got));
+    if got != [outputs, inputs] {
+        return Err(Error::shape(what(), [outputs, inputs], got));
     }
-    if linear.weight.dtype() != spec.dtype {
-        let got = linear.weight.dtype();
-        return Err(Error::DType { what: what(), expected: spec.dtype, got });
+    if linear.weight.format() != spec.format {
+        let got = linear.weight.format();
+        return Err(Error::Format { what: what(), expected: spec.format, got });
     }
     let biases = linear.bias.as_ref().map(|bias| len(bias).unwrap_or(outputs));
     if biases != spec.bias.then_some(outputs) {
@@ -340,4 +338,56 @@ fn check_linear<M: Weight, V>(
         });
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn linear(rows: usize, cols: usize) -> Linear<Matrix, Vec<f32>> {
+        let weight = Matrix::from_vec(rows, cols, vec![0.0_f32; rows * cols]).unwrap();
+        Linear { weight, bias: None }
+    }
+
+    #[test]
+    fn weights_that_differ_from_the_description_are_refused() {
+        let expert = Expert {
+            gate_proj: Some(linear(2, 4)),
+            up_proj: linear(2, 4),
+            down_proj: linear(4, 2),
+        };
+        let refused = |spec: ExpertsSpec, experts: &[Expert<Matrix, Vec<f32>>]| {
+            let result = check(&spec, experts, |bias: &Vec<f32>| Some(bias.len()));
+            result.err().map(|error| error.to_string())
+        };
+        let spec = ExpertsSpec::gated_silu(4, 2, 1, WeightFormat::F32);
+        let experts = std::slice::from_ref(&expert);
+        assert_eq!(refused(spec, experts), None);
+        for (spec, expected) in [
+            (spec.with_experts(2), "expected 2 experts, got 1"),
+            (spec.ungated(), "expert 0 gate_proj has shape [I, H], expected none"),
+            (spec.with_bias(), "expert 0 gate_proj bias has shape none, expected [2]"),
+            (
+                spec.with_format(WeightFormat::BF16),
+                "expert 0 gate_proj has format f32, expected bf16",
+            ),
+            (
+                ExpertsSpec { hidden: 3, ..spec },
+                "expert 0 gate_proj has shape [2, 4], expected [2, 3]",
+            ),
+        ] {
+            assert_eq!(refused(spec, experts).as_deref(), Some(expected));
+        }
+    }
+
+    #[test]
+    fn the_bytes_of_an_expert_are_those_of_its_weights() {
+        for dtype in crate::DType::ALL {
+            let spec = ExpertsSpec::gated_silu(4, 2, 1, dtype.into());
+            for (spec, weights) in [(spec, 24), (spec.ungated(), 16)] {
+                assert_eq!(spec.weights_per_expert(), weights);
+                assert_eq!(spec.bytes_per_expert(), weights * dtype.size_bytes());
+            }
+        }
+    }
 }

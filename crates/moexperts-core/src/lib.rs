@@ -17,24 +17,27 @@ mod device;
 mod dtype;
 mod error;
 mod experts;
+mod format;
 mod interface;
-mod knob;
 mod matrix;
+pub mod positions;
 pub mod reference;
 mod routing;
+mod state;
 mod tensor;
 
 pub use backend::{ExpertsBackend, ExpertsCall};
 pub use cache::{Scratch, TypedCache};
 pub use device::{
-    AttentionCall, AttentionSpec, Batch, Device, DeviceLinear, KvCacheSpec, SharedSlices, Span,
-    made,
+    AttentionCall, AttentionSpec, Batch, Device, DeviceLinear, Execution, GateFunction, Knob,
+    Memory, Operation, Operations, RopePairing, Rows, SharedSlices, Span, Tuning, made,
 };
 pub use dtype::DType;
 pub use error::{Error, Result};
-pub use experts::{Activation, Expert, Experts, ExpertsSpec, GateUpLayout, Linear, Orientation};
+pub use experts::{Activation, Expert, Experts, ExpertsSpec, Linear};
+pub use format::WeightFormat;
 pub use interface::{DeviceKind, ExpertsInterface, decode_experts_implementation};
-pub use knob::{Knob, Rows};
 pub use matrix::{Element, Elements, Matrix, MatrixLayout, Storage, Weight};
-pub use routing::{RouterSpec, Routing};
+pub use routing::{ExpertGroups, PickOn, RouteOperands, RouterSpec, Routing, Score};
+pub use state::StateSpec;
 pub use tensor::Tensor;

@@ -6,7 +6,7 @@ use bytemuck::Pod;
 use half::{bf16, f16, slice::HalfFloatSliceExt};
 
 use crate::{
-    DType,
+    DType, WeightFormat,
     error::{Error, Result},
 };
 
@@ -105,6 +105,15 @@ impl<'a> Elements<'a> {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Their type.
+    pub fn dtype(&self) -> DType {
+        match self {
+            Self::F32(_) => DType::F32,
+            Self::F16(_) => DType::F16,
+            Self::Bf16(_) => DType::Bf16,
+        }
     }
 
     /// Element `index`, exact.
@@ -278,9 +287,9 @@ impl Matrix {
         self.layout.cols
     }
 
-    /// Element type.
-    pub fn dtype(&self) -> DType {
-        self.layout.dtype
+    /// How the values are stored.
+    pub fn format(&self) -> WeightFormat {
+        self.layout.dtype.into()
     }
 
     /// Elements from the start of a row to the start of the next.
@@ -321,9 +330,13 @@ impl Matrix {
         Self { storage: Arc::clone(&self.storage), layout }
     }
 
-    /// Bytes of the elements, gaps between them left out.
+    /// Bytes of the values, gaps between them left out.
     pub fn size_bytes(&self) -> usize {
-        self.rows() * self.cols() * self.dtype().size_bytes()
+        self.format().size_bytes(self.rows(), self.cols())
+    }
+
+    fn element_bytes(&self) -> usize {
+        self.layout.dtype.size_bytes()
     }
 
     /// Everything from the first element of the first row to the last of the last; column `c` of
@@ -331,9 +344,9 @@ impl Matrix {
     pub fn elements(&self) -> Elements<'_> {
         let len = span_elements(&self.layout).unwrap_or(0);
         let start = self.layout.offset_bytes;
-        let bytes = &self.storage.bytes()[start..start + len * self.dtype().size_bytes()];
+        let bytes = &self.storage.bytes()[start..start + len * self.element_bytes()];
         // `new` checked the bounds and the alignment, so the casts cannot fail.
-        match self.dtype() {
+        match self.layout.dtype {
             DType::F32 => Elements::F32(bytemuck::cast_slice(bytes)),
             DType::F16 => Elements::F16(bytemuck::cast_slice(bytes)),
             DType::Bf16 => Elements::Bf16(bytemuck::cast_slice(bytes)),
@@ -358,7 +371,7 @@ impl Matrix {
     #[must_use]
     pub fn rows_stepped(&self, range: Range<usize>, step: usize) -> Self {
         assert!(range.start <= range.end && range.end <= self.rows() && step > 0, "rows {range:?}");
-        let skipped = range.start * self.row_stride() * self.dtype().size_bytes();
+        let skipped = range.start * self.row_stride() * self.element_bytes();
         let layout = MatrixLayout {
             offset_bytes: self.layout.offset_bytes + skipped,
             rows: range.len().div_ceil(step),
@@ -384,7 +397,7 @@ impl Matrix {
     #[must_use]
     pub fn col_range(&self, range: Range<usize>) -> Self {
         assert!(range.start <= range.end && range.end <= self.cols(), "columns {range:?}");
-        let skipped = range.start * self.col_stride() * self.dtype().size_bytes();
+        let skipped = range.start * self.col_stride() * self.element_bytes();
         let offset_bytes = self.layout.offset_bytes + skipped;
         let layout = MatrixLayout { offset_bytes, cols: range.len(), ..self.layout };
         Self { storage: Arc::clone(&self.storage), layout }
@@ -411,7 +424,7 @@ impl Matrix {
     /// # Errors
     /// None for a matrix that could be made.
     pub fn to_dtype(&self, dtype: DType) -> Result<Self> {
-        if dtype == self.dtype() {
+        if dtype == self.layout.dtype {
             return Ok(self.clone());
         }
         Self::from_f32(self.rows(), self.cols(), &self.to_f32(), dtype)
@@ -455,8 +468,8 @@ pub trait Weight: Debug + Clone + Send + Sync {
     /// Inputs.
     fn cols(&self) -> usize;
 
-    /// Element type.
-    fn dtype(&self) -> DType;
+    /// How its values are stored.
+    fn format(&self) -> WeightFormat;
 
     /// The block of some rows and columns.
     ///
@@ -465,9 +478,9 @@ pub trait Weight: Debug + Clone + Send + Sync {
     #[must_use]
     fn block(&self, rows: Range<usize>, cols: Range<usize>) -> Self;
 
-    /// Bytes of its elements.
+    /// Bytes of its values.
     fn size_bytes(&self) -> usize {
-        self.rows() * self.cols() * self.dtype().size_bytes()
+        self.format().size_bytes(self.rows(), self.cols())
     }
 }
 
@@ -480,8 +493,8 @@ impl Weight for Matrix {
         self.cols()
     }
 
-    fn dtype(&self) -> DType {
-        self.dtype()
+    fn format(&self) -> WeightFormat {
+        self.format()
     }
 
     fn block(&self, rows: Range<usize>, cols: Range<usize>) -> Self {

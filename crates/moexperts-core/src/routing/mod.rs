@@ -1,16 +1,10 @@
 //! Which experts each token goes to, and with what weight.
 
-use crate::error::{Error, Result};
+mod router;
 
-/// How router logits become a routing: softmax over all experts in f32, the `top_k` largest in
-/// descending order (the lower id first where two are equal).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RouterSpec {
-    /// K: experts per token.
-    pub top_k: usize,
-    /// Whether the K weights are divided by their sum.
-    pub norm_topk_prob: bool,
-}
+pub use router::{ExpertGroups, PickOn, RouteOperands, RouterSpec, Score};
+
+use crate::error::{Error, Result};
 
 /// The routing of T tokens, in host memory.
 ///

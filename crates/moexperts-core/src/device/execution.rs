@@ -1,0 +1,60 @@
+//! Where and when a device's work runs, and the experts backends that come with it.
+
+use std::{fmt::Debug, sync::Arc};
+
+use crate::{Device, DeviceKind, ExpertsBackend, Memory, error::Result};
+
+/// What a device is, and how a sequence of operations runs on it.
+pub trait Execution: Memory {
+    /// What messages call it: `CPU`.
+    const NAME: &'static str;
+    /// What kind of machine it is; decides which backend decodes.
+    const KIND: DeviceKind;
+    /// Whether it captures the work of a plan that runs again and again, and then launches it as
+    /// one.
+    const CAPTURES_GRAPHS: bool = false;
+
+    /// What the device keeps of a plan that runs again and again; by default nothing.
+    type Recording: Debug + Default + Send;
+    /// The device that experts run on: `Self`, or of a device that wraps another one the inner
+    /// one. Experts backends are found by it, so that a wrapper has those of what it wraps.
+    type Experts: Device<
+            Experts = Self::Experts,
+            Matrix = Self::Matrix,
+            Vector = Self::Vector,
+            Tensor = Self::Tensor,
+            Routing = Self::Routing,
+        >;
+
+    /// The backends that come with the device that experts run on, in the order users see them.
+    fn built_in_experts() -> Vec<Arc<dyn ExpertsBackend<Self::Experts>>>;
+
+    /// The device that experts run on.
+    fn experts_device(&self) -> &Self::Experts;
+
+    /// Runs `work` where the device's operations start fastest (inside its thread pool).
+    fn enter<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R;
+
+    /// [`enter`](Self::enter) for the many operations of a plan, one after another, at the end of
+    /// which something is read. With a `recording`, they are those of the runs before on the same
+    /// memory: a device may capture the operations, and run all of them at once.
+    fn enter_plan<R: Send>(
+        &self,
+        recording: Option<&mut Self::Recording>,
+        work: impl FnOnce() -> R + Send,
+    ) -> R {
+        let _ = recording;
+        self.enter(work)
+    }
+
+    /// Waits until all operations so far are done, for measurements of time: a device may do its
+    /// work after the operation has returned. Reading a tensor waits by itself.
+    ///
+    /// By default every operation is done when it returns.
+    ///
+    /// # Errors
+    /// If the device failed at an operation before.
+    fn synchronize(&self) -> Result<()> {
+        Ok(())
+    }
+}

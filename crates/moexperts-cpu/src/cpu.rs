@@ -1,12 +1,13 @@
 //! The processor: its instruction set and its threads.
 
-use std::{fs, num::NonZero, sync::Arc, thread::available_parallelism};
+use std::{num::NonZero, sync::Arc, thread::available_parallelism};
 
-use moexperts_core::{DType, Device, Error, Result};
+use moexperts_core::{Error, Execution, Result, WeightFormat};
 
 use crate::{
     elementwise::Elementwise,
     isa::Isa,
+    processor,
     product::Kernel,
     shared_rows::SharedRows,
     threads::{HostThreads, Threads},
@@ -71,18 +72,22 @@ impl Cpu {
         options: CpuOptions,
         threads: impl FnOnce(usize, usize) -> Result<Threads, String>,
     ) -> Result<Self> {
-        let refused = |problem: String| Error::Device { device: Self::NAME, problem };
         let isa = match options.isa {
             Some(isa) if isa.runs_here() => isa,
-            Some(isa) => return Err(refused(format!("instruction set `{isa}` is missing"))),
-            None => Isa::choose().map_err(|error| refused(error.to_string()))?,
+            Some(isa) => return Err(Self::problem(format!("instruction set `{isa}` is missing"))),
+            None => Isa::choose().map_err(|error| Self::problem(error.to_string()))?,
         };
         let count = options.threads.or_else(|| available_parallelism().ok());
         let tuning = Tuning::default();
-        let threads =
-            threads(count.map_or(1, NonZero::get), tuning.parts_per_thread).map_err(refused)?;
+        let threads = threads(count.map_or(1, NonZero::get), tuning.parts_per_thread)
+            .map_err(Self::problem)?;
         tracing::debug!(%isa, threads = threads.count(), "chose the instruction set");
         Ok(Self { isa, elementwise: Elementwise::select(isa), threads, tuning })
+    }
+
+    /// An [`Error::Device`].
+    pub(crate) fn problem(problem: String) -> Error {
+        Error::Device { device: Self::NAME, problem }
     }
 
     /// The same processor and threads, with other settings.
@@ -95,16 +100,18 @@ impl Cpu {
         self.tuning
     }
 
-    /// The best kernel for weights of this dtype.
-    pub(crate) fn kernel(&self, weights: DType) -> Kernel {
-        Kernel::select(self.isa, weights).tuned(self.tuning)
+    /// The kernel for weights of a format.
+    ///
+    /// # Panics
+    /// If there is none: [`Memory::has_format`](moexperts_core::Memory::has_format) says which formats have one.
+    pub(crate) fn kernel(&self, format: impl Into<WeightFormat>) -> Kernel {
+        let kernel = Kernel::select(self.isa, format).expect("the format was checked");
+        kernel.tuned(self.tuning)
     }
 
-    /// The processor's name, where the system tells it.
+    /// The processor's name, where it or the system gives one.
     pub fn processor() -> Option<String> {
-        let text = fs::read_to_string("/proc/cpuinfo").ok()?;
-        let line = text.lines().find(|line| line.starts_with("model name"))?;
-        Some(line.split_once(':')?.1.trim().to_owned())
+        processor::name()
     }
 
     /// The instruction set its kernels use.

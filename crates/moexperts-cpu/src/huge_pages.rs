@@ -31,7 +31,7 @@ pub(crate) fn copy(cpu: &Cpu, weight: &Matrix) -> Result<Option<Matrix>> {
         return Ok(None);
     }
     let refused = |error: std::io::Error| Error::Device {
-        device: <Cpu as moexperts_core::Device>::NAME,
+        device: <Cpu as moexperts_core::Execution>::NAME,
         problem: format!("no memory for a copy of {} bytes: {error}", weight.size_bytes()),
     };
     let mut pages = MmapMut::map_anon(weight.size_bytes()).map_err(refused)?;
@@ -43,7 +43,8 @@ pub(crate) fn copy(cpu: &Cpu, weight: &Matrix) -> Result<Option<Matrix>> {
         Elements::F16(values) => fill(cpu, weight, values, &mut pages),
         Elements::Bf16(values) => fill(cpu, weight, values, &mut pages),
     }
-    let layout = MatrixLayout::row_major(0, weight.dtype(), weight.rows(), weight.cols());
+    let dtype = weight.elements().dtype();
+    let layout = MatrixLayout::row_major(0, dtype, weight.rows(), weight.cols());
     let storage = HugePages(pages.make_read_only().map_err(refused)?);
     Matrix::new(std::sync::Arc::new(storage), layout).map(Some)
 }

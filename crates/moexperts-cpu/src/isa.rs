@@ -1,6 +1,6 @@
 //! Instruction sets, found at run time.
 
-use std::{env, fmt, str::FromStr};
+use std::{env, fmt, str::FromStr, sync::OnceLock};
 
 #[cfg(target_arch = "x86_64")]
 use crate::amx;
@@ -8,8 +8,12 @@ use crate::amx;
 /// The environment variable that lowers the instruction set, for tests: one of [`Isa::ALL`].
 pub const ISA_VARIABLE: &str = "MOEXPERTS_ISA";
 
-/// An instruction set kernels are written for, in ascending order: each includes those before it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// An instruction set that kernels are written for.
+///
+/// The sets of an architecture are no ladder: which sets one [includes](Self::includes) is part of
+/// its description, and kernels are dispatched by that alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Isa {
     /// Whatever the compiler makes of plain Rust for the target.
     Portable,
@@ -23,54 +27,141 @@ pub enum Isa {
     AmxBf16,
 }
 
+/// A kind of processors that have instruction sets in common.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Architecture {
+    /// 64-bit x86.
+    X86_64,
+}
+
+/// An instruction set as data.
+struct Set {
+    isa: Isa,
+    name: &'static str,
+    /// The processors that can have it; `None` for all.
+    architecture: Option<Architecture>,
+    /// The sets that a processor with this one has too, the portable one left out.
+    includes: &'static [Isa],
+    /// Whether this machine has what it adds to those.
+    detect: fn() -> bool,
+}
+
+/// Whether this machine has features of x86-64.
+macro_rules! x86_64 {
+    ($($feature:tt),+) => {
+        || {
+            #[cfg(target_arch = "x86_64")]
+            return $(is_x86_feature_detected!($feature))&&+;
+            #[cfg(not(target_arch = "x86_64"))]
+            return false;
+        }
+    };
+}
+
+/// Every instruction set in the order of [`Isa`]; of an architecture's, the best last.
+const SETS: [Set; 5] = [
+    Set {
+        isa: Isa::Portable,
+        name: "portable",
+        architecture: None,
+        includes: &[],
+        detect: || true,
+    },
+    Set {
+        isa: Isa::Avx2,
+        name: "avx2",
+        architecture: Some(Architecture::X86_64),
+        includes: &[],
+        detect: x86_64!("avx2", "fma", "f16c"),
+    },
+    Set {
+        isa: Isa::Avx512,
+        name: "avx512",
+        architecture: Some(Architecture::X86_64),
+        includes: &[Isa::Avx2],
+        detect: x86_64!("avx512f", "avx512bw", "avx512dq", "avx512vl"),
+    },
+    Set {
+        isa: Isa::Avx512Bf16,
+        name: "avx512bf16",
+        architecture: Some(Architecture::X86_64),
+        includes: &[Isa::Avx2, Isa::Avx512],
+        detect: x86_64!("avx512bf16"),
+    },
+    Set {
+        isa: Isa::AmxBf16,
+        name: "amxbf16",
+        architecture: Some(Architecture::X86_64),
+        includes: &[Isa::Avx2, Isa::Avx512, Isa::Avx512Bf16],
+        detect: amx_bf16,
+    },
+    // The sets of AArch64 go here, `neon` first: a row with no `includes`.
+];
+
+/// Only to be called where AVX-512 is.
+fn amx_bf16() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return amx::runs_here();
+    #[cfg(not(target_arch = "x86_64"))]
+    return false;
+}
+
 impl Isa {
-    /// Every instruction set, in ascending order.
-    pub const ALL: [Self; 5] =
-        [Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Bf16, Self::AmxBf16];
+    /// Every instruction set; of an architecture's, the best last.
+    pub const ALL: [Self; SETS.len()] = {
+        let mut all = [Self::Portable; SETS.len()];
+        let mut place = 0;
+        while place < all.len() {
+            all[place] = SETS[place].isa;
+            place += 1;
+        }
+        all
+    };
+
+    const fn set(self) -> &'static Set {
+        &SETS[self as usize]
+    }
 
     /// The name as users type it.
     pub const fn name(self) -> &'static str {
-        match self {
-            Self::Portable => "portable",
-            Self::Avx2 => "avx2",
-            Self::Avx512 => "avx512",
-            Self::Avx512Bf16 => "avx512bf16",
-            Self::AmxBf16 => "amxbf16",
-        }
+        self.set().name
+    }
+
+    /// The architecture whose processors can have it; `None` if all have it.
+    pub const fn architecture(self) -> Option<Architecture> {
+        self.set().architecture
+    }
+
+    /// Whether every processor with this set has `other` too, so that the kernels written for
+    /// `other` run.
+    pub fn includes(self, other: Self) -> bool {
+        other == self || other == Self::Portable || self.set().includes.contains(&other)
     }
 
     /// Whether this machine has it.
-    #[cfg(target_arch = "x86_64")]
     pub fn runs_here(self) -> bool {
-        let avx2 = || {
-            is_x86_feature_detected!("avx2")
-                && is_x86_feature_detected!("fma")
-                && is_x86_feature_detected!("f16c")
-        };
-        let avx512 = || {
-            avx2()
-                && is_x86_feature_detected!("avx512f")
-                && is_x86_feature_detected!("avx512bw")
-                && is_x86_feature_detected!("avx512dq")
-                && is_x86_feature_detected!("avx512vl")
-        };
-        let avx512bf16 = || avx512() && is_x86_feature_detected!("avx512bf16");
-        match self {
-            Self::Portable => true,
-            Self::Avx2 => avx2(),
-            Self::Avx512 => avx512(),
-            Self::Avx512Bf16 => avx512bf16(),
-            Self::AmxBf16 => avx512bf16() && amx::runs_here(),
-        }
+        /// A bit for each set.
+        static FOUND: OnceLock<u32> = OnceLock::new();
+        let found = *FOUND.get_or_init(|| {
+            let mut found = 0;
+            // Before it is looked for, a set that includes others has to have them.
+            for isa in Self::ALL {
+                let others = isa.set().includes.iter().all(|&other| found & other.bit() != 0);
+                if others && (isa.set().detect)() {
+                    found |= isa.bit();
+                }
+            }
+            found
+        });
+        found & self.bit() != 0
     }
 
-    /// Whether this machine has it.
-    #[cfg(not(target_arch = "x86_64"))]
-    pub fn runs_here(self) -> bool {
-        self == Self::Portable
+    const fn bit(self) -> u32 {
+        1 << self as u32
     }
 
-    /// The instruction sets of this machine, in ascending order.
+    /// The instruction sets of this machine, the best last.
     pub fn available() -> impl Iterator<Item = Self> {
         Self::ALL.into_iter().filter(|isa| isa.runs_here())
     }
@@ -108,8 +199,8 @@ impl FromStr for Isa {
 pub enum IsaError {
     /// The word names none.
     #[error(
-        "instruction set `{text}` (MOEXPERTS_ISA) is not known, \
-         expected one of `portable`, `avx2`, `avx512`, `avx512bf16`, `amxbf16`"
+        "instruction set `{text}` (MOEXPERTS_ISA) is not known, expected one of {}",
+        Isa::ALL.map(|isa| format!("`{isa}`")).join(", ")
     )]
     Unknown {
         /// The word.
@@ -145,7 +236,36 @@ mod tests {
     }
 
     #[test]
-    fn the_portable_set_is_always_there() {
-        assert_eq!(Isa::available().next(), Some(Isa::Portable));
+    fn every_set_describes_itself() {
+        for (place, isa) in Isa::ALL.into_iter().enumerate() {
+            assert_eq!((isa as usize, isa.set().isa), (place, isa));
+            assert_eq!(isa.architecture().is_none(), isa == Isa::Portable, "{isa}");
+        }
+    }
+
+    #[test]
+    fn what_a_set_includes_comes_before_it_on_its_architecture_with_all_that_includes() {
+        for isa in Isa::ALL {
+            assert!(isa.includes(isa) && isa.includes(Isa::Portable));
+            for &other in isa.set().includes {
+                assert!((other as usize) < isa as usize, "{isa} {other}");
+                assert_eq!(other.architecture(), isa.architecture(), "{isa} {other}");
+                assert!(!other.includes(isa), "{isa} {other}");
+                assert!(other.set().includes.iter().all(|&third| isa.includes(third)), "{isa}");
+            }
+        }
+        assert!(Isa::AmxBf16.includes(Isa::Avx2) && !Isa::Avx2.includes(Isa::Avx512));
+    }
+
+    #[test]
+    fn a_machine_has_all_that_its_sets_include() {
+        for isa in Isa::available() {
+            for other in Isa::ALL.into_iter().filter(|&other| isa.includes(other)) {
+                assert!(other.runs_here(), "{isa} {other}");
+            }
+        }
+        let here = if cfg!(target_arch = "x86_64") { Some(Architecture::X86_64) } else { None };
+        let mut architectures = Isa::available().filter_map(Isa::architecture);
+        assert!(architectures.all(|architecture| Some(architecture) == here));
     }
 }

@@ -58,8 +58,9 @@ pub(crate) fn linear(
     room.rows.extend(known..known.max(x.rows() as u32));
     let (mut linears, mut outs) = (linears, outs);
     while let Some(first) = linears.first() {
-        let dtype = first.weight.dtype();
-        let alike = linears.iter().take_while(|linear| linear.weight.dtype() == dtype).count();
+        let format = first.weight.format();
+        checks::format(cpu, format)?;
+        let alike = linears.iter().take_while(|linear| linear.weight.format() == format).count();
         let (these, others) = linears.split_at(alike.min(AT_ONCE));
         let (these_outs, other_outs) = std::mem::take(&mut outs).split_at_mut(these.len());
         run(cpu, x, these, room, these_outs);
@@ -68,7 +69,7 @@ pub(crate) fn linear(
     Ok(())
 }
 
-/// At most [`AT_ONCE`] layers of one dtype.
+/// At most [`AT_ONCE`] layers of one format.
 fn run(
     cpu: &Cpu,
     x: &Tensor,
@@ -76,7 +77,7 @@ fn run(
     room: &mut Room,
     outs: &mut [Tensor],
 ) {
-    let kernel = cpu.kernel(linears[0].weight.dtype());
+    let kernel = cpu.kernel(linears[0].weight.format());
     let Room { rows, rounded, packed, threads } = room;
     let rooms = &threads.rooms(cpu.threads());
     let mut outs = outs.iter_mut();

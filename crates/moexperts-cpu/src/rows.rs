@@ -18,7 +18,7 @@ impl<'a> Rows<'a> {
     /// Rows of which `r` starts at `r * row_stride`.
     ///
     /// # Errors
-    /// [`Error::Shape`] if they do not lie inside `elements`.
+    /// [`Error::Count`] if they do not lie inside `elements`.
     pub fn new(
         elements: Elements<'a>,
         [rows, cols]: [usize; 2],
@@ -27,11 +27,9 @@ impl<'a> Rows<'a> {
         let last = rows.saturating_sub(1).checked_mul(row_stride);
         let end = last.and_then(|last| last.checked_add(cols));
         if rows > 0 && end.is_none_or(|end| end > elements.len()) {
-            return Err(Error::Shape {
-                what: "activations".into(),
-                expected: format!("[{rows}, {cols}], rows {row_stride} apart"),
-                got: format!("[{}]", elements.len()),
-            });
+            let what = format!("values for [{rows}, {cols}] with row stride {row_stride}");
+            let least = end.map_or("more".to_owned(), |end| format!("at least {end}"));
+            return Err(Error::count(what, least, elements.len()));
         }
         Ok(Self { elements, rows, cols, row_stride })
     }

@@ -13,7 +13,7 @@ pub(crate) struct Tuning {
     pub(crate) ahead: usize,
     /// Parts per thread, at most, that work is cut into.
     pub(crate) parts_per_thread: usize,
-    /// Rows from which on a last panel is worth it; 0 is what suits the dtype of the weights.
+    /// Rows from which on a last panel is worth it; 0 is what suits the format of the weights.
     pub(crate) panel_rows: usize,
     /// Weight rows that pass over some panels before the next.
     pub(crate) block_outputs: usize,

@@ -14,8 +14,9 @@ use std::{
 use common::{tensor, values};
 use moexperts_conformance::{Layer, cases};
 use moexperts_core::{
-    Activation, AttentionCall, AttentionSpec, Batch, DType, Device, Experts, ExpertsCall,
-    KvCacheSpec, Linear, Matrix, RouterSpec, Routing, Scratch, SharedSlices, Span, Tensor,
+    Activation, AttentionCall, AttentionSpec, Batch, DType, Execution, ExpertGroups, Experts,
+    ExpertsCall, Linear, Matrix, Memory, Operations, RopePairing, RouteOperands, RouterSpec,
+    Routing, Score, Scratch, SharedSlices, Span, Tensor,
 };
 use moexperts_cpu::{Cpu, CpuOptions};
 
@@ -126,68 +127,78 @@ fn an_operation_after_the_first_allocates_nothing(cpu: &Cpu, tokens: usize) {
         check("embed", &mut || cpu.embed(&table, &ids, out).unwrap());
     }
     check("rms_norm", &mut || cpu.rms_norm(&y, &weight, 1e-5, out).unwrap());
-    check("add_rms_norm", &mut || cpu.add_rms_norm(&mut x, &y, &weight, 1e-5, out).unwrap());
-    check("add", &mut || cpu.add(&mut x, &y).unwrap());
-    check("rope", &mut || cpu.rope(&mut x, 32, &cos, &sin).unwrap());
+    check("add_rms_norm", &mut || cpu.add_rms_norm(&mut x, &y, 1.0, &weight, 1e-5, out).unwrap());
+    check("add", &mut || cpu.add(&mut x, &y, 1.0).unwrap());
+    check("rope", &mut || cpu.rope(&mut x, 32, RopePairing::Halves, &cos, &sin).unwrap());
     for activation in Activation::ALL {
         check("activate", &mut || cpu.activate(activation, Some(&y), &mut x).unwrap());
         check("activate", &mut || cpu.activate(activation, None, &mut x).unwrap());
     }
     let rows: Vec<usize> = (0..tokens).rev().collect();
     check("select_rows", &mut || cpu.select_rows(&y, &rows, out).unwrap());
-    let (spec, gate) = (RouterSpec { top_k: 8, norm_topk_prob: true }, tensor(tokens, 1, 8));
+    let (gate, vector) = (&tensor(tokens, 1, 8), &values(160, 9));
+    let groups = ExpertGroups { count: 8, keep: 4, best: 2, masked: 0.0 };
     let routing = &mut Routing::default();
-    for gate in [None, Some(&gate)] {
-        check("route", &mut || {
-            let shared = Some(SharedSlices { slices: 2, gate });
-            cpu.route(&y, &spec, shared, routing).unwrap();
-        });
-        check("route", &mut || cpu.route(&y, &spec, None, routing).unwrap());
+    for score in Score::ALL {
+        for spec in [RouterSpec::new(8, score), RouterSpec::new(8, score).with_groups(groups)] {
+            for some in [false, true] {
+                check("route", &mut || {
+                    let operands = RouteOperands {
+                        pick_bias: some.then_some(vector),
+                        per_expert_scale: some.then_some(vector),
+                        shared: Some(SharedSlices { slices: 2, gate: some.then_some(gate) }),
+                    };
+                    cpu.route(&y, &spec.with_normalise(1e-20), operands, routing).unwrap();
+                });
+                check("route", &mut || {
+                    cpu.route(&y, &spec, RouteOperands::default(), routing).unwrap();
+                });
+            }
+        }
     }
 }
 
-/// A prompt and then token after token, in each layer.
+/// A prompt and then token after token, in each layer; also where a layer with a window drops what
+/// it does not see any more.
 fn reserved_positions_allocate_nothing(cpu: &Cpu) {
-    const POSITIONS: usize = 200;
     const PROMPT: usize = 20;
     let threads = cpu.thread_count();
-    for sliding_window in [None, Some(50)] {
-        let spec =
-            AttentionSpec { heads: 6, kv_heads: 3, head_dim: 24, scale: 0.2, sliding_window };
-        let cache = KvCacheSpec { layers: 2, kv_heads: 3, head_dim: 24, sequences: 2 };
-        let cache = &mut cpu.new_kv_cache(cache).unwrap();
+    let sinks = values(6, 4);
+    for (sliding_window, positions) in [(None, 200), (Some(50), 1200)] {
+        let spec = AttentionSpec {
+            heads: 6,
+            kv_heads: 3,
+            head_dim: 24,
+            value_dim: 20,
+            scale: 0.2,
+            sliding_window,
+        };
+        let state = &mut cpu.new_state(&[spec.state(); 2], 2).unwrap();
         let (out, scratch) = (&mut Tensor::default(), &mut Scratch::default());
-        let mut attend = |cache: &mut _, layer, start, tokens| {
-            let (q, k, v) = (tensor(tokens, 144, 1), tensor(tokens, 72, 2), tensor(tokens, 72, 3));
-            let batch = Batch::new(vec![Span { sequence: 1, start, tokens }]);
+        let mut attend = |state: &mut _, layer, start, tokens| {
+            let (q, k, v) = (tensor(tokens, 144, 1), tensor(tokens, 72, 2), tensor(tokens, 60, 3));
+            let batch = &Batch::new(vec![Span { sequence: 1, start, tokens }]);
+            let (qkv, sinks, spec) = ([&q, &k, &v], Some(&sinks), &spec);
             allocations(cpu, || {
-                cpu.attention(
-                    AttentionCall {
-                        qkv: [&q, &k, &v],
-                        cache,
-                        layer,
-                        batch: &batch,
-                        spec: &spec,
-                        scratch,
-                    },
-                    out,
-                )
-                .unwrap();
+                let call = AttentionCall { qkv, sinks, state, layer, batch, spec, scratch };
+                cpu.attention(call, out).unwrap();
             })
         };
         for layer in 0..2 {
-            attend(cache, layer, 0, 3);
+            attend(state, layer, 0, 3);
         }
-        cpu.reserve_positions(cache, 1, POSITIONS).unwrap();
-        // The room beside the cache grows.
-        attend(cache, 0, 0, PROMPT);
-        attend(cache, 0, PROMPT, 1);
+        cpu.reserve_positions(state, 1, positions).unwrap();
+        let bytes = cpu.state_bytes(state);
+        // The buffers beside the state grow.
+        attend(state, 0, 0, PROMPT);
+        attend(state, 0, PROMPT, 1);
         for layer in 0..2 {
-            assert_eq!(attend(cache, layer, 0, PROMPT), 0, "{threads} threads");
-            for position in PROMPT..POSITIONS {
-                assert_eq!(attend(cache, layer, position, 1), 0, "{position}, {threads} threads");
+            assert_eq!(attend(state, layer, 0, PROMPT), 0, "{threads} threads");
+            for position in PROMPT..positions {
+                assert_eq!(attend(state, layer, position, 1), 0, "{position}, {threads} threads");
             }
         }
-        assert!(attend(cache, 0, POSITIONS, POSITIONS) > 0, "what was not reserved");
+        assert_eq!(cpu.state_bytes(state), bytes);
+        assert!(attend(state, 0, positions, positions) > 0, "what was not reserved");
     }
 }

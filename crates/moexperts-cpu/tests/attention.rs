@@ -4,132 +4,12 @@
 
 mod common;
 
-use std::ops::Range;
-
-use common::{bits, device, devices, devices_by_threads, tensor};
-use moexperts_core::{
-    AttentionCall, AttentionSpec, Batch, Device, Error, KvCacheSpec, Scratch, Span, Tensor, made,
+use common::{
+    attention::{Sequence, attend, attend_in, check, check_whole, new_state, spec},
+    bits, device, devices, devices_by_threads,
 };
+use moexperts_core::{AttentionSpec, Error, Memory, Operations, Tensor, made};
 use moexperts_cpu::{Cpu, Isa};
-
-/// `u`: half the distance from 1 to the next f32.
-const ROUNDING: f64 = f32::EPSILON as f64 / 2.0;
-
-fn spec(heads: usize, kv_heads: usize, head_dim: usize) -> AttentionSpec {
-    let scale = 1.0 / (head_dim as f32).sqrt();
-    AttentionSpec { heads, kv_heads, head_dim, scale, sliding_window: None }
-}
-
-/// Queries, keys and values of a sequence.
-struct Sequence {
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-}
-
-impl Sequence {
-    fn new(tokens: usize, spec: &AttentionSpec, seed: u64) -> Self {
-        let width = spec.kv_heads * spec.head_dim;
-        let mut q = tensor(tokens, spec.heads * spec.head_dim, seed);
-        // Scores of several units, so that the softmax has peaks.
-        q.data_mut().iter_mut().for_each(|value| *value *= 6.0);
-        Self { q, k: tensor(tokens, width, seed + 1), v: tensor(tokens, width, seed + 2) }
-    }
-
-    fn part(&self, rows: std::ops::Range<usize>) -> Self {
-        let part = |x: &Tensor| {
-            let values = x.data()[rows.start * x.cols()..rows.end * x.cols()].to_vec();
-            Tensor::from_vec(rows.len(), x.cols(), values).unwrap()
-        };
-        Self { q: part(&self.q), k: part(&self.k), v: part(&self.v) }
-    }
-
-    /// One after another, as rows of one batch.
-    fn joined(parts: &[Self]) -> Self {
-        let joined = |of: fn(&Self) -> &Tensor| {
-            let data: Vec<f32> = parts.iter().flat_map(|part| of(part).data().to_vec()).collect();
-            let rows = parts.iter().map(|part| of(part).rows()).sum();
-            Tensor::from_vec(rows, of(&parts[0]).cols(), data).unwrap()
-        };
-        Self { q: joined(|s| &s.q), k: joined(|s| &s.k), v: joined(|s| &s.v) }
-    }
-}
-
-fn new_cache(cpu: &Cpu, spec: &AttentionSpec) -> <Cpu as Device>::KvCache {
-    let AttentionSpec { kv_heads, head_dim, .. } = *spec;
-    cpu.new_kv_cache(KvCacheSpec { layers: 2, kv_heads, head_dim, sequences: 3 }).unwrap()
-}
-
-fn attend(
-    cpu: &Cpu,
-    cache: &mut <Cpu as Device>::KvCache,
-    spans: &[(usize, usize, usize)],
-    rows: &Sequence,
-    spec: &AttentionSpec,
-) -> Result<Tensor, Error> {
-    let span = |&(sequence, start, tokens)| Span { sequence, start, tokens };
-    let batch = Batch::new(spans.iter().map(span).collect());
-    let (qkv, scratch) = ([&rows.q, &rows.k, &rows.v], &mut Scratch::default());
-    made(|out| {
-        cpu.attention(AttentionCall { qkv, cache, layer: 1, batch: &batch, spec, scratch }, out)
-    })
-}
-
-/// Checks every value of `out`, the causal attention of a whole sequence, against loops.
-fn check_whole(out: &Tensor, whole: &Sequence, spec: &AttentionSpec, what: &str) {
-    let window = spec.sliding_window.unwrap_or(usize::MAX);
-    let seen = |token: usize| (token + 1).saturating_sub(window)..token + 1;
-    check(out, whole, spec, seen, what);
-}
-
-/// Checks every value of `out`, where a token sees the tokens `seen` says, against loops.
-fn check(
-    out: &Tensor,
-    whole: &Sequence,
-    spec: &AttentionSpec,
-    seen: impl Fn(usize) -> Range<usize>,
-    what: &str,
-) {
-    let AttentionSpec { heads, kv_heads, head_dim, scale, .. } = *spec;
-    for token in 0..whole.q.rows() {
-        let keys = seen(token);
-        for head in 0..heads {
-            let own = head * head_dim..(head + 1) * head_dim;
-            let kv_head = head / (heads / kv_heads);
-            let shared = kv_head * head_dim..(kv_head + 1) * head_dim;
-            let q = &whole.q.row(token)[own.clone()];
-            let (mut scores, mut score_error) = (Vec::new(), 0.0_f64);
-            for seen in keys.clone() {
-                let k = &whole.k.row(seen)[shared.clone()];
-                let terms = q.iter().zip(k).map(|(&q, &k)| f64::from(q) * f64::from(k));
-                let magnitude: f64 = terms.clone().map(f64::abs).sum();
-                scores.push(f64::from(scale) * terms.sum::<f64>());
-                let rounding = (head_dim + 8) as f64 * ROUNDING;
-                score_error = score_error.max(rounding * f64::from(scale) * magnitude);
-            }
-            let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-            let weights: Vec<f64> = scores.iter().map(|score| (score - max).exp()).collect();
-            let total: f64 = weights.iter().sum();
-            // Errors of the scores count twice in a softmax: above and below.
-            let reach = scores.iter().map(|score| max - score).fold(0.0, f64::max);
-            let sums = (2 * scores.len() + 24) as f64 + 8.0 * reach;
-            let relative = 4.0 * score_error + sums * ROUNDING;
-            for (place, column) in own.enumerate() {
-                let values = keys.clone().zip(&weights).map(|(seen, weight)| {
-                    weight / total * f64::from(whole.v.row(seen)[shared.start + place])
-                });
-                let magnitude: f64 = values.clone().map(f64::abs).sum();
-                let expected: f64 = values.sum();
-                let got = out.row(token)[column];
-                assert!(
-                    (f64::from(got) - expected).abs() <= relative * magnitude,
-                    "{what} out[{token}, {column}]: {got}, expected {expected} within {:e}",
-                    relative * magnitude
-                );
-            }
-        }
-    }
-}
 
 #[test]
 fn attention_is_the_softmax_of_the_scores_times_the_values() {
@@ -139,9 +19,9 @@ fn attention_is_the_softmax_of_the_scores_times_the_values() {
                 let spec = AttentionSpec { sliding_window, ..spec(heads, kv_heads, head_dim) };
                 for tokens in [1, 2, 7, 8, 9, 25] {
                     let whole = Sequence::new(tokens, &spec, tokens as u64);
-                    let cache = &mut new_cache(&cpu, &spec);
-                    let out = attend(&cpu, cache, &[(0, 0, tokens)], &whole, &spec).unwrap();
-                    check_whole(&out, &whole, &spec, &format!("{} {spec:?}", cpu.isa()));
+                    let state = &mut new_state(&cpu, &spec);
+                    let out = attend(&cpu, state, &[(0, 0, tokens)], &whole, &spec).unwrap();
+                    check_whole(&out, &whole, (&spec, None), &format!("{} {spec:?}", cpu.isa()));
                 }
             }
         }
@@ -153,14 +33,16 @@ fn full_attention_sees_a_whole_segment_and_nothing_else() {
     for cpu in devices() {
         // Blocks of queries and of keys, whole and not; heads that are no whole vectors.
         let shapes = [
-            (1, 1, 8, &[1, 3, 0, 2][..]),
-            (4, 4, 12, &[17, 16]),
-            (6, 2, 20, &[33]),
-            (1, 1, 4, &[130, 1]),
-            (2, 1, 8, &[600]),
+            (1, 1, [8, 8], &[1, 3, 0, 2][..]),
+            (4, 4, [12, 12], &[17, 16]),
+            (6, 2, [20, 20], &[33]),
+            (1, 1, [4, 4], &[130, 1]),
+            (2, 1, [8, 8], &[600]),
+            (6, 2, [20, 7], &[33, 300]),
+            (4, 2, [3, 18], &[1, 40]),
         ];
-        for (heads, kv_heads, head_dim, segments) in shapes {
-            let spec = spec(heads, kv_heads, head_dim);
+        for (heads, kv_heads, [head_dim, value_dim], segments) in shapes {
+            let spec = AttentionSpec { value_dim, ..spec(heads, kv_heads, head_dim) };
             let tokens: usize = segments.iter().sum();
             let rows = Sequence::new(tokens, &spec, tokens as u64);
             let qkv = [&rows.q, &rows.k, &rows.v];
@@ -173,7 +55,7 @@ fn full_attention_sees_a_whole_segment_and_nothing_else() {
                 });
                 start - len.unwrap()..start
             };
-            check(&out, &rows, &spec, segment, &format!("{} {segments:?}", cpu.isa()));
+            check(&out, &rows, (&spec, None), segment, &format!("{} {segments:?}", cpu.isa()));
         }
     }
 }
@@ -210,10 +92,15 @@ fn full_attention_of_wrong_shapes_is_an_error() {
     assert!(refused(&[3], AttentionSpec { heads: 3, ..spec }));
     assert!(refused(&[3], AttentionSpec { kv_heads: 0, ..spec }));
     assert!(refused(&[3], AttentionSpec { head_dim: 4, ..spec }));
+    assert!(refused(&[3], AttentionSpec { value_dim: 4, ..spec }));
     assert!(refused(&[3], AttentionSpec { sliding_window: Some(2), ..spec }));
-    let none = AttentionSpec { head_dim: 0, ..spec };
     let empty = Tensor::zeros(3, 0);
-    assert!(made(|out| cpu.full_attention([&empty; 3], &[3], &none, out)).is_err());
+    for none in [
+        AttentionSpec { head_dim: 0, value_dim: 0, ..spec },
+        AttentionSpec { kv_heads: 0, heads: 0, ..spec },
+    ] {
+        assert!(made(|out| cpu.full_attention([&empty; 3], &[3], &none, out)).is_err());
+    }
 }
 
 #[test]
@@ -223,13 +110,13 @@ fn a_sequence_in_steps_gives_the_bits_of_all_at_once() {
             let spec = AttentionSpec { sliding_window, ..spec(6, 2, 12) };
             let whole = Sequence::new(23, &spec, 1);
             let at_once =
-                attend(&cpu, &mut new_cache(&cpu, &spec), &[(1, 0, 23)], &whole, &spec).unwrap();
+                attend(&cpu, &mut new_state(&cpu, &spec), &[(1, 0, 23)], &whole, &spec).unwrap();
             for steps in [&[1; 23][..], &[10, 1, 1, 8, 3], &[22, 1], &[9, 0, 14]] {
-                let cache = &mut new_cache(&cpu, &spec);
+                let state = &mut new_state(&cpu, &spec);
                 let (mut start, mut out) = (0, Vec::new());
                 for &tokens in steps {
                     let rows = whole.part(start..start + tokens);
-                    let step = attend(&cpu, cache, &[(1, start, tokens)], &rows, &spec).unwrap();
+                    let step = attend(&cpu, state, &[(1, start, tokens)], &rows, &spec).unwrap();
                     out.extend(bits(step.data()));
                     start += tokens;
                 }
@@ -245,8 +132,8 @@ fn a_batch_gives_the_bits_of_each_sequence_alone() {
         let spec = AttentionSpec { sliding_window: Some(10), ..spec(4, 2, 16) };
         let sequences = [(2, 13), (0, 1), (1, 8)];
         let wholes = sequences.map(|(seed, tokens)| Sequence::new(tokens + 2, &spec, seed as u64));
-        let together = &mut new_cache(&cpu, &spec);
-        let mut alone = sequences.map(|_| new_cache(&cpu, &spec));
+        let together = &mut new_state(&cpu, &spec);
+        let mut alone = sequences.map(|_| new_state(&cpu, &spec));
         // A prompt for each, then two tokens at once.
         for prefill in [true, false] {
             let rows = |index: usize| {
@@ -271,19 +158,19 @@ fn a_batch_gives_the_bits_of_each_sequence_alone() {
 }
 
 #[test]
-fn a_span_forgets_what_was_cached_from_its_start_on() {
+fn a_span_forgets_what_was_read_from_its_start_on() {
     for cpu in devices() {
         let spec = spec(2, 1, 8);
         let (old, new) = (Sequence::new(15, &spec, 1), Sequence::new(15, &spec, 9));
-        let cache = &mut new_cache(&cpu, &spec);
-        attend(&cpu, cache, &[(0, 0, 15)], &old, &spec).unwrap();
+        let state = &mut new_state(&cpu, &spec);
+        attend(&cpu, state, &[(0, 0, 15)], &old, &spec).unwrap();
         // Six old tokens, then four others; what stood at 10 .. 15 is gone.
-        let out = attend(&cpu, cache, &[(0, 6, 4)], &new.part(6..10), &spec).unwrap();
+        let out = attend(&cpu, state, &[(0, 6, 4)], &new.part(6..10), &spec).unwrap();
         let mixed = Sequence::joined(&[old.part(0..6), new.part(6..10)]);
         let fresh =
-            attend(&cpu, &mut new_cache(&cpu, &spec), &[(0, 0, 10)], &mixed, &spec).unwrap();
+            attend(&cpu, &mut new_state(&cpu, &spec), &[(0, 0, 10)], &mixed, &spec).unwrap();
         assert_eq!(bits(out.data()), bits(&fresh.data()[6 * fresh.cols()..]));
-        let beyond = attend(&cpu, cache, &[(0, 11, 1)], &new.part(11..12), &spec);
+        let beyond = attend(&cpu, state, &[(0, 11, 1)], &new.part(11..12), &spec);
         assert_eq!(
             beyond.unwrap_err(),
             Error::OutOfRange { what: "position", index: 11, limit: 11 }
@@ -292,19 +179,19 @@ fn a_span_forgets_what_was_cached_from_its_start_on() {
 }
 
 #[test]
-fn room_for_positions_changes_no_bit_and_does_not_limit_them() {
+fn reserved_positions_change_no_bit_and_do_not_limit_them() {
     for cpu in devices() {
         let spec = spec(4, 2, 12);
         let whole = Sequence::new(30, &spec, 1);
         let run = |reserved: [usize; 2]| {
-            let cache = &mut new_cache(&cpu, &spec);
+            let state = &mut new_state(&cpu, &spec);
             let mut out = Vec::new();
             for (step, positions) in
                 [0..7, 7..8, 8..30].into_iter().zip([reserved[0], reserved[1], 0])
             {
-                cpu.reserve_positions(cache, 1, positions).unwrap();
+                cpu.reserve_positions(state, 1, positions).unwrap();
                 let span = (1, step.start, step.len());
-                let step = attend(&cpu, cache, &[span], &whole.part(step), &spec).unwrap();
+                let step = attend(&cpu, state, &[span], &whole.part(step), &spec).unwrap();
                 out.extend(bits(step.data()));
             }
             out
@@ -313,11 +200,11 @@ fn room_for_positions_changes_no_bit_and_does_not_limit_them() {
         for reserved in [[30, 0], [5, 20], [0, 3], [100, 100]] {
             assert_eq!(run(reserved), plain, "{} {reserved:?}", cpu.isa());
         }
-        let refused = cpu.reserve_positions(&mut new_cache(&cpu, &spec), 3, 8);
+        let refused = cpu.reserve_positions(&mut new_state(&cpu, &spec), 3, 8);
         let error = Error::OutOfRange { what: "sequence", index: 3, limit: 3 };
         assert_eq!(refused.unwrap_err(), error);
         for positions in [usize::MAX, usize::MAX / 12] {
-            let refused = cpu.reserve_positions(&mut new_cache(&cpu, &spec), 0, positions);
+            let refused = cpu.reserve_positions(&mut new_state(&cpu, &spec), 0, positions);
             assert!(matches!(refused, Err(Error::Device { .. })), "{refused:?}");
         }
     }
@@ -326,22 +213,14 @@ fn room_for_positions_changes_no_bit_and_does_not_limit_them() {
 #[test]
 fn layers_and_sequences_do_not_see_each_other() {
     let (cpu, spec) = (device(Isa::Portable, 1), spec(2, 1, 8));
-    let cache = &mut new_cache(&cpu, &spec);
+    let state = &mut cpu.new_state(&[spec.state(); 2], 3).unwrap();
     let [a, b] = [1, 9].map(|seed| Sequence::new(5, &spec, seed));
-    attend(&cpu, cache, &[(0, 0, 5)], &a, &spec).unwrap();
-    let qkv = [&b.q, &b.k, &b.v];
-    let batch = Batch::new(vec![Span { sequence: 0, start: 0, tokens: 5 }]);
-    let scratch = &mut Scratch::default();
-    let other_layer = made(|out| {
-        cpu.attention(
-            AttentionCall { qkv, cache, layer: 0, batch: &batch, spec: &spec, scratch },
-            out,
-        )
-    })
-    .unwrap();
-    let other_sequence = attend(&cpu, cache, &[(2, 0, 5)], &b, &spec).unwrap();
+    attend(&cpu, state, &[(0, 0, 5)], &a, &spec).unwrap();
+    let span = &[(0, 0, 5)];
+    let other_layer = attend_in(&cpu, (state, 0), span, &b, (&spec, None)).unwrap();
+    let other_sequence = attend(&cpu, state, &[(2, 0, 5)], &b, &spec).unwrap();
     assert_eq!(bits(other_layer.data()), bits(other_sequence.data()));
-    check_whole(&other_layer, &b, &spec, "another layer");
+    check_whole(&other_layer, &b, (&spec, None), "another layer");
 }
 
 #[test]
@@ -350,8 +229,8 @@ fn the_number_of_threads_changes_no_bit() {
         let spec = spec(6, 3, 16);
         let whole = Sequence::new(40, &spec, 1);
         let outputs = devices.map(|cpu| {
-            let cache = &mut new_cache(&cpu, &spec);
-            bits(attend(&cpu, cache, &[(0, 0, 40)], &whole, &spec).unwrap().data())
+            let state = &mut new_state(&cpu, &spec);
+            bits(attend(&cpu, state, &[(0, 0, 40)], &whole, &spec).unwrap().data())
         });
         assert_eq!(outputs[0], outputs[1]);
         assert_eq!(outputs[0], outputs[2]);
@@ -359,11 +238,11 @@ fn the_number_of_threads_changes_no_bit() {
 }
 
 #[test]
-fn what_does_not_fit_the_cache_is_an_error() {
+fn what_does_not_fit_the_state_is_an_error() {
     let (cpu, spec) = (device(Isa::Portable, 1), spec(4, 2, 8));
     let rows = Sequence::new(3, &spec, 1);
     let try_spans = |spans: &[(usize, usize, usize)]| {
-        attend(&cpu, &mut new_cache(&cpu, &spec), spans, &rows, &spec)
+        attend(&cpu, &mut new_state(&cpu, &spec), spans, &rows, &spec)
     };
     assert!(try_spans(&[(0, 0, 3)]).is_ok());
     let out_of_range = |result| matches!(result, Err(Error::OutOfRange { .. }));
@@ -374,21 +253,23 @@ fn what_does_not_fit_the_cache_is_an_error() {
     assert!(out_of_range(try_spans(&[(0, 1 << 60, 3)])));
     let is_shape = |result| matches!(result, Err(Error::Shape { .. }));
     assert!(is_shape(try_spans(&[(0, 0, 2)])));
+    assert!(is_shape(try_spans(&[(0, 0, 2), (0, 1, 1)])));
     let other = |heads, kv_heads, head_dim| {
-        let other = AttentionSpec { heads, kv_heads, head_dim, ..spec };
-        attend(&cpu, &mut new_cache(&cpu, &spec), &[(0, 0, 3)], &rows, &other)
+        let other = AttentionSpec { heads, kv_heads, head_dim, value_dim: head_dim, ..spec };
+        attend(&cpu, &mut new_state(&cpu, &spec), &[(0, 0, 3)], &rows, &other)
     };
     assert!(is_shape(other(3, 2, 8)));
     assert!(is_shape(other(4, 1, 8)));
     assert!(is_shape(other(2, 1, 16)));
-    let batch = Batch::new(vec![Span { sequence: 0, start: 0, tokens: 3 }]);
-    let cache = &mut new_cache(&cpu, &spec);
-    let (qkv, scratch) = ([&rows.q, &rows.k, &rows.v], &mut Scratch::default());
-    let result = made(|out| {
-        cpu.attention(
-            AttentionCall { qkv, cache, layer: 2, batch: &batch, spec: &spec, scratch },
-            out,
-        )
-    });
-    assert_eq!(result.unwrap_err(), Error::OutOfRange { what: "layer", index: 2, limit: 2 });
+    let in_layer = |layer, sinks: Option<usize>| {
+        let (state, sinks) = (&mut new_state(&cpu, &spec), sinks.map(|sinks| vec![0.0; sinks]));
+        attend_in(&cpu, (state, layer), &[(0, 0, 3)], &rows, (&spec, sinks.as_ref()))
+    };
+    assert!(in_layer(1, Some(4)).is_ok());
+    assert_eq!(in_layer(1, Some(2)).unwrap_err(), Error::count("sinks", 4, 2));
+    assert!(is_shape(in_layer(0, None)), "a layer that keeps nothing");
+    let error = Error::OutOfRange { what: "layer", index: 2, limit: 2 };
+    assert_eq!(in_layer(2, None).unwrap_err(), error);
+    let none = AttentionSpec { sliding_window: Some(0), ..spec };
+    assert!(matches!(cpu.new_state(&[none.state()], 1), Err(Error::Shape { .. })));
 }

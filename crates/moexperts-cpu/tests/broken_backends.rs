@@ -12,7 +12,7 @@ use std::sync::{
 use common::device;
 use moexperts_conformance::{Problem, agree, agree_exactly, run, same_bits};
 use moexperts_core::{
-    Device, Error, ExpertsBackend, ExpertsCall, ExpertsSpec, Result, Routing, Tensor,
+    Error, Execution, ExpertsBackend, ExpertsCall, ExpertsSpec, Result, Routing, Tensor,
 };
 use moexperts_cpu::{Cpu, GroupedMm, Isa};
 

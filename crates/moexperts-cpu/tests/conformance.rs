@@ -9,8 +9,8 @@ use moexperts_conformance::{
     Layer, agree, agree_exactly, arbitrary_case, cases, check_case, run, same_bits,
 };
 use moexperts_core::{
-    Activation, DType, Device, Experts, ExpertsBackend, ExpertsCall, ExpertsSpec, Routing, Scratch,
-    Tensor,
+    Activation, Execution, Experts, ExpertsBackend, ExpertsCall, ExpertsSpec, Routing, Scratch,
+    Tensor, WeightFormat,
 };
 use moexperts_cpu::Cpu;
 use proptest::prelude::*;
@@ -35,8 +35,8 @@ fn an_activation_that_needs_a_gate_is_refused_without_one() {
     let cpu = &devices().next().unwrap();
     for backend in Cpu::built_in_experts() {
         for activation in Activation::ALL {
-            let spec = ExpertsSpec::gated_silu(8, 8, 2, DType::F32);
-            let spec = ExpertsSpec { gated: false, activation, ..spec };
+            let spec = ExpertsSpec::gated_silu(8, 8, 2, WeightFormat::F32);
+            let spec = spec.ungated().with_activation(activation);
             let refused = backend.check(&spec, cpu).err().map(|error| error.to_string());
             let expected = activation.needs_gate().then(|| {
                 let (backend, activation) = (backend.name(), activation.name());
@@ -79,8 +79,8 @@ fn the_backends_agree_and_where_pairs_go_together_bit_for_bit() {
 #[test]
 fn with_pairs_alone_a_token_has_the_bits_it_has_among_others() {
     for cpu in devices() {
-        for dtype in DType::ALL {
-            let chosen = |name| move |case: &_| name_and_dtype(case) == (name, dtype);
+        for &format in WeightFormat::ALL {
+            let chosen = |name| move |case: &_| name_and_format(case) == (name, format);
             for name in ["big", "routing of many tokens"] {
                 let case = cases().into_iter().find(chosen(name)).unwrap();
                 let layer = Layer::new(&case);
@@ -102,8 +102,8 @@ fn with_pairs_alone_a_token_has_the_bits_it_has_among_others() {
     }
 }
 
-fn name_and_dtype(case: &moexperts_conformance::Case) -> (&'static str, DType) {
-    (case.name, case.spec.dtype)
+fn name_and_format(case: &moexperts_conformance::Case) -> (&'static str, WeightFormat) {
+    (case.name, case.spec.format)
 }
 
 fn forward(

@@ -7,11 +7,11 @@ mod common;
 
 use common::{bits, devices_by_threads, linear, tensor, values};
 use moexperts_conformance::{
-    Bounded, Case, Layer, Mismatch, Routes, RoutingWeights, Tolerance, Values, cases,
+    Bounded, Case, GateUpLayout, Layer, Mismatch, Routes, RoutingWeights, Tolerance, Values, cases,
 };
 use moexperts_core::{
-    DType, Device, Experts, ExpertsBackend, ExpertsCall, ExpertsSpec, Linear, Matrix, Routing,
-    Scratch, Tensor, reference,
+    DType, Execution, Experts, ExpertsBackend, ExpertsCall, ExpertsSpec, Linear, Matrix, Routing,
+    Scratch, Tensor, Tuning, reference,
 };
 use moexperts_cpu::Cpu;
 
@@ -78,7 +78,8 @@ fn wide(dtype: DType) -> Case {
         name: "wide",
         tokens: 36,
         top_k: 2,
-        spec: ExpertsSpec::gated_silu(600, 290, 2, dtype),
+        spec: ExpertsSpec::gated_silu(600, 290, 2, dtype.into()),
+        gate_up: GateUpLayout::Separate,
         values: Values::Ordinary,
         routes: Routes::Distinct,
         routing_weights: RoutingWeights::Normalised,
@@ -96,7 +97,7 @@ fn an_experts_layer_is_the_same_at_every_setting() {
         let Layer { experts, x, routing } = &Layer::new(&case);
         let activation = case.spec.activation;
         let expected = reference::experts(experts, activation, x, routing);
-        let allowance = Tolerance::new(case.spec.dtype).experts(experts, activation, x, routing);
+        let allowance = Tolerance::new(case.spec.format).experts(experts, activation, x, routing);
         for (turned, [cpu, ..]) in &devices {
             let loaded = Experts::load(cpu, case.spec, experts.clone()).unwrap();
             for backend in Cpu::built_in_experts() {

@@ -119,7 +119,7 @@ fn apart(matrix: &Matrix) -> Matrix {
         columns.rows(),
         columns.cols(),
         &vec![f32::NAN; columns.rows() * columns.cols()],
-        matrix.dtype(),
+        matrix.elements().dtype(),
     )
     .unwrap();
     let mut stored = Vec::new();
@@ -129,7 +129,7 @@ fn apart(matrix: &Matrix) -> Matrix {
         }
     }
     let [rows, cols] = [columns.rows(), 2 * columns.cols()];
-    let stored = Matrix::from_f32(rows, cols, &stored, matrix.dtype()).unwrap();
+    let stored = Matrix::from_f32(rows, cols, &stored, matrix.elements().dtype()).unwrap();
     stored.exchanged().rows_stepped(0..cols, 2)
 }
 
@@ -230,9 +230,16 @@ fn a_projection_for_each_pair_is_that_of_its_expert() {
             let downs: Vec<_> =
                 layer.experts.iter().map(|expert| expert.down_proj.clone()).collect();
             let inner = pairs(&cpu, &ups, &layer.x, &layer.routing);
-            check_pairs(&ups, &layer.x, case.top_k, &layer.routing, &inner, case.spec.dtype);
+            check_pairs(
+                &ups,
+                &layer.x,
+                case.top_k,
+                &layer.routing,
+                &inner,
+                case.spec.format.input_dtype(),
+            );
             let out = pairs(&cpu, &downs, &inner, &layer.routing);
-            check_pairs(&downs, &inner, 1, &layer.routing, &out, case.spec.dtype);
+            check_pairs(&downs, &inner, 1, &layer.routing, &out, case.spec.format.input_dtype());
             // Weights that lie apart, and results of another dtype.
             let spread: Vec<_> = ups
                 .iter()
@@ -306,7 +313,7 @@ fn what_does_not_agree_is_an_error() {
     let experts = &Experts::load(cpu, case.spec, layer.experts.clone()).unwrap();
     let shape = [case.tokens, case.spec.hidden];
     let error = Rows::new(Elements::F32(&[0.0; 7]), [2, 4], 4).unwrap_err();
-    assert_eq!(error.to_string(), "activations has shape [7], expected [2, 4], rows 4 apart");
+    assert_eq!(error.to_string(), "expected at least 8 values for [2, 4] with row stride 4, got 7");
     let short = Tensor::zeros(case.tokens, case.spec.hidden - 1);
     written(DType::Bf16, shape, |out| {
         let (routing, scratch) = (&layer.routing, &mut Scratch::default());

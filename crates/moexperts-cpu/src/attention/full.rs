@@ -28,9 +28,9 @@ struct Item<'a> {
     head: usize,
 }
 
-/// Room for one thread.
+/// Buffers of one thread.
 #[derive(Default)]
-struct Room {
+struct Workspace {
     queries: Vec<f32>,
     scores: Vec<f32>,
     product: Vec<f32>,
@@ -63,12 +63,13 @@ pub(crate) fn full(
         }
     }
     let values = by_columns(cpu, v, &segments);
-    out.reset(q.rows(), q.cols());
-    let shared = SharedRows::new(out.data_mut(), q.cols());
+    let cols = spec.heads * spec.value_dim;
+    out.reset(q.rows(), cols);
+    let shared = SharedRows::new(out.data_mut(), cols);
     cpu.threads().split(items.len(), 1, |range| {
-        let mut room = Room::default();
+        let mut workspace = Workspace::default();
         for item in &items[range] {
-            attend(cpu, [q, k], &values, item, spec, &mut room, &shared);
+            attend(cpu, [q, k], &values, item, spec, &mut workspace, &shared);
         }
     });
     Ok(())
@@ -105,54 +106,54 @@ fn attend(
     values: &[f32],
     item: &Item<'_>,
     spec: &AttentionSpec,
-    room: &mut Room,
+    workspace: &mut Workspace,
     out: &SharedRows<'_, f32>,
 ) {
-    let AttentionSpec { heads, kv_heads, head_dim, scale, .. } = *spec;
+    let AttentionSpec { heads, kv_heads, head_dim, value_dim, scale, .. } = *spec;
     let Item { segment, queries, head } = item;
     let (width, kv_head) = (k.cols(), head / (heads / kv_heads));
-    let first_column = kv_head * head_dim;
-    let keys = &k.data()[segment.start * width + first_column..];
+    let keys = &k.data()[segment.start * width + kv_head * head_dim..];
     let keys = Weights::from_f32(keys, segment.len(), head_dim, width);
-    let values = &values[segment.start * width + first_column * segment.len()..];
+    let columns_before = kv_head * value_dim * segment.len();
+    let values = &values[segment.start * kv_heads * value_dim + columns_before..];
     let kernel = cpu.kernel(DType::F32);
 
     let panels = queries.len().div_ceil(PANEL);
-    let panel_len = head_dim * PANEL;
-    resize(&mut room.queries, panels * panel_len);
-    resize(&mut room.product, panels * panel_len);
-    resize(&mut room.sums, panels * panel_len);
-    room.sums.fill(0.0);
+    let [query_len, value_len] = [head_dim * PANEL, value_dim * PANEL];
+    resize(&mut workspace.queries, panels * query_len);
+    resize(&mut workspace.product, panels * value_len);
+    resize(&mut workspace.sums, panels * value_len);
+    workspace.sums.fill(0.0);
     // Queries seen as rows of one head each.
     let rows: Vec<u32> = queries.clone().map(|token| (token * heads + head) as u32).collect();
-    for (rows, panel) in rows.chunks(PANEL).zip(room.queries.chunks_exact_mut(panel_len)) {
+    for (rows, panel) in rows.chunks(PANEL).zip(workspace.queries.chunks_exact_mut(query_len)) {
         pack(q.data(), rows, head_dim, panel);
     }
 
     let mut running: [RunningSoftmax; BLOCK_PANELS] = Default::default();
     for first in (0..segment.len()).step_by(KEYS) {
         let block = first..(first + KEYS).min(segment.len());
-        resize(&mut room.scores, panels * block.len() * PANEL);
-        kernel.lanes(Inputs::F32(&room.queries), keys, block.clone(), &mut room.scores);
-        let scores = room.scores.chunks_exact_mut(block.len() * PANEL);
+        resize(&mut workspace.scores, panels * block.len() * PANEL);
+        kernel.lanes(Inputs::F32(&workspace.queries), keys, block.clone(), &mut workspace.scores);
+        let scores = workspace.scores.chunks_exact_mut(block.len() * PANEL);
         for (scores, running) in scores.zip(&mut running) {
             cpu.elementwise().softmax_lanes(scores, scale, running);
         }
-        let values = Weights::from_f32(&values[first..], head_dim, block.len(), segment.len());
-        kernel.lanes(Inputs::F32(&room.scores), values, 0..head_dim, &mut room.product);
-        let sums = room.sums.chunks_exact_mut(panel_len);
+        let values = Weights::from_f32(&values[first..], value_dim, block.len(), segment.len());
+        kernel.lanes(Inputs::F32(&workspace.scores), values, 0..value_dim, &mut workspace.product);
+        let sums = workspace.sums.chunks_exact_mut(value_len);
         for ((sums, product), running) in
-            sums.zip(room.product.chunks_exact(panel_len)).zip(&running)
+            sums.zip(workspace.product.chunks_exact(value_len)).zip(&running)
         {
             cpu.elementwise().fold_lanes(sums, product, running);
         }
     }
 
-    let panels = room.sums.chunks_exact(panel_len).zip(&running);
+    let panels = workspace.sums.chunks_exact(value_len).zip(&running);
     for ((sums, running), first) in panels.zip(queries.clone().step_by(PANEL)) {
         for (lane, token) in (first..queries.end.min(first + PANEL)).enumerate() {
             // SAFETY: each head of each token belongs to one item.
-            let out = unsafe { out.part(token, head * head_dim..(head + 1) * head_dim) };
+            let out = unsafe { out.part(token, head * value_dim..(head + 1) * value_dim) };
             for (out, sums) in out.iter_mut().zip(sums.chunks_exact(PANEL)) {
                 *out = sums[lane] / running.sum()[lane];
             }

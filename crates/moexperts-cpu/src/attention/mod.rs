@@ -1,8 +1,9 @@
-//! Attention: `causal` over cached keys and values, `full` within a segment.
+//! Attention: `causal` over the keys and values that `kv` keeps, `full` within a segment.
 
 mod causal;
 mod full;
+mod kv;
 
-pub use causal::KvCache;
 pub(crate) use causal::causal;
 pub(crate) use full::full;
+pub(crate) use kv::KvState;

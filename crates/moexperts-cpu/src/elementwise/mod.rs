@@ -47,6 +47,11 @@ impl Default for RunningSoftmax {
 /// `x`, weight and bias, `eps`, `out`.
 type LayerNorm = unsafe fn(&[f32], [&[f32]; 2], f32, &mut [f32]);
 
+/// Whether there are loops for an activation.
+pub(crate) fn has_activation(activation: Activation) -> bool {
+    portable::has_activation(activation)
+}
+
 /// The elementwise kernels of one instruction set.
 #[derive(Debug, Clone, Copy)]
 pub struct Elementwise {
@@ -56,6 +61,7 @@ pub struct Elementwise {
     rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
     layer_norm: LayerNorm,
     softmax: unsafe fn(&mut [f32], f32),
+    softmax_with_sink: unsafe fn(&mut [f32], f32, f32),
     softmax_lanes: unsafe fn(&mut [f32], f32, &mut RunningSoftmax),
     fold_lanes: unsafe fn(&mut [f32], &[f32], &[f32; PANEL]),
     add_scaled: unsafe fn(&mut [f32], &[f32], f32),
@@ -75,9 +81,9 @@ impl Elementwise {
         sets.into_iter().filter(|set| set.isa.runs_here())
     }
 
-    /// The best kernels that need no more than `isa`.
+    /// The first kernels whose instruction set `isa` includes.
     pub fn select(isa: Isa) -> Self {
-        Self::all().find(|set| set.isa <= isa).unwrap_or(portable::KERNELS)
+        Self::all().find(|set| isa.includes(set.isa)).unwrap_or(portable::KERNELS)
     }
 
     /// The instruction set they need.
@@ -88,7 +94,7 @@ impl Elementwise {
     /// `up = activation(gate, up)`.
     ///
     /// # Panics
-    /// If the lengths differ.
+    /// If the lengths differ or there are no loops for the activation.
     pub fn activate_gated(&self, activation: Activation, gate: &[f32], up: &mut [f32]) {
         assert_eq!(gate.len(), up.len(), "gate and up");
         // SAFETY: `all` and `select` checked the instruction set.
@@ -96,6 +102,9 @@ impl Elementwise {
     }
 
     /// `up = activation(up)`, without a gate.
+    ///
+    /// # Panics
+    /// If there are no loops for the activation.
     pub fn activate(&self, activation: Activation, up: &mut [f32]) {
         // SAFETY: `all` and `select` checked the instruction set.
         unsafe { (self.activate)(activation, up) }
@@ -144,6 +153,13 @@ impl Elementwise {
     pub fn softmax(&self, values: &mut [f32], scale: f32) {
         // SAFETY: `all` and `select` checked the instruction set.
         unsafe { (self.softmax)(values, scale) }
+    }
+
+    /// `values = softmax(scale · values, sink)` without the last: the sink, which is not multiplied
+    /// by the scale, has part of the weight.
+    pub fn softmax_with_sink(&self, values: &mut [f32], scale: f32, sink: f32) {
+        // SAFETY: `all` and `select` checked the instruction set.
+        unsafe { (self.softmax_with_sink)(values, scale, sink) }
     }
 
     /// `out += factor · values`.

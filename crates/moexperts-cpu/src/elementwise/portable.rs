@@ -2,7 +2,7 @@
 //! more features.
 
 use half::bf16;
-use moexperts_core::Activation;
+use moexperts_core::{Activation, GateFunction};
 
 use super::{Elementwise, RunningSoftmax};
 use crate::{isa::Isa, product::PANEL};
@@ -17,11 +17,25 @@ pub(crate) const KERNELS: Elementwise = Elementwise {
     rms_norm,
     layer_norm,
     softmax,
+    softmax_with_sink,
     softmax_lanes,
     fold_lanes,
     add_scaled,
     round,
 };
+
+/// Whether [`activate_gated`] and [`activate`] have an activation.
+pub(super) fn has_activation(activation: Activation) -> bool {
+    matches!(
+        activation,
+        Activation::Silu
+            | Activation::Gelu
+            | Activation::GeluTanh
+            | Activation::ClampedSwiglu { .. }
+            | Activation::ClampedSilu { .. }
+            | Activation::Relu2
+    )
+}
 
 #[inline(always)]
 pub(super) fn activate_gated(activation: Activation, gate: &[f32], up: &mut [f32]) {
@@ -38,6 +52,7 @@ pub(super) fn activate_gated(activation: Activation, gate: &[f32], up: &mut [f32
             gate * sigmoid(gate) * at_least(at_most(up, limit), -limit)
         }),
         Activation::Relu2 => zip(gate, up, |gate, up| relu2(gate) * up),
+        _ => unreachable!("`has_activation` refuses it"),
     }
 }
 
@@ -56,6 +71,7 @@ pub(super) fn activate(activation: Activation, up: &mut [f32]) {
             z * sigmoid(z)
         }),
         Activation::Relu2 => each(up, relu2),
+        _ => unreachable!("`has_activation` refuses it"),
     }
 }
 
@@ -116,6 +132,22 @@ pub(super) fn softmax(values: &mut [f32], scale: f32) {
     let max = lanes(values, f32::NEG_INFINITY, f32::max, f32::max);
     each(values, |value| exp((value - max) * scale));
     let total = lanes(values, 0.0, |sum, value| sum + value, |a, b| a + b);
+    each(values, |value| value / total);
+}
+
+/// What a value of a gate becomes.
+pub(crate) fn gate_factor(function: GateFunction, z: f32) -> f32 {
+    match function {
+        GateFunction::Softplus => z.max(0.0) + (-z.abs()).exp().ln_1p(),
+        _ => sigmoid(z),
+    }
+}
+
+#[inline(always)]
+pub(super) fn softmax_with_sink(values: &mut [f32], scale: f32, sink: f32) {
+    let max = at_least(lanes(values, f32::NEG_INFINITY, f32::max, f32::max) * scale, sink);
+    each(values, |value| exp(value * scale - max));
+    let total = lanes(values, 0.0, |sum, value| sum + value, |a, b| a + b) + exp(sink - max);
     each(values, |value| value / total);
 }
 

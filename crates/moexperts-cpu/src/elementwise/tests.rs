@@ -89,11 +89,21 @@ fn check_reductions(set: &Elementwise, x: &[f32], y: &[f32]) {
 
     let mut out = x.to_vec();
     set.softmax(&mut out, 0.25);
-    let max = wide_x.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let exps: Vec<f64> = wide_x.iter().map(|x| ((x - max) * 0.25).exp()).collect();
-    let total: f64 = exps.iter().sum();
-    for i in 0..x.len() {
-        assert_near(out[i], exps[i] / total, 0.0, "softmax");
+    let scores: Vec<f64> = wide_x.iter().map(|x| x * 0.25).collect();
+    for (&out, expected) in out.iter().zip(reference::softmax(&scores, None)) {
+        assert_near(out, expected, 0.0, "softmax");
+    }
+    // Among the scores, above and below them.
+    for sink in [0.5, 7.0, -20.0] {
+        let mut out = x.to_vec();
+        set.softmax_with_sink(&mut out, 0.25, sink);
+        for (&out, expected) in out.iter().zip(reference::softmax(&scores, Some(sink.into()))) {
+            // The sink is subtracted from scores of a few units.
+            assert_near(out, expected, 4.0 * expected, "softmax_with_sink");
+        }
+        let mut bits = x.to_vec();
+        portable::KERNELS.softmax_with_sink(&mut bits, 0.25, sink);
+        assert_eq!(out, bits, "{}", set.isa());
     }
 
     let mut out = y.to_vec();
@@ -160,5 +170,11 @@ fn a_softmax_of_far_apart_values_stays_finite() {
         set.softmax(&mut values, 1.0);
         assert!(values.iter().all(|value| value.is_finite()));
         assert!((values[0] - 0.731_058_6).abs() < 1e-6);
+        for (sink, expected) in [(1000.0, 0.5), (-1e30, 1.0), (f32::NEG_INFINITY, 1.0), (2e4, 0.0)]
+        {
+            let mut values = [1000.0, -1000.0];
+            set.softmax_with_sink(&mut values, 1.0, sink);
+            assert!((values[0] - expected).abs() < 1e-6 && values[1] < 1e-6, "{values:?}");
+        }
     }
 }

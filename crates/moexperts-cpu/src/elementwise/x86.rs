@@ -20,6 +20,7 @@ macro_rules! compiled_for {
                 rms_norm,
                 layer_norm,
                 softmax,
+                softmax_with_sink,
                 softmax_lanes,
                 fold_lanes,
                 add_scaled,
@@ -59,6 +60,11 @@ macro_rules! compiled_for {
             #[target_feature(enable = $features)]
             fn softmax(values: &mut [f32], scale: f32) {
                 portable::softmax(values, scale);
+            }
+
+            #[target_feature(enable = $features)]
+            fn softmax_with_sink(values: &mut [f32], scale: f32, sink: f32) {
+                portable::softmax_with_sink(values, scale, sink);
             }
 
             #[target_feature(enable = $features)]

@@ -1,6 +1,6 @@
 //! Every (token, expert) pair on its own.
 
-use moexperts_core::{ExpertsBackend, ExpertsCall, ExpertsSpec, Result, Tensor};
+use moexperts_core::{ExpertsBackend, ExpertsCall, ExpertsSpec, Result, Tensor, checks};
 
 use super::{
     RowsBackend, RowsCall,
@@ -18,8 +18,8 @@ impl ExpertsBackend<Cpu> for BatchedMm {
         "batched_mm"
     }
 
-    fn check(&self, spec: &ExpertsSpec, _device: &Cpu) -> Result<()> {
-        super::check(self.name(), spec)
+    fn check(&self, spec: &ExpertsSpec, device: &Cpu) -> Result<()> {
+        checks::backend(self.name(), device, spec)
     }
 
     fn forward(&self, call: ExpertsCall<'_, Cpu>, out: &mut Tensor) -> Result<()> {

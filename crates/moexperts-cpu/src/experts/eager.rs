@@ -1,6 +1,6 @@
 //! One expert after another.
 
-use moexperts_core::{ExpertsBackend, ExpertsCall, ExpertsSpec, Result, Tensor};
+use moexperts_core::{ExpertsBackend, ExpertsCall, ExpertsSpec, Result, Tensor, checks};
 
 use super::{
     RowsBackend, RowsCall,
@@ -19,8 +19,8 @@ impl ExpertsBackend<Cpu> for Eager {
         "eager"
     }
 
-    fn check(&self, spec: &ExpertsSpec, _device: &Cpu) -> Result<()> {
-        super::check(self.name(), spec)
+    fn check(&self, spec: &ExpertsSpec, device: &Cpu) -> Result<()> {
+        checks::backend(self.name(), device, spec)
     }
 
     fn forward(&self, call: ExpertsCall<'_, Cpu>, out: &mut Tensor) -> Result<()> {

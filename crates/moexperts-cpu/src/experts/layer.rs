@@ -89,11 +89,11 @@ impl<'a> Layer<'a> {
         let (spec, [tokens, _]) = (experts.spec(), x.shape());
         let routed = [routing.tokens(), routing.top_k()];
         checks::experts(spec, x.shape(), routed, out.shape())?;
-        super::check(name, spec)?;
+        checks::backend(name, cpu, spec)?;
         let workspace = scratch.slot::<Workspace>();
         let Workspace { groups, inputs, panels, inner_rows, inner_panels, sums, threads } =
             workspace;
-        let kernel = cpu.kernel(spec.dtype);
+        let kernel = cpu.kernel(spec.format);
         groups.order(routing, spec.experts, |count| match pairs {
             Pairs::Together => kernel.in_panels(count),
             Pairs::Alone => (0, 0),

@@ -16,9 +16,7 @@ pub use eager::Eager;
 pub use grouped_mm::GroupedMm;
 pub use pairs::{PairsCall, expert_linear};
 
-use moexperts_core::{
-    Error, Experts, ExpertsBackend, ExpertsCall, ExpertsSpec, Orientation, Result, Routing, Scratch,
-};
+use moexperts_core::{Experts, ExpertsBackend, ExpertsCall, Result, Routing, Scratch};
 
 use crate::{
     cpu::Cpu,
@@ -57,25 +55,4 @@ impl<'a> From<ExpertsCall<'a, Cpu>> for RowsCall<'a> {
         let ExpertsCall { device: cpu, experts, x, routing, scratch } = call;
         Self { cpu, experts, x: x.into(), routing, scratch }
     }
-}
-
-/// What every backend of this crate needs of the experts.
-fn check(name: &str, spec: &ExpertsSpec) -> Result<()> {
-    let missing = |problem: &str| {
-        Err(Error::Backend {
-            name: name.to_owned(),
-            device: <Cpu as moexperts_core::Device>::NAME,
-            problem: problem.to_owned(),
-        })
-    };
-    if spec.post_expert_norm {
-        return missing("a norm after each expert is not supported");
-    }
-    if spec.orientation == Orientation::InOut {
-        return missing("projections stored [in, out] have to be transposed first");
-    }
-    if !spec.gated && spec.activation.needs_gate() {
-        return missing(&format!("the {} needs a gate projection", spec.activation.name()));
-    }
-    Ok(())
 }

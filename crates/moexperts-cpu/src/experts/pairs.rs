@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use moexperts_core::{Error, Linear, Matrix, Result, Routing, Scratch};
+use moexperts_core::{Error, Linear, Matrix, Result, Routing, Scratch, checks};
 
 use super::{
     groups::{Group, Groups},
@@ -23,7 +23,7 @@ use crate::{
 pub struct PairsCall<'a> {
     /// Where to compute.
     pub cpu: &'a Cpu,
-    /// The projection of each expert, all of one shape and dtype.
+    /// The projection of each expert, all of one shape and format.
     pub experts: &'a [Linear<Matrix, Vec<f32>>],
     /// A row for each token [T, in], or one for each pair [T · K, in].
     pub x: Rows<'a>,
@@ -58,7 +58,8 @@ struct ThreadRoom {
 /// rows of sentinels are 0.
 ///
 /// # Errors
-/// [`Error::Shape`] or [`Error::DType`] that names what does not agree.
+/// [`Error::Shape`] or [`Error::Format`] that names what does not agree, [`Error::Device`] if there
+/// are no kernels for the weights.
 pub fn expert_linear(call: PairsCall<'_>, out: RowsMut<'_>) -> Result<()> {
     let PairsCall { cpu, experts, x, routing, scratch } = call;
     let outputs = check(experts, &x, routing, out.shape())?;
@@ -66,7 +67,8 @@ pub fn expert_linear(call: PairsCall<'_>, out: RowsMut<'_>) -> Result<()> {
     let Workspace { pairs, groups, input_rows, inputs, panels, threads } = scratch.slot();
     pairs.reset(count, 1).0.copy_from_slice(routing.top_k_index());
     let Some(first) = experts.first() else { return Ok(()) };
-    let kernel = cpu.kernel(first.weight.dtype());
+    checks::format(cpu, first.weight.format())?;
+    let kernel = cpu.kernel(first.weight.format());
     groups.order(pairs, experts.len(), |rows| kernel.in_panels(rows));
     // As many pairs as there are rows, or K of them to a row.
     let per_row = count.checked_div(x.shape()[0]).unwrap_or(1).max(1) as u32;
@@ -113,9 +115,9 @@ fn check(
     for (index, Linear { weight, bias }) in experts.iter().enumerate() {
         let what = || format!("projection of expert {index}");
         shape(&what(), [outputs, cols], [weight.rows(), weight.cols()])?;
-        let expected = experts[0].weight.dtype();
-        if weight.dtype() != expected {
-            return Err(Error::DType { what: what(), expected, got: weight.dtype() });
+        let expected = experts[0].weight.format();
+        if weight.format() != expected {
+            return Err(Error::Format { what: what(), expected, got: weight.format() });
         }
         if bias.as_ref().is_some_and(|bias| bias.len() != outputs) {
             let got = bias.as_ref().map_or(0, Vec::len);

@@ -3,7 +3,7 @@
 
 use std::hint::black_box;
 
-use moexperts_core::DType;
+use moexperts_core::{DType, WeightFormat};
 
 #[cfg(target_arch = "x86_64")]
 use super::{amxbf16, avx2, avx512, avx512bf16};
@@ -27,10 +27,10 @@ pub struct Peak {
     pub inputs: DType,
 }
 
-/// Measures what the threads of `cpu` can compute at most with weights of `dtype`: with bf16 dot
-/// products where `dtype` is bf16 and the instruction set has them, in f32 otherwise.
-pub fn peak(cpu: &Cpu, dtype: DType) -> Peak {
-    let chains = Chains::select(cpu.isa(), dtype);
+/// Measures what the threads of `cpu` can compute at most with weights of a format: with bf16 dot
+/// products where inputs may be rounded to bf16 and the instruction set has them, in f32 otherwise.
+pub fn peak(cpu: &Cpu, format: impl Into<WeightFormat>) -> Peak {
+    let chains = Chains::select(cpu.isa(), format.into());
     let flops_per_second = fastest(cpu.thread_count(), 1, || {
         |_| {
             let starts: [f32; CHAINS] = std::array::from_fn(|chain| chain as f32);
@@ -72,14 +72,14 @@ impl Chains {
         chains.into_iter().filter(|chains| chains.isa.runs_here())
     }
 
-    /// The best chains for weights of this dtype that need no more than `isa`.
+    /// The first chains for weights of this format whose instruction set `isa` includes.
     ///
     /// # Panics
     /// Never: the portable chains run everywhere.
-    pub(super) fn select(isa: Isa, weights: DType) -> Self {
-        let fits = |inputs: DType| inputs == DType::F32 || inputs == weights;
+    pub(super) fn select(isa: Isa, format: WeightFormat) -> Self {
+        let fits = |inputs: DType| inputs == DType::F32 || inputs == format.input_dtype();
         Self::all()
-            .find(|chains| chains.isa <= isa && fits(chains.inputs))
+            .find(|chains| isa.includes(chains.isa) && fits(chains.inputs))
             .expect("the portable chains run everywhere")
     }
 

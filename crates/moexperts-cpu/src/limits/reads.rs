@@ -76,12 +76,14 @@ impl Readers {
         readers.into_iter().filter(|readers| readers.isa.runs_here())
     }
 
-    /// The best that need no more than `isa`.
+    /// The first whose instruction set `isa` includes.
     ///
     /// # Panics
     /// Never: the portable ones run everywhere.
     fn select(isa: Isa) -> Self {
-        Self::all().find(|readers| readers.isa <= isa).expect("the portable readers run everywhere")
+        Self::all()
+            .find(|readers| isa.includes(readers.isa))
+            .expect("the portable readers run everywhere")
     }
 
     /// Reads a block in one of the ways; the exclusive or of its values.

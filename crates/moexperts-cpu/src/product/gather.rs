@@ -43,7 +43,7 @@ impl Gathered {
 
 /// Copies a matrix row-major without gaps.
 fn gather<'a, T: Element>(matrix: &Matrix, out: &'a mut Vec<T>) -> Elements<'a> {
-    let values = T::slice(matrix.elements()).expect("the room is of the weights' dtype");
+    let values = T::slice(matrix.elements()).expect("the elements are of the type of the buffer");
     let (rows, cols) = (matrix.rows(), matrix.cols());
     let [down, right] = [matrix.row_stride(), matrix.col_stride()];
     out.resize((rows * cols).max(out.len()), T::from_f32(0.0));

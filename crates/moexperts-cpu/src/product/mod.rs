@@ -12,8 +12,9 @@
 //! the instruction set alone, not on the tile that happens to compute it. So a result does not
 //! depend on the rows beside it or on the number of threads.
 //!
-//! [`Kernel::all`] is the list that dispatch, tests and `moexperts inspect` walk. An instruction
-//! set is a file of tiles; `dot` and `lanes` walk a block in them.
+//! [`Kernel::all`] is the list, by instruction set and format of the weights, that dispatch, tests
+//! and `moexperts inspect` walk. An instruction set is a file of tiles; `dot` and `lanes` walk a
+//! block in them.
 
 #[cfg(target_arch = "x86_64")]
 mod amxbf16;
@@ -33,7 +34,7 @@ mod tests;
 use std::ops::Range;
 
 use half::{bf16, f16};
-use moexperts_core::{DType, Element, Elements, Matrix};
+use moexperts_core::{DType, Element, Elements, Matrix, WeightFormat};
 
 pub(crate) use self::gather::Gathered;
 use self::{dot::DotCall, lanes::LanesCall};
@@ -83,9 +84,9 @@ impl<'a> Weights<'a> {
     /// The typed elements from the first of the rows `outputs` on.
     ///
     /// # Panics
-    /// If the rows do not exist or the elements are of another dtype.
+    /// If the rows do not exist or the weights are of another format.
     fn rows_of<W: Element>(&self, outputs: &Range<usize>) -> &'a [W] {
-        let weights = W::slice(self.elements).expect("the weights are of the kernel's dtype");
+        let weights = W::slice(self.elements).expect("the weights are of the kernel's format");
         assert!(outputs.start <= outputs.end && outputs.end <= self.rows, "outputs {outputs:?}");
         weights.get(outputs.start * self.row_stride..).unwrap_or_default()
     }
@@ -108,7 +109,7 @@ impl<'a> From<&'a Matrix> for Weights<'a> {
 /// Weights that a thread reads after those of a product.
 #[derive(Debug, Clone, Copy)]
 pub struct Then<'a> {
-    /// Of the same dtype.
+    /// Of the same format.
     pub weights: Weights<'a>,
     /// The first row that is read.
     pub row: usize,
@@ -147,12 +148,16 @@ pub struct Kernel {
     tuning: Tuning,
 }
 
-/// The typed functions behind a kernel.
+/// The typed functions behind a kernel: a variant for each pair of inputs and weights.
 #[derive(Debug, Clone, Copy)]
 enum Forms {
     F32(TypedForms<f32, f32>),
     F16(TypedForms<f32, f16>),
     Bf16(TypedForms<f32, bf16>),
+    #[cfg_attr(
+        not(target_arch = "x86_64"),
+        expect(dead_code, reason = "other architectures have no kernel of these types yet")
+    )]
     Bf16Dot(TypedForms<bf16, bf16>),
 }
 
@@ -183,7 +188,7 @@ impl Input for bf16 {
     const ZERO: Self = bf16::ZERO;
 }
 
-/// The forms of an instruction set's file, for the dtypes its place in the list asks for.
+/// The forms in an instruction set's file, for the types of its place in the list.
 macro_rules! forms {
     ($isa:ident) => {
         TypedForms { dot: $isa::dot, lanes: $isa::lanes }
@@ -191,8 +196,9 @@ macro_rules! forms {
 }
 
 impl Kernel {
-    /// The kernels this machine can run, the best for each dtype first.
+    /// The kernels that this machine can run, of each format the best first.
     pub fn all() -> impl Iterator<Item = Self> {
+        // A format has its row for each instruction set that is written for it.
         let kernels = [
             #[cfg(target_arch = "x86_64")]
             (Isa::AmxBf16, Forms::Bf16Dot(forms!(amxbf16))),
@@ -221,14 +227,11 @@ impl Kernel {
         kernels.into_iter().filter_map(here)
     }
 
-    /// The best kernel for weights of this dtype that needs no more than `isa`.
-    ///
-    /// # Panics
-    /// Never: the portable kernels take every dtype and run everywhere.
-    pub fn select(isa: Isa, weights: DType) -> Self {
-        Self::all()
-            .find(|kernel| kernel.isa <= isa && kernel.weights() == weights)
-            .expect("a portable kernel takes every dtype")
+    /// The first kernel for weights of this format whose instruction set `isa` includes; `None` if
+    /// there is none.
+    pub fn select(isa: Isa, format: impl Into<WeightFormat>) -> Option<Self> {
+        let format = format.into();
+        Self::all().find(|kernel| isa.includes(kernel.isa) && kernel.format() == format)
     }
 
     /// The same kernel with other settings.
@@ -251,12 +254,12 @@ impl Kernel {
         self.isa
     }
 
-    /// The dtype of the weights it takes.
-    pub fn weights(&self) -> DType {
+    /// The format of the weights it takes.
+    pub fn format(&self) -> WeightFormat {
         match self.forms {
-            Forms::F32(_) => DType::F32,
-            Forms::F16(_) => DType::F16,
-            Forms::Bf16(_) | Forms::Bf16Dot(_) => DType::Bf16,
+            Forms::F32(_) => WeightFormat::F32,
+            Forms::F16(_) => WeightFormat::F16,
+            Forms::Bf16(_) | Forms::Bf16Dot(_) => WeightFormat::BF16,
         }
     }
 
@@ -273,7 +276,7 @@ impl Kernel {
     ///
     /// # Panics
     /// If an input row or an output does not exist, `out` does not hold
-    /// `rows.len() * outputs.len()` values, or the dtypes are not the kernel's.
+    /// `rows.len() * outputs.len()` values, or inputs and weights are not of the kernel's types.
     pub fn dot(
         &self,
         inputs: Inputs<'_>,
@@ -298,7 +301,8 @@ impl Kernel {
     ///
     /// # Panics
     /// If the panels are not whole ones of the weights' columns, an output does not exist, `out`
-    /// does not hold `panels * outputs.len() * PANEL` values, or the dtypes are not the kernel's.
+    /// does not hold `panels * outputs.len() * PANEL` values, or inputs and weights are not of the
+    /// kernel's types.
     pub fn lanes(
         &self,
         panels: Inputs<'_>,
@@ -360,10 +364,10 @@ impl Kernel {
     pub(crate) fn in_panels(&self, rows: usize) -> (usize, usize) {
         // A panel costs tiles no more than reading the weights. Weight rows of f32 are twice as long:
         // dot products wait for them in the caches.
-        let worth_a_panel = match (self.tuning.panel_rows, self.isa, self.weights()) {
+        let worth_a_panel = match (self.tuning.panel_rows, self.isa, self.forms) {
             (0, Isa::AmxBf16, _) => 7,
-            (0, _, DType::F32) => 8,
-            (0, _, DType::F16 | DType::Bf16) => 13,
+            (0, _, Forms::F32(_)) => 8,
+            (0, _, Forms::F16(_) | Forms::Bf16(_) | Forms::Bf16Dot(_)) => 13,
             (rows, ..) => rows.min(PANEL),
         };
         let panels = (rows + PANEL - worth_a_panel) / PANEL;

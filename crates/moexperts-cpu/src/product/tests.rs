@@ -19,6 +19,11 @@ fn values(len: usize, seed: u32) -> Vec<f32> {
     (0..len).map(|_| next() as f32).collect()
 }
 
+/// The element type of the weights of a kernel.
+fn dtype(kernel: Kernel) -> DType {
+    kernel.format().dense().expect("these kernels take dense weights")
+}
+
 /// Input rows as a kernel takes them.
 struct Prepared {
     f32: Vec<f32>,
@@ -92,7 +97,7 @@ fn check(kernel: Kernel, inputs: usize, outputs: usize, cols: usize, seed: u32) 
     let mut stored = values(outputs * stride, seed + 1);
     // What lies between the rows must not matter.
     stored.chunks_mut(stride.max(1)).for_each(|row| row[cols..].fill(f32::NAN));
-    let whole = Matrix::from_f32(1, outputs * stride, &stored, kernel.weights()).unwrap();
+    let whole = Matrix::from_f32(1, outputs * stride, &stored, dtype(kernel)).unwrap();
     let weights = Weights { elements: whole.elements(), rows: outputs, cols, row_stride: stride };
     // Every row once, then the last again unless it is the only one (a tile of one row), in an
     // order that is not the stored one.
@@ -118,7 +123,7 @@ fn check(kernel: Kernel, inputs: usize, outputs: usize, cols: usize, seed: u32) 
                     "{} {} lanes: {lanes} [{inputs}, {cols}] x [{outputs}, {cols}] at \
                      [{place}, {output}]: {got} against {expected}, allowed {allowance:e}",
                     kernel.isa(),
-                    kernel.weights(),
+                    kernel.format(),
                 );
             }
         }
@@ -197,13 +202,13 @@ fn nothing_beyond_the_last_value_is_read() {
                 let x = Prepared::new(kernel, values(inputs * cols, 1));
                 let panels = x.panels(kernel, &rows, cols);
                 let stored = values(outputs * cols, 2);
-                let near = Matrix::from_f32(outputs, cols, &stored, kernel.weights()).unwrap();
+                let near = Matrix::from_f32(outputs, cols, &stored, dtype(kernel)).unwrap();
                 let far = match near.elements() {
                     Elements::F32(values) => AtTheEnd::new(bytemuck::cast_slice(values)),
                     Elements::F16(values) => AtTheEnd::new(bytemuck::cast_slice(values)),
                     Elements::Bf16(values) => AtTheEnd::new(bytemuck::cast_slice(values)),
                 };
-                let elements = match kernel.weights() {
+                let elements = match dtype(kernel) {
                     DType::F32 => Elements::F32(far.values()),
                     DType::F16 => Elements::F16(far.values()),
                     DType::Bf16 => Elements::Bf16(far.values()),
@@ -240,8 +245,7 @@ fn an_output_does_not_depend_on_its_neighbours() {
         // Enough panels that the columns are cut where a single row's are not.
         let (inputs, outputs, cols) = (113, 35, 1500);
         let x = Prepared::new(kernel, values(inputs * cols, 1));
-        let w =
-            Matrix::from_f32(outputs, cols, &values(outputs * cols, 2), kernel.weights()).unwrap();
+        let w = Matrix::from_f32(outputs, cols, &values(outputs * cols, 2), dtype(kernel)).unwrap();
         let rows: Vec<u32> = (0..inputs as u32).collect();
         for lanes in [false, true] {
             let whole = run(kernel, lanes, &x, &rows, (&w).into(), 0..outputs);
@@ -258,7 +262,7 @@ fn an_output_does_not_depend_on_its_neighbours() {
 
 #[test]
 fn values_in_rows_are_panels_too() {
-    for kernel in Kernel::all().filter(|kernel| kernel.weights() == DType::F32) {
+    for kernel in Kernel::all().filter(|kernel| kernel.format() == WeightFormat::F32) {
         let (positions, width, heads) = (37, 3 * PANEL, 9);
         let values_ = values(positions * width, 1);
         let weights = values(heads * positions, 2);
@@ -280,9 +284,9 @@ fn values_in_rows_are_panels_too() {
 #[test]
 fn rows_are_divided_into_panels_and_the_rest() {
     for kernel in Kernel::all() {
-        let few = match (kernel.isa(), kernel.weights()) {
+        let few = match (kernel.isa(), kernel.format()) {
             (Isa::AmxBf16, _) => 6,
-            (_, DType::F32) => 7,
+            (_, WeightFormat::F32) => 7,
             _ => 12,
         };
         for (rows, expected) in [
@@ -304,7 +308,7 @@ fn a_number_that_is_none_stays_in_its_row() {
         let mut x = values(4 * 40, 3);
         x[2 * 40 + 39] = f32::NAN;
         x[40] = f32::INFINITY;
-        let w = Matrix::from_f32(4, 40, &[0.5; 160], kernel.weights()).unwrap();
+        let w = Matrix::from_f32(4, 40, &[0.5; 160], dtype(kernel)).unwrap();
         let prepared = Prepared::new(kernel, x);
         for lanes in [false, true] {
             let out = run(kernel, lanes, &prepared, &[0, 1, 2, 3], (&w).into(), 0..4);
@@ -322,7 +326,7 @@ fn a_weight_that_is_none_stays_in_its_row() {
             let mut w = values(20 * cols, 4);
             w[3 * cols + 5] = f32::NAN;
             w[17 * cols] = f32::INFINITY;
-            let w = Matrix::from_f32(20, cols, &w, kernel.weights()).unwrap();
+            let w = Matrix::from_f32(20, cols, &w, dtype(kernel)).unwrap();
             let x = Prepared::new(kernel, vec![0.5; 2 * cols]);
             for lanes in [false, true] {
                 let out = run(kernel, lanes, &x, &[0, 1], (&w).into(), 0..20);
@@ -335,11 +339,15 @@ fn a_weight_that_is_none_stays_in_its_row() {
 }
 
 #[test]
-fn there_is_a_kernel_for_every_dtype_at_every_instruction_set() {
+fn there_is_a_kernel_for_every_format_at_every_instruction_set() {
     for isa in Isa::ALL {
-        for dtype in DType::ALL {
-            let kernel = Kernel::select(isa, dtype);
-            assert!(kernel.isa() <= isa && kernel.weights() == dtype);
+        for &format in WeightFormat::ALL {
+            let kernel = Kernel::select(isa, format).expect("a portable one takes every format");
+            assert!(isa.includes(kernel.isa()) && kernel.format() == format);
+            let candidates = Kernel::all().filter(|other| other.format() == format);
+            for other in candidates.filter(|other| isa.includes(other.isa())) {
+                assert!(kernel.isa().includes(other.isa()), "{isa} {format}: {}", other.isa());
+            }
         }
     }
 }
@@ -363,7 +371,7 @@ fn no_kernel_is_slower_than_the_portable_one() {
     let stored = values(outputs * cols, 2);
     let mut out = vec![0.0; PANEL * outputs];
     for kernel in Kernel::all().filter(|kernel| kernel.isa() != Isa::Portable) {
-        let matrix = Matrix::from_f32(outputs, cols, &stored, kernel.weights()).unwrap();
+        let matrix = Matrix::from_f32(outputs, cols, &stored, dtype(kernel)).unwrap();
         let weights = Weights::from(&matrix);
         let mut time = |kernel: Kernel, lanes: bool| {
             let x = Prepared::new(kernel, values(PANEL * cols, 1));
@@ -376,7 +384,7 @@ fn no_kernel_is_slower_than_the_portable_one() {
             }
             start.elapsed()
         };
-        let portable = Kernel::select(Isa::Portable, kernel.weights());
+        let portable = Kernel::select(Isa::Portable, kernel.format()).unwrap();
         for lanes in [false, true] {
             // In turns, so that what else runs meanwhile meets both; the best of many.
             let turns = (0..30).map(|_| [time(kernel, lanes), time(portable, lanes)]);

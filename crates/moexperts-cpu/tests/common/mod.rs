@@ -2,10 +2,12 @@
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub(crate) mod attention;
+
 use std::{num::NonZero, sync::LazyLock};
 
 use moexperts_conformance::skipped;
-use moexperts_core::{Device, DeviceLinear, Result, Scratch, Tensor};
+use moexperts_core::{DeviceLinear, Operations, Result, Scratch, Tensor};
 use moexperts_cpu::{Cpu, CpuOptions, Isa};
 
 /// The instruction sets of this machine; those it lacks are named once, or fail the tests.

@@ -9,9 +9,10 @@ mod norm;
 mod reuse;
 
 use common::{bits, device, devices, devices_by_threads, linear, tensor, values};
-use moexperts_conformance::{Bounded, Tolerance};
+use moexperts_conformance::{Bounded, RouterCase, Tolerance, router_cases, run_routers};
 use moexperts_core::{
-    Activation, DType, Device, Error, Linear, Matrix, Result, RouterSpec, Tensor, made, reference,
+    Activation, DType, Error, GateFunction, Linear, Matrix, Memory, Operations, Result,
+    RopePairing, Tensor, made, reference,
 };
 use moexperts_cpu::{Cpu, Isa};
 
@@ -31,6 +32,10 @@ fn is_shape_error<T>(result: Result<T>) -> bool {
     matches!(result, Err(Error::Shape { .. }))
 }
 
+fn is_count_error<T>(result: Result<T>) -> bool {
+    matches!(result, Err(Error::Count { .. }))
+}
+
 #[test]
 fn a_bag_is_the_weighted_sum_of_its_rows() {
     let cpu = device(Isa::Portable, 2);
@@ -40,9 +45,9 @@ fn a_bag_is_the_weighted_sum_of_its_rows() {
     assert_eq!((out.rows(), out.data()), (2, &[51.0, 102.0, 10.0, 20.0][..]));
     let beyond = made(|out| cpu.embedding_bag(&table, &[0, 3], &[1.0; 2], 2, out));
     assert_eq!(beyond.unwrap_err(), Error::OutOfRange { what: "row", index: 3, limit: 3 });
-    assert!(is_shape_error(made(|out| cpu.embedding_bag(&table, &[0, 1, 2], &[1.0; 3], 2, out))));
-    assert!(is_shape_error(made(|out| cpu.embedding_bag(&table, &[0, 1], &[1.0; 1], 2, out))));
-    assert!(is_shape_error(made(|out| cpu.embedding_bag(&table, &[0, 1], &[1.0; 2], 0, out))));
+    assert!(is_count_error(made(|out| cpu.embedding_bag(&table, &[0, 1, 2], &[1.0; 3], 2, out))));
+    assert!(is_count_error(made(|out| cpu.embedding_bag(&table, &[0, 1], &[1.0; 1], 2, out))));
+    assert!(is_count_error(made(|out| cpu.embedding_bag(&table, &[0, 1], &[1.0; 2], 0, out))));
 }
 
 #[test]
@@ -79,33 +84,35 @@ fn a_tensor_of_another_shape_has_the_same_values() {
 fn rope_turns_the_first_values_of_each_head_and_leaves_the_rest() {
     for cpu in devices() {
         for (head_dim, half) in [(8, 4), (64, 32), (10, 3), (6, 0), (2, 1)] {
-            let (tokens, heads) = (5, 3);
-            let x = tensor(tokens, heads * head_dim, 6);
+            let (tokens, heads_of_token) = (5, 3);
+            let x = tensor(tokens, heads_of_token * head_dim, 6);
             let angles = values(tokens * half, 7);
             let of = |function: fn(f32) -> f32| {
                 let values = angles.iter().map(|&angle| function(3.0 * angle)).collect();
                 Tensor::from_vec(tokens, half, values).unwrap()
             };
             let (cos, sin) = (of(f32::cos), of(f32::sin));
-            let mut turned = x.clone();
-            cpu.rope(&mut turned, head_dim, &cos, &sin).unwrap();
-            for at in 0..x.data().len() {
-                let (token, place) = (at / (heads * head_dim), at % head_dim);
-                let (got, old) = (turned.data()[at], x.data()[at]);
-                if place >= 2 * half {
-                    assert_eq!(got.to_bits(), old.to_bits());
-                    continue;
+            for pairing in RopePairing::ALL {
+                let mut turned = x.clone();
+                cpu.rope(&mut turned, head_dim, pairing, &cos, &sin).unwrap();
+                let heads = x.data().chunks_exact(head_dim).zip(turned.data().chunks(head_dim));
+                for (index, (old, got)) in heads.enumerate() {
+                    let token = index / heads_of_token;
+                    let rest = 2 * half..head_dim;
+                    assert_eq!(bits(&got[rest.clone()]), bits(&old[rest]));
+                    for pair in 0..half {
+                        let [first, second] = pairing.places(pair, half);
+                        let (cos, sin) = (cos.row(token)[pair], sin.row(token)[pair]);
+                        for (place, other, sign) in [(first, second, -1.0), (second, first, 1.0)] {
+                            let kept = f64::from(old[place]) * f64::from(cos);
+                            let moved = sign * f64::from(old[other]) * f64::from(sin);
+                            let allowance = 3.0 * ROUNDING * (kept.abs() + moved.abs());
+                            assert_near(got[place], kept + moved, allowance, || {
+                                format!("{} {pairing:?} of {head_dim}, at {place}", cpu.isa())
+                            });
+                        }
+                    }
                 }
-                let (angle, other, sign) = match place < half {
-                    true => (place, x.data()[at + half], -1.0),
-                    false => (place - half, x.data()[at - half], 1.0),
-                };
-                let kept = f64::from(old) * f64::from(cos.row(token)[angle]);
-                let moved = sign * f64::from(other) * f64::from(sin.row(token)[angle]);
-                let allowance = 3.0 * ROUNDING * (kept.abs() + moved.abs());
-                assert_near(got, kept + moved, allowance, || {
-                    format!("{} head {head_dim}, {half} angles, at {at}", cpu.isa())
-                });
             }
         }
     }
@@ -116,7 +123,7 @@ fn rope_of_a_wrong_shape_is_an_error() {
     let cpu = device(Isa::Portable, 1);
     let rope = |cols: usize, head_dim: usize, cos: [usize; 2], sin: [usize; 2]| {
         let [cos, sin] = [cos, sin].map(|[rows, cols]| Tensor::zeros(rows, cols));
-        cpu.rope(&mut Tensor::zeros(2, cols), head_dim, &cos, &sin)
+        cpu.rope(&mut Tensor::zeros(2, cols), head_dim, RopePairing::Halves, &cos, &sin)
     };
     assert!(rope(8, 4, [2, 2], [2, 2]).is_ok());
     assert!(is_shape_error(rope(8, 4, [2, 3], [2, 3])));
@@ -158,11 +165,57 @@ fn adding_rounds_once() {
     for cpu in devices() {
         let (x, y) = (tensor(7, 37, 10), tensor(7, 37, 11));
         let mut sum = x.clone();
-        cpu.add(&mut sum, &y).unwrap();
+        cpu.add(&mut sum, &y, 1.0).unwrap();
         let expected: Vec<f32> = x.data().iter().zip(y.data()).map(|(x, y)| x + y).collect();
         assert_eq!(bits(sum.data()), bits(&expected));
-        assert!(is_shape_error(cpu.add(&mut sum, &Tensor::zeros(7, 36))));
-        assert!(is_shape_error(cpu.add(&mut sum, &Tensor::zeros(37, 7))));
+        assert!(is_shape_error(cpu.add(&mut sum, &Tensor::zeros(7, 36), 1.0)));
+        assert!(is_shape_error(cpu.add(&mut sum, &Tensor::zeros(37, 7), 1.0)));
+    }
+}
+
+#[test]
+fn a_multiple_is_added_and_values_are_scaled() {
+    for cpu in devices() {
+        let (x, y) = (tensor(7, 37, 10), tensor(7, 37, 11));
+        let (mut sum, mut scaled) = (x.clone(), x.clone());
+        cpu.add(&mut sum, &y, -0.3).unwrap();
+        cpu.scale(&mut scaled, 0.37).unwrap();
+        for at in 0..x.data().len() {
+            let (x, y) = (f64::from(x.data()[at]), f64::from(y.data()[at]));
+            let moved = f64::from(-0.3_f32) * y;
+            let allowance = 2.0 * ROUNDING * (x.abs() + moved.abs());
+            assert_near(sum.data()[at], x + moved, allowance, || format!("{} sum", cpu.isa()));
+            assert_eq!(scaled.data()[at], x as f32 * 0.37, "{}", cpu.isa());
+        }
+    }
+}
+
+#[test]
+fn a_gate_has_a_factor_for_each_of_some_neighbours() {
+    for cpu in devices() {
+        let x = tensor(9, 36, 12);
+        for function in GateFunction::ALL {
+            for factors in [1, 2, 36] {
+                let gates: Vec<f32> =
+                    values(9 * factors, 13).iter().map(|value| 30.0 * value).collect();
+                let gate = Tensor::from_vec(9, factors, gates).unwrap();
+                let mut gated = x.clone();
+                cpu.gate(&mut gated, &gate, function).unwrap();
+                for (at, (&got, &old)) in gated.data().iter().zip(x.data()).enumerate() {
+                    let (row, col) = (at / 36, at % 36);
+                    let z = f64::from(gate.row(row)[col / (36 / factors)]);
+                    let expected = f64::from(old) * reference::gate(function, z);
+                    let allowance = 8.0 * ROUNDING * expected.abs() + 1e-37;
+                    assert_near(got, expected, allowance, || {
+                        format!("{} {function:?} of {z}, {factors} factors", cpu.isa())
+                    });
+                }
+            }
+            for shape in [[9, 0], [9, 5], [8, 1]] {
+                let gate = Tensor::zeros(shape[0], shape[1]);
+                assert!(is_shape_error(cpu.gate(&mut x.clone(), &gate, function)));
+            }
+        }
     }
 }
 
@@ -231,21 +284,34 @@ fn activations_are_the_references() {
 }
 
 #[test]
-fn routing_is_the_references() {
+fn every_router_is_the_references() {
     for cpu in devices() {
-        let logits = tensor(20, 33, 16);
-        for (top_k, norm_topk_prob) in [(1, false), (4, true), (8, false), (33, true)] {
-            let spec = RouterSpec { top_k, norm_topk_prob };
-            let routing = made(|out| cpu.route(&logits, &spec, None, out)).unwrap();
-            assert_eq!((routing.tokens(), routing.top_k()), (20, top_k));
-            for token in 0..20 {
-                let expected = reference::route(&wide(logits.row(token)), &spec);
-                for ((id, weight), (expected_id, expected)) in routing.pairs(token).zip(expected) {
-                    assert_eq!(id, expected_id);
-                    assert_near(weight, expected, 4.0 * ROUNDING * expected, || "weight".into());
-                }
-            }
+        let report = run_routers(&cpu).unwrap_or_else(|failure| panic!("{failure}"));
+        assert!(report.compared > 20 * report.undecided, "{report:?}");
+    }
+}
+
+#[test]
+fn a_router_refuses_a_token_whose_logits_are_not_finite() {
+    let cpu = device(Isa::Portable, 2);
+    for case in router_cases() {
+        let mut inputs = case.inputs();
+        inputs.logits[2 * case.experts] = f32::NAN;
+        inputs.logits[4 * case.experts - 1] = f32::INFINITY;
+        let error = case.routing(&cpu, &inputs).unwrap_err();
+        assert_eq!(error, Error::NotFinite { what: "router logits".into(), token: 2 }, "{case:?}");
+    }
+}
+
+#[test]
+fn an_operand_of_another_length_is_an_error() {
+    let cpu = device(Isa::Portable, 1);
+    for case in router_cases() {
+        let mut inputs = case.inputs();
+        for vector in [&mut inputs.pick_bias, &mut inputs.per_expert_scale] {
+            vector.get_or_insert_with(Vec::new).resize(case.experts + 1, 1.0);
         }
+        assert!(is_shape_error(case.routing(&cpu, &inputs)), "{case:?}");
     }
 }
 
@@ -278,13 +344,21 @@ fn the_number_of_threads_changes_no_bit() {
             let (weight, bias) = (values(160, 24), values(160, 25));
             outputs.push(made(|out| cpu.layer_norm(&x, &weight, &bias, 1e-6, out)).unwrap());
             let mut turned = x.clone();
-            cpu.rope(&mut turned, 32, &cos, &sin).unwrap();
+            cpu.rope(&mut turned, 32, RopePairing::Halves, &cos, &sin).unwrap();
             outputs.push(turned);
             let mut sum = x.clone();
             cpu.add_gated(&mut sum, &y, &gate).unwrap();
             cpu.activate(Activation::Silu, Some(&y), &mut sum).unwrap();
             outputs.push(sum);
-            outputs.iter().flat_map(|output| bits(output.data())).collect::<Vec<_>>()
+            let outputs = outputs.iter().flat_map(|output| bits(output.data()));
+            let some = router_cases().into_iter().step_by(7);
+            let routings = some.flat_map(|case| {
+                // As many tokens as threads share.
+                let case = RouterCase { tokens: 300, ..case };
+                let routing = case.routing(&cpu, &case.inputs()).unwrap();
+                [routing.top_k_index(), &bits(routing.top_k_weights())].concat()
+            });
+            outputs.chain(routings).collect::<Vec<_>>()
         });
         assert_eq!(outputs[0], outputs[1]);
         assert_eq!(outputs[0], outputs[2]);

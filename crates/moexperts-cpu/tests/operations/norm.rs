@@ -1,6 +1,6 @@
 //! Norms.
 
-use moexperts_core::{Device, Tensor, made};
+use moexperts_core::{Operations, Tensor, Tuning, made};
 
 use crate::{
     ROUNDING, assert_near,
@@ -42,10 +42,10 @@ fn a_sum_and_its_norm_at_once_have_the_bits_of_one_after_the_other() {
         {
             let (x, y, weight) = (tensor(rows, cols, 4), tensor(rows, cols, 5), values(width, 6));
             let mut sum = x.clone();
-            cpu.add(&mut sum, &y).unwrap();
+            cpu.add(&mut sum, &y, 1.0).unwrap();
             let norm = made(|out| cpu.rms_norm(&sum, &weight, 1e-5, out)).unwrap();
             let mut x = x;
-            let out = made(|out| cpu.add_rms_norm(&mut x, &y, &weight, 1e-5, out)).unwrap();
+            let out = made(|out| cpu.add_rms_norm(&mut x, &y, 1.0, &weight, 1e-5, out)).unwrap();
             let what = format!("{} [{rows}, {cols}] by {width}", cpu.fingerprint());
             assert_eq!([out.rows(), out.cols()], [rows, cols], "{what}");
             assert_eq!(bits(x.data()), bits(sum.data()), "{what}");
@@ -54,7 +54,7 @@ fn a_sum_and_its_norm_at_once_have_the_bits_of_one_after_the_other() {
         let run = |[rows, cols]: [usize; 2], width: usize| {
             let (mut x, y, weight) =
                 (Tensor::zeros(2, 6), Tensor::zeros(rows, cols), vec![1.0; width]);
-            made(|out| cpu.add_rms_norm(&mut x, &y, &weight, 1e-5, out))
+            made(|out| cpu.add_rms_norm(&mut x, &y, 1.0, &weight, 1e-5, out))
         };
         assert!(run([2, 6], 3).is_ok());
         for (shape, width) in [([3, 6], 6), ([2, 3], 3), ([6, 2], 2), ([2, 6], 4), ([2, 6], 0)] {

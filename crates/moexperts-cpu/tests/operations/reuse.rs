@@ -1,8 +1,8 @@
 //! What a result and the room of a caller held before does not matter.
 
 use moexperts_core::{
-    AttentionCall, AttentionSpec, Batch, DType, Device, DeviceLinear, KvCacheSpec, Matrix, Result,
-    RouterSpec, Routing, Scratch, SharedSlices, Span, Tensor, made,
+    AttentionCall, AttentionSpec, Batch, DType, DeviceLinear, Matrix, Memory, Operations, Result,
+    RouteOperands, RouterSpec, Routing, Scratch, SharedSlices, Span, Tensor, made,
 };
 use moexperts_cpu::Cpu;
 
@@ -41,7 +41,7 @@ fn what_a_result_held_before_does_not_matter() {
             });
             check_reuse(&what("rms_norm"), |_, out| cpu.rms_norm(&x, &weight, 1e-5, out));
             check_reuse(&what("add_rms_norm"), |_, out| {
-                cpu.add_rms_norm(&mut x.clone(), &y, &weight, 1e-5, out)
+                cpu.add_rms_norm(&mut x.clone(), &y, 1.0, &weight, 1e-5, out)
             });
             for dtype in DType::ALL {
                 let table = Matrix::from_f32(9, 33, &values(9 * 33, 8), dtype).unwrap();
@@ -76,19 +76,25 @@ fn larger_layer(dtype: DType) -> (Tensor, DeviceLinear<Cpu>) {
 }
 
 fn check_attention_reuse(cpu: &Cpu, tokens: usize, what: &str) {
-    let spec =
-        AttentionSpec { heads: 4, kv_heads: 2, head_dim: 20, scale: 0.2, sliding_window: None };
-    let qkv = [(80, 1), (40, 2), (40, 3)].map(|(cols, seed)| tensor(tokens, cols, seed));
+    let spec = AttentionSpec {
+        heads: 4,
+        kv_heads: 2,
+        head_dim: 20,
+        value_dim: 24,
+        scale: 0.2,
+        sliding_window: None,
+    };
+    let qkv = [(80, 1), (40, 2), (48, 3)].map(|(cols, seed)| tensor(tokens, cols, seed));
     let [q, k, v] = &qkv;
-    check_reuse(what, |scratch, out| {
-        let cache_spec = KvCacheSpec { layers: 1, kv_heads: 2, head_dim: 20, sequences: 1 };
-        let cache = &mut cpu.new_kv_cache(cache_spec)?;
-        let batch = Batch::new(vec![Span { sequence: 0, start: 0, tokens }]);
-        cpu.attention(
-            AttentionCall { qkv: [q, k, v], cache, layer: 0, batch: &batch, spec: &spec, scratch },
-            out,
-        )
-    });
+    let with_sinks = values(4, 4);
+    for sinks in [None, Some(&with_sinks)] {
+        check_reuse(what, |scratch, out| {
+            let state = &mut cpu.new_state(&[spec.state()], 1)?;
+            let batch = &Batch::new(vec![Span { sequence: 0, start: 0, tokens }]);
+            let (qkv, spec) = ([q, k, v], &spec);
+            cpu.attention(AttentionCall { qkv, sinks, state, layer: 0, batch, spec, scratch }, out)
+        });
+    }
     let segments = [tokens / 3, tokens - tokens / 3];
     check_reuse(&format!("full {what}"), |_, out| {
         cpu.full_attention([q, k, v], &segments, &spec, out)
@@ -100,14 +106,17 @@ fn what_a_routing_and_read_values_held_before_does_not_matter() {
     for cpu in devices() {
         let (logits, gate) = (tensor(20, 33, 16), tensor(20, 1, 17));
         for (slices, top_k) in [(0, 4), (0, 0), (3, 4), (2, 33)] {
-            let spec = RouterSpec { top_k, norm_topk_prob: true };
-            let shared = || (slices > 0).then_some(SharedSlices { slices, gate: Some(&gate) });
-            let fresh = made(|out| cpu.route(&logits, &spec, shared(), out)).unwrap();
+            let spec = RouterSpec::softmax(top_k, true);
+            let operands = || RouteOperands {
+                shared: (slices > 0).then_some(SharedSlices { slices, gate: Some(&gate) }),
+                ..RouteOperands::default()
+            };
+            let fresh = made(|out| cpu.route(&logits, &spec, operands(), out)).unwrap();
             for (tokens, pairs) in [(1, 1), (20, top_k + slices), (90, 40), (0, 5)] {
                 let len = tokens * pairs;
                 let mut out =
                     Routing::new(pairs, vec![u32::MAX; len], vec![f32::NAN; len]).unwrap();
-                cpu.route(&logits, &spec, shared(), &mut out).unwrap();
+                cpu.route(&logits, &spec, operands(), &mut out).unwrap();
                 assert_eq!(out, fresh);
             }
         }

@@ -1,131 +1,24 @@
-//! The CPU as a [`Device`].
-
-use std::sync::Arc;
+//! The operations of the CPU.
 
 use moexperts_core::{
-    Activation, AttentionCall, AttentionSpec, Device, DeviceKind, DeviceLinear, ExpertsBackend,
-    Knob, KvCacheSpec, Matrix, Result, RouterSpec, Routing, Scratch, SharedSlices, Tensor, checks,
+    Activation, AttentionCall, AttentionSpec, DeviceLinear, GateFunction, Matrix, Operations,
+    Result, RopePairing, RouteOperands, RouterSpec, Routing, Scratch, Tensor, checks,
 };
 
 use crate::{
-    attention::{self, KvCache},
+    attention,
     cpu::Cpu,
-    elementwise::portable::{at_least, at_most, sigmoid},
-    experts::{BatchedMm, Eager, GroupedMm},
-    huge_pages, linear, routing,
+    elementwise::{
+        self,
+        portable::{at_least, at_most, gate_factor, sigmoid},
+    },
+    linear, routing,
     shared_rows::SharedRows,
-    tuning::KNOBS,
 };
 
-impl Device for Cpu {
-    const NAME: &'static str = "CPU";
-    const KIND: DeviceKind = DeviceKind::Cpu;
-
-    type Matrix = Matrix;
-    type Vector = Vec<f32>;
-    type Tensor = Tensor;
-    type Routing = Routing;
-    type KvCache = KvCache;
-    type Recording = ();
-
-    fn built_in_experts() -> Vec<Arc<dyn ExpertsBackend<Self>>> {
-        vec![Arc::new(Eager), Arc::new(BatchedMm), Arc::new(GroupedMm)]
-    }
-
-    fn knobs(&self) -> &'static [Knob] {
-        KNOBS
-    }
-
-    fn with_knob(&self, index: usize, value: usize) -> Self {
-        self.tuned(self.tuning().with(index, value))
-    }
-
-    fn fingerprint(&self) -> String {
-        let processor = Self::processor().unwrap_or_else(|| "unknown processor".to_owned());
-        format!("{processor}, {}, {} threads", self.isa(), self.thread_count())
-    }
-
-    fn kernel_name(&self, weight: &Matrix, rows: usize) -> String {
-        let kernel = self.kernel(weight.dtype());
-        let form = match kernel.in_panels(rows) {
-            (0, _) => "dot",
-            (paneled, _) if paneled == rows => "lanes",
-            _ => "lanes + dot",
-        };
-        format!("{} {form}", kernel.isa())
-    }
-
-    fn resident_copy(&self, weight: &Matrix) -> Result<Option<Matrix>> {
-        huge_pages::copy(self, weight)
-    }
-
-    fn enter<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
-        self.threads().enter(work)
-    }
-
-    fn enter_plan<R: Send>(&self, _: Option<&mut ()>, work: impl FnOnce() -> R + Send) -> R {
-        self.threads().lead(work)
-    }
-
-    fn load_matrix(&self, weight: Matrix) -> Result<Matrix> {
-        Ok(weight)
-    }
-
-    fn load_vector(&self, values: Vec<f32>) -> Result<Vec<f32>> {
-        Ok(values)
-    }
-
-    fn new_tensor(&self, values: usize) -> Result<Tensor> {
-        Ok(Tensor::with_capacity(values))
-    }
-
-    fn reset_tensor(&self, x: &mut Tensor, rows: usize, cols: usize) -> Result<()> {
-        x.reset(rows, cols);
-        Ok(())
-    }
-
-    fn load_tensor(
-        &self,
-        rows: usize,
-        cols: usize,
-        values: &[f32],
-        out: &mut Tensor,
-    ) -> Result<()> {
-        checks::tensor_data(values.len(), [rows, cols])?;
-        out.reset(rows, cols);
-        out.data_mut().copy_from_slice(values);
-        Ok(())
-    }
-
-    fn read_tensor(&self, tensor: &Tensor, out: &mut Vec<f32>) -> Result<()> {
-        out.clear();
-        out.extend_from_slice(tensor.data());
-        Ok(())
-    }
-
-    fn new_routing(&self, pairs: usize) -> Result<Routing> {
-        Ok(Routing::with_capacity(pairs))
-    }
-
-    fn load_routing(&self, routing: Routing) -> Result<Routing> {
-        Ok(routing)
-    }
-
-    fn read_routing(&self, routing: &Routing) -> Result<Routing> {
-        Ok(routing.clone())
-    }
-
-    fn new_kv_cache(&self, spec: KvCacheSpec) -> Result<KvCache> {
-        Ok(KvCache::new(spec))
-    }
-
-    fn reserve_positions(
-        &self,
-        cache: &mut KvCache,
-        sequence: usize,
-        positions: usize,
-    ) -> Result<()> {
-        cache.reserve(sequence, positions)
+impl Operations for Cpu {
+    fn has_activation(&self, activation: Activation) -> bool {
+        elementwise::has_activation(activation)
     }
 
     fn embed(&self, table: &Matrix, ids: &[u32], out: &mut Tensor) -> Result<()> {
@@ -219,6 +112,7 @@ impl Device for Cpu {
         &self,
         x: &mut Tensor,
         y: &Tensor,
+        scale: f32,
         weight: &Vec<f32>,
         eps: f32,
         out: &mut Tensor,
@@ -229,7 +123,7 @@ impl Device for Cpu {
         out.reset(x.rows(), cols);
         let out = SharedRows::new(out.data_mut(), cols);
         self.for_each_row(x.data_mut(), cols, |row, x| {
-            self.elementwise().add_scaled(x, y.row(row), 1.0);
+            self.elementwise().add_scaled(x, y.row(row), scale);
             // SAFETY: the rows are divided among the threads.
             let out = unsafe { out.row(row) };
             for (x, out) in x.chunks_exact(weight.len()).zip(out.chunks_exact_mut(weight.len())) {
@@ -249,15 +143,35 @@ impl Device for Cpu {
         linear::linear(self, x, linears, scratch, outs)
     }
 
-    fn rope(&self, x: &mut Tensor, head_dim: usize, cos: &Tensor, sin: &Tensor) -> Result<()> {
+    fn rope(
+        &self,
+        x: &mut Tensor,
+        head_dim: usize,
+        pairing: RopePairing,
+        cos: &Tensor,
+        sin: &Tensor,
+    ) -> Result<()> {
         checks::rope(x.shape(), head_dim, cos.shape(), sin.shape())?;
         let (cols, half) = (x.cols(), cos.cols());
         self.for_each_row(x.data_mut(), cols, |row, values| {
             let angles = || cos.row(row).iter().zip(sin.row(row));
             for head in values.chunks_exact_mut(head_dim) {
-                let (first, second) = head[..2 * half].split_at_mut(half);
-                for ((a, b), (cos, sin)) in first.iter_mut().zip(second).zip(angles()) {
+                let turned = &mut head[..2 * half];
+                let turn = |a: &mut f32, b: &mut f32, (cos, sin): (&f32, &f32)| {
                     (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
+                };
+                match pairing {
+                    RopePairing::Halves => {
+                        let (first, second) = turned.split_at_mut(half);
+                        for ((a, b), angle) in first.iter_mut().zip(second).zip(angles()) {
+                            turn(a, b, angle);
+                        }
+                    }
+                    RopePairing::Neighbours => {
+                        for ([a, b], angle) in turned.as_chunks_mut().0.iter_mut().zip(angles()) {
+                            turn(a, b, angle);
+                        }
+                    }
                 }
             }
         });
@@ -282,10 +196,10 @@ impl Device for Cpu {
         &self,
         logits: &Tensor,
         spec: &RouterSpec,
-        shared: Option<SharedSlices<'_, Self>>,
+        operands: RouteOperands<'_, Self>,
         out: &mut Routing,
     ) -> Result<()> {
-        routing::route(self, logits, spec, shared, out)
+        routing::route(self, logits, spec, operands, out)
     }
 
     fn route_all(&self, tokens: usize, out: &mut Routing) -> Result<()> {
@@ -301,6 +215,7 @@ impl Device for Cpu {
         gate: Option<&Tensor>,
         up: &mut Tensor,
     ) -> Result<()> {
+        checks::activation(self, activation)?;
         if let Some(gate) = gate {
             checks::shape("gate", gate.shape(), up.shape())?;
         }
@@ -312,11 +227,11 @@ impl Device for Cpu {
         Ok(())
     }
 
-    fn add(&self, x: &mut Tensor, y: &Tensor) -> Result<()> {
+    fn add(&self, x: &mut Tensor, y: &Tensor, scale: f32) -> Result<()> {
         checks::shape("summand", y.shape(), x.shape())?;
         let cols = x.cols();
         self.for_each_row(x.data_mut(), cols, |row, x| {
-            self.elementwise().add_scaled(x, y.row(row), 1.0);
+            self.elementwise().add_scaled(x, y.row(row), scale);
         });
         Ok(())
     }
@@ -327,6 +242,27 @@ impl Device for Cpu {
         let cols = x.cols();
         self.for_each_row(x.data_mut(), cols, |row, x| {
             self.elementwise().add_scaled(x, y.row(row), sigmoid(gate.row(row)[0]));
+        });
+        Ok(())
+    }
+
+    fn gate(&self, x: &mut Tensor, gate: &Tensor, function: GateFunction) -> Result<()> {
+        checks::gate(x.shape(), gate.shape())?;
+        let cols = x.cols();
+        let width = cols.checked_div(gate.cols()).unwrap_or(0).max(1);
+        self.for_each_row(x.data_mut(), cols, |row, x| {
+            for (x, &gate) in x.chunks_exact_mut(width).zip(gate.row(row)) {
+                let factor = gate_factor(function, gate);
+                x.iter_mut().for_each(|value| *value *= factor);
+            }
+        });
+        Ok(())
+    }
+
+    fn scale(&self, x: &mut Tensor, factor: f32) -> Result<()> {
+        let cols = x.cols();
+        self.for_each_row(x.data_mut(), cols, |_, x| {
+            x.iter_mut().for_each(|value| *value *= factor);
         });
         Ok(())
     }

@@ -8,7 +8,7 @@ use std::{
     time::Instant,
 };
 
-use moexperts_core::{Device as _, Error, Result};
+use moexperts_core::{Error, Execution as _, Result};
 use moexperts_cuda::{
     Cuda,
     driver::{DevicePtr, Driver, Graph, Launch, Properties, TensorMap, TensorMapSpec, Work},

@@ -4,16 +4,19 @@
 // (token, query head) pairs of one key/value head, the heads of a token next to each other. The
 // softmax runs along with the keys, in f32: a row knows its largest score so far, and its sums are
 // those of weights 2^(scale · (score - largest)).
+//
+// Where a layer has a window, its keys and values are a ring: position `p` is in slot `p & mask`, and
+// the ring is so large that no token of a launch sees a position whose slot another one has.
 
 // Tokens of one sequence, in the batch and among the keys.
 struct Span {
-    float* keys;       // of its first position in layer 0, [positions, kv_heads, head_stride]
-    float* values;     // likewise
+    float* keys;       // of slot 0 in layer 0, [slots, kv_heads, key_stride]
+    float* values;     // likewise, [slots, kv_heads, value_stride]
     u64 layer_stride;  // values from a layer to the next
     u32 start;         // position of the first token
     u32 tokens;
     u32 row;           // of the first token in the batch
-    u32 padding;
+    u32 before;        // tokens of the spans before
 };
 
 // Rows of a span, from `row` on.
@@ -21,36 +24,47 @@ struct Tile { u32 span; u32 row; };
 
 struct AppendParams {
     const float* keys;    // [tokens, kv_heads, head_dim]
-    const float* values;  // [tokens, kv_heads, head_dim]
+    const float* values;  // [tokens, kv_heads, value_dim]
     const Span* spans;
     u32 spans_len;
     u32 layer;
     u32 kv_heads;
     u32 head_dim;
-    u32 head_stride;
-    u32 padding;
+    u32 value_dim;
+    u32 key_stride;
+    u32 value_stride;
+    u32 mask;
 };
 
-// Keeps the keys and values of a layer, zeros after each head's; a token for each block of the
-// grid's first axis.
+// A column of a slot: a value of one of the heads, or a zero after them.
+DEVICE float column_of(const float* from, u32 col, u32 dim, u32 stride) {
+    u32 head = col / stride, at = col % stride;
+    return at < dim ? from[head * dim + at] : 0.0f;
+}
+
+// Keeps the keys and values of a layer, zeros after each head's; a token of the spans for each block
+// of the grid's first axis.
 KERNEL(append, AppendParams, 256) {
-    // The last span that does not begin after the row.
+    // The last span that does not begin after the token.
     u32 low = 0, high = p.spans_len;
     while (high - low > 1) {
         u32 middle = (low + high) / 2;
-        if (p.spans[middle].row <= blockIdx.x) low = middle; else high = middle;
+        if (p.spans[middle].before <= blockIdx.x) low = middle; else high = middle;
     }
     const Span& span = p.spans[low];
-    u64 position = span.start + (blockIdx.x - span.row), width = p.kv_heads * p.head_stride;
-    u64 to = p.layer * span.layer_stride + position * width;
-    u64 from = (u64)blockIdx.x * p.kv_heads * p.head_dim;
-    for (u32 col = blockIdx.y * blockDim.x + threadIdx.x; col < width;
+    u32 token = blockIdx.x - span.before;
+    u64 row = span.row + token, slot = (span.start + token) & p.mask;
+    u64 layer = p.layer * span.layer_stride;
+    u32 key_width = p.kv_heads * p.key_stride, value_width = p.kv_heads * p.value_stride;
+    const float* key = p.keys + row * p.kv_heads * p.head_dim;
+    const float* value = p.values + row * p.kv_heads * p.value_dim;
+    for (u32 col = blockIdx.y * blockDim.x + threadIdx.x; col < max(key_width, value_width);
          col += gridDim.y * blockDim.x) {
-        u32 head = col / p.head_stride, at = col % p.head_stride;
-        bool there = at < p.head_dim;
-        u64 source = from + head * p.head_dim + at;
-        span.keys[to + col] = there ? p.keys[source] : 0.0f;
-        span.values[to + col] = there ? p.values[source] : 0.0f;
+        if (col < key_width)
+            span.keys[layer + slot * key_width + col] = column_of(key, col, p.head_dim, p.key_stride);
+        if (col < value_width)
+            span.values[layer + slot * value_width + col] =
+                column_of(value, col, p.value_dim, p.value_stride);
     }
 }
 
@@ -58,18 +72,23 @@ struct AttentionParams {
     const float* queries;  // [tokens, kv_heads, group, head_dim]
     const Span* spans;
     const Tile* tiles;
-    float* out;            // [tokens, kv_heads, group, head_dim]
-    float* parts;          // [tiles, kv_heads, splits, tile rows, head_dim in fours + 4]
+    const float* sinks;    // [kv_heads, group], or null
+    float* out;            // [tokens, kv_heads, group, value_dim]
+    float* parts;          // [tiles, kv_heads, splits, tile rows, value_dim in fours + 4]
     u32 layer;
     u32 kv_heads;
     u32 group;             // query heads of a key/value head
     u32 head_dim;
-    u32 head_stride;       // values from a head of a key or value to the next
+    u32 value_dim;
+    u32 key_stride;        // values from a head of a key to the next
+    u32 value_stride;      // values from a head of a value to the next
+    u32 mask;              // slot of a position
     u32 window;            // tokens that a token sees, itself among them
     u32 causal;            // else a token sees all of its span, and nothing before
     u32 splits;            // parts of the keys at most
     u32 tile_rows;
     float scale;           // on the scores, as exponents of 2
+    u32 padding;
 };
 
 #define NOTHING (__uint_as_float(0xff800000u))  // the largest of no scores: -infinity
@@ -83,16 +102,31 @@ DEVICE Positions seen_by(const AttentionParams& p, const Span& span, u32 row) {
     return {to > p.window ? to - p.window : 0, to};
 }
 
+// Keys or values of one key/value head.
+struct Side {
+    const float* slots;
+    u32 stride;       // values from a slot to the next
+    u32 dim;          // width of a head
+    u32 head_stride;  // values from a head to the next
+    u32 depth;        // dim, in fours
+};
+
+DEVICE u32 in_fours(u32 dim) { return (dim + 3) & ~3u; }
+
+DEVICE Side side_of(const AttentionParams& p, const Span& span, const float* slots, u32 kv_head,
+                    u32 dim, u32 head_stride) {
+    u64 first = p.layer * span.layer_stride + kv_head * head_stride;
+    return {slots + first, p.kv_heads * head_stride, dim, head_stride, in_fours(dim)};
+}
+
 // A tile, resolved for one key/value head.
 struct Work {
     Span span;
     u32 row;         // the first
     u32 rows;
     Positions seen;  // by any of the rows
-    const float* keys;
-    const float* values;
-    u64 stride;      // values from a position to the next
-    u32 depth;       // head_dim, in fours
+    Side keys;
+    Side values;
 };
 
 DEVICE Work work_of(const AttentionParams& p, u32 tile, u32 kv_head, u32 most_rows) {
@@ -102,26 +136,23 @@ DEVICE Work work_of(const AttentionParams& p, u32 tile, u32 kv_head, u32 most_ro
     work.rows = min(most_rows, work.span.tokens * p.group - work.row);
     work.seen.from = seen_by(p, work.span, work.row).from;
     work.seen.to = seen_by(p, work.span, work.row + work.rows - 1).to;
-    u64 first = p.layer * work.span.layer_stride + kv_head * p.head_stride;
-    work.keys = work.span.keys + first;
-    work.values = work.span.values + first;
-    work.stride = (u64)p.kv_heads * p.head_stride;
-    work.depth = (p.head_dim + 3) & ~3u;
+    work.keys = side_of(p, work.span, work.span.keys, kv_head, p.head_dim, p.key_stride);
+    work.values = side_of(p, work.span, work.span.values, kv_head, p.value_dim, p.value_stride);
     return work;
 }
 
-// Where a row of the tile begins in the queries and in the result.
+// Which head of which token a row of the tile is, of all heads of all tokens.
 DEVICE u64 place_of(const AttentionParams& p, const Work& work, u32 kv_head, u32 row) {
     u32 token = (work.row + row) / p.group, head = (work.row + row) % p.group;
-    return (((u64)(work.span.row + token) * p.kv_heads + kv_head) * p.group + head) * p.head_dim;
+    return ((u64)(work.span.row + token) * p.kv_heads + kv_head) * p.group + head;
 }
 
 // Brings the tile's queries to shared memory, zeros after each row and for the rows it lacks.
 DEVICE void load_queries(float* to, u32 pitch, u32 rows, const AttentionParams& p, const Work& work,
                          u32 kv_head) {
     for (u32 row = threadIdx.x / WARP; row < rows; row += blockDim.x / WARP) {
-        u64 from = place_of(p, work, kv_head, row);
-        for (u32 at = threadIdx.x % WARP; at < work.depth; at += WARP) {
+        u64 from = place_of(p, work, kv_head, row) * p.head_dim;
+        for (u32 at = threadIdx.x % WARP; at < work.keys.depth; at += WARP) {
             bool there = row < work.rows && at < p.head_dim;
             to[row * pitch + at] = there ? p.queries[from + at] : 0.0f;
         }
@@ -130,18 +161,18 @@ DEVICE void load_queries(float* to, u32 pitch, u32 rows, const AttentionParams& 
 
 // Brings positions from `first` on to shared memory, by warps that take a row in turn; zeros from
 // position `end` on. Behind the threads' backs where heads are whole fours.
-DEVICE void load_positions(float* to, u32 pitch, u32 rows, const float* from, u32 first, u32 end,
-                           const AttentionParams& p, const Work& work, u32 warp, u32 warps) {
+DEVICE void load_positions(float* to, u32 pitch, u32 rows, const Side& side, u32 mask, u32 first,
+                           u32 end, u32 warp, u32 warps) {
     u32 lane = threadIdx.x % WARP;
     for (u32 row = warp; row < rows; row += warps) {
-        const float* source = from + (u64)(first + row) * work.stride;
+        const float* source = side.slots + (u64)((first + row) & mask) * side.stride;
         bool there = first + row < end;
-        if (p.head_stride % 4 == 0) {
-            for (u32 at = 4 * lane; at < work.depth; at += 4 * WARP)
+        if (side.head_stride % 4 == 0) {
+            for (u32 at = 4 * lane; at < side.depth; at += 4 * WARP)
                 cp_async_16(shared_address(to + row * pitch + at), source + at, there);
         } else {
-            for (u32 at = lane; at < work.depth; at += WARP)
-                to[row * pitch + at] = there && at < p.head_dim ? source[at] : 0.0f;
+            for (u32 at = lane; at < side.depth; at += WARP)
+                to[row * pitch + at] = there && at < side.dim ? source[at] : 0.0f;
         }
     }
 }
@@ -162,6 +193,18 @@ DEVICE void add_4(float (&sums)[4], float weight, float4 values) {
 // The score that weighs 1 beside scores up to `largest`.
 DEVICE float base_of(float largest) { return largest == NOTHING ? 0.0f : largest; }
 
+// What sums over a row's keys, and the sum of their weights, are multiplied by, and what joins the
+// latter: a head's sink is one more logit, which has no value.
+struct Sink { float factor; float weight; };
+
+DEVICE Sink sink_of(const AttentionParams& p, const Work& work, u32 kv_head, u32 row, float largest) {
+    if (!p.sinks) return {1.0f, 0.0f};
+    const float log2_e = 1.44269504f;
+    float sink = p.sinks[kv_head * p.group + (work.row + row) % p.group] * log2_e;
+    float most = largest * p.scale, base = fmaxf(most, sink);
+    return {exp2f(most - base), exp2f(sink - base)};
+}
+
 // Many rows: a block takes ROWS of them, KEYS keys at a time. Sixteen neighbouring threads have four
 // rows; each of them has every sixteenth key's scores, then every sixteenth four of the columns,
 // COLS fours. While a tile of keys is weighed, the next one is brought, and likewise the values.
@@ -171,7 +214,7 @@ template <int ROWS, int KEYS, int COLS> DEVICE void attend_tile(const AttentionP
     u32 kv_head = blockIdx.y;
     Work work = work_of(p, blockIdx.x, kv_head, ROWS);
     // Rows of threads that read at once begin in different banks.
-    u32 pitch = work.depth + 4;
+    u32 depth = work.keys.depth, pitch = depth + 4;
     float* queries = (float*)shared;
     float* keys = queries + ROWS * pitch;
     float* values = keys + KEYS * pitch;
@@ -189,15 +232,15 @@ template <int ROWS, int KEYS, int COLS> DEVICE void attend_tile(const AttentionP
     }
     u32 end = work.seen.to;
     load_queries(queries, pitch, ROWS, p, work, kv_head);
-    load_positions(keys, pitch, KEYS, work.keys, work.seen.from, end, p, work, warp, warps);
+    load_positions(keys, pitch, KEYS, work.keys, p.mask, work.seen.from, end, warp, warps);
     cp_async_commit();
-    load_positions(values, 64 * COLS, KEYS, work.values, work.seen.from, end, p, work, warp, warps);
+    load_positions(values, 64 * COLS, KEYS, work.values, p.mask, work.seen.from, end, warp, warps);
     cp_async_commit();
     for (u32 first = work.seen.from; first < end; first += KEYS) {
         cp_async_wait<1>();
         __syncthreads();
         float scores[4][KEYS / 16] = {};
-        for (u32 at = 0; at < work.depth; at += 4) {
+        for (u32 at = 0; at < depth; at += 4) {
             float4 key[KEYS / 16];
 #pragma unroll
             for (int j = 0; j < KEYS / 16; ++j)
@@ -211,7 +254,7 @@ template <int ROWS, int KEYS, int COLS> DEVICE void attend_tile(const AttentionP
             }
         }
         __syncthreads();
-        load_positions(keys, pitch, KEYS, work.keys, first + KEYS, end, p, work, warp, warps);
+        load_positions(keys, pitch, KEYS, work.keys, p.mask, first + KEYS, end, warp, warps);
         cp_async_commit();
 
 #pragma unroll
@@ -265,7 +308,7 @@ template <int ROWS, int KEYS, int COLS> DEVICE void attend_tile(const AttentionP
             }
         }
         __syncthreads();
-        load_positions(values, 64 * COLS, KEYS, work.values, first + KEYS, end, p, work, warp, warps);
+        load_positions(values, 64 * COLS, KEYS, work.values, p.mask, first + KEYS, end, warp, warps);
         cp_async_commit();
     }
     cp_async_wait<0>();
@@ -276,13 +319,15 @@ template <int ROWS, int KEYS, int COLS> DEVICE void attend_tile(const AttentionP
 #pragma unroll
         for (int lanes = 8; lanes > 0; lanes /= 2) sum += __shfl_xor_sync(ALL_LANES, sum, lanes);
         if (first_row + i >= work.rows) continue;
-        float* out = p.out + place_of(p, work, kv_head, first_row + i);
+        Sink sink = sink_of(p, work, kv_head, first_row + i, largest[i]);
+        sum = sum * sink.factor + sink.weight;
+        float* out = p.out + place_of(p, work, kv_head, first_row + i) * p.value_dim;
 #pragma unroll
         for (int c = 0; c < COLS; ++c) {
 #pragma unroll
             for (int x = 0; x < 4; ++x) {
                 u32 at = (column + 16 * c) * 4 + x;
-                if (at < p.head_dim) out[at] = sums[i][c][x] / sum;
+                if (at < p.value_dim) out[at] = sums[i][c][x] * sink.factor / sum;
             }
         }
     }
@@ -313,8 +358,8 @@ DEVICE u32 part_of(u32 keys) {
 #define FEW_WARPS 4
 #define WARP_KEYS 8
 
-// The results of a tile's rows over one part, and of the rows over one warp's keys: sums
-// [depth], then the largest score and the sum of the weights.
+// The results of a tile's rows over one part, and of the rows over one warp's keys: sums [depth of
+// the values], then the largest score and the sum of the weights.
 DEVICE float* part_rows(const AttentionParams& p, u32 depth, u32 tile, u32 kv_head, u32 split) {
     u64 index = ((u64)tile * p.kv_heads + kv_head) * p.splits + split;
     return p.parts + index * p.tile_rows * (depth + 4);
@@ -334,8 +379,9 @@ template <int ROWS, int COLS> DEVICE void attend_few(const AttentionParams& p) {
     u32 end = min(work.seen.to, begin + part);
     if (begin >= end) return;
 
-    u32 lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, depth = work.depth;
-    u32 pitch = depth + 4;
+    u32 lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    u32 depth = work.keys.depth, pitch = depth + 4;
+    u32 value_depth = work.values.depth, result_pitch = value_depth + 4;
     float* queries = (float*)shared;
     float* all_keys = queries + ROWS * pitch;
     float* keys = all_keys + warp * 2 * WARP_KEYS * pitch;
@@ -354,13 +400,13 @@ template <int ROWS, int COLS> DEVICE void attend_few(const AttentionParams& p) {
         seen[i] = seen_by(p, work.span, work.row + own_row + 4 * i);
     }
     u32 stage = 0, first = begin + warp * WARP_KEYS;
-    load_positions(keys, pitch, WARP_KEYS, work.keys, first, end, p, work, 0, 1);
+    load_positions(keys, pitch, WARP_KEYS, work.keys, p.mask, first, end, 0, 1);
     cp_async_commit();
     load_queries(queries, pitch, ROWS, p, work, kv_head);
     __syncthreads();
     for (; first < end; first += FEW_WARPS * WARP_KEYS, stage ^= 1) {
-        load_positions(keys + (stage ^ 1) * WARP_KEYS * pitch, pitch, WARP_KEYS, work.keys,
-                       first + FEW_WARPS * WARP_KEYS, end, p, work, 0, 1);
+        load_positions(keys + (stage ^ 1) * WARP_KEYS * pitch, pitch, WARP_KEYS, work.keys, p.mask,
+                       first + FEW_WARPS * WARP_KEYS, end, 0, 1);
         cp_async_commit();
         float4 value[WARP_KEYS][COLS];
 #pragma unroll
@@ -368,8 +414,9 @@ template <int ROWS, int COLS> DEVICE void attend_few(const AttentionParams& p) {
 #pragma unroll
             for (int c = 0; c < COLS; ++c) {
                 u32 at = 4 * (lane + WARP * c);
-                bool there = first + key < end && at < depth;
-                const float* from = work.values + (u64)(first + key) * work.stride + at;
+                bool there = first + key < end && at < value_depth;
+                u32 slot = (first + key) & p.mask;
+                const float* from = work.values.slots + (u64)slot * work.values.stride + at;
                 value[key][c] = there ? load_4(from) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
             }
         }
@@ -432,7 +479,7 @@ template <int ROWS, int COLS> DEVICE void attend_few(const AttentionParams& p) {
         float sum = total[i];
 #pragma unroll
         for (int lanes = 4; lanes > 0; lanes /= 2) sum += __shfl_xor_sync(ALL_LANES, sum, lanes);
-        float* result = all_keys + (warp * ROWS + own_row + 4 * i) * pitch + depth;
+        float* result = all_keys + (warp * ROWS + own_row + 4 * i) * result_pitch + value_depth;
         if (own_key == 0) {
             result[0] = largest[i];
             result[1] = sum;
@@ -443,38 +490,41 @@ template <int ROWS, int COLS> DEVICE void attend_few(const AttentionParams& p) {
 #pragma unroll
         for (int c = 0; c < COLS; ++c) {
             u32 at = 4 * (lane + WARP * c);
-            if (at >= depth) continue;
+            if (at >= value_depth) continue;
             float4 four = make_float4(sums[row][c][0], sums[row][c][1], sums[row][c][2],
                                       sums[row][c][3]);
-            *(float4*)(all_keys + (warp * ROWS + row) * pitch + at) = four;
+            *(float4*)(all_keys + (warp * ROWS + row) * result_pitch + at) = four;
         }
     }
     __syncthreads();
-    float* part_out = part_rows(p, depth, blockIdx.x, kv_head, blockIdx.y);
+    const u32 warp_pitch = ROWS * result_pitch;
+    float* part_out = part_rows(p, value_depth, blockIdx.x, kv_head, blockIdx.y);
     for (u32 row = warp; row < work.rows; row += FEW_WARPS) {
-        const float* results = all_keys + row * pitch;
+        const float* results = all_keys + row * result_pitch;
         float most = NOTHING, sum = 0.0f, factors[FEW_WARPS];
 #pragma unroll
         for (u32 other = 0; other < FEW_WARPS; ++other)
-            most = fmaxf(most, results[other * ROWS * pitch + depth]);
+            most = fmaxf(most, results[other * warp_pitch + value_depth]);
 #pragma unroll
         for (u32 other = 0; other < FEW_WARPS; ++other) {
-            const float* result = results + other * ROWS * pitch + depth;
+            const float* result = results + other * warp_pitch + value_depth;
             factors[other] = exp2f((result[0] - base_of(most)) * p.scale);
             sum += factors[other] * result[1];
         }
-        u64 place = place_of(p, work, kv_head, row);
-        for (u32 at = lane; at < depth; at += WARP) {
+        Sink sink = sink_of(p, work, kv_head, row, most);
+        float total = sum * sink.factor + sink.weight;
+        u64 place = place_of(p, work, kv_head, row) * p.value_dim;
+        for (u32 at = lane; at < value_depth; at += WARP) {
             float merged = 0.0f;
 #pragma unroll
             for (u32 other = 0; other < FEW_WARPS; ++other)
-                merged += factors[other] * results[other * ROWS * pitch + at];
-            if (p.splits > 1) part_out[row * pitch + at] = merged;
-            else if (at < p.head_dim) p.out[place + at] = merged / sum;
+                merged += factors[other] * results[other * warp_pitch + at];
+            if (p.splits > 1) part_out[row * result_pitch + at] = merged;
+            else if (at < p.value_dim) p.out[place + at] = merged * sink.factor / total;
         }
         if (p.splits > 1 && lane == 0) {
-            part_out[row * pitch + depth] = most;
-            part_out[row * pitch + depth + 1] = sum;
+            part_out[row * result_pitch + value_depth] = most;
+            part_out[row * result_pitch + value_depth + 1] = sum;
         }
     }
 }
@@ -496,12 +546,12 @@ KERNEL(merge_parts, AttentionParams, 128) {
     Work work = work_of(p, blockIdx.x, kv_head, p.tile_rows);
     if (row >= work.rows) return;
     u32 keys = work.seen.to - work.seen.from, part = part_of(keys);
-    u32 parts = (keys + part - 1) / part, pitch = work.depth + 4;
-    const float* first = part_rows(p, work.depth, blockIdx.x, kv_head, 0) + row * pitch;
+    u32 parts = (keys + part - 1) / part, depth = work.values.depth, pitch = depth + 4;
+    const float* first = part_rows(p, depth, blockIdx.x, kv_head, 0) + row * pitch;
     u64 stride = (u64)p.tile_rows * pitch;
     if (thread < parts) {
-        largest[thread] = first[thread * stride + work.depth];
-        totals[thread] = first[thread * stride + work.depth + 1];
+        largest[thread] = first[thread * stride + depth];
+        totals[thread] = first[thread * stride + depth + 1];
     }
     __syncthreads();
     float most = NOTHING, sum = 0.0f;
@@ -509,11 +559,13 @@ KERNEL(merge_parts, AttentionParams, 128) {
     if (thread < parts) factors[thread] = exp2f((largest[thread] - base_of(most)) * p.scale);
     __syncthreads();
     for (u32 i = 0; i < parts; ++i) sum += factors[i] * totals[i];
-    float* out = p.out + place_of(p, work, kv_head, row);
-    for (u32 at = thread; at < p.head_dim; at += blockDim.x) {
+    Sink sink = sink_of(p, work, kv_head, row, most);
+    sum = sum * sink.factor + sink.weight;
+    float* out = p.out + place_of(p, work, kv_head, row) * p.value_dim;
+    for (u32 at = thread; at < p.value_dim; at += blockDim.x) {
         float merged = 0.0f;
 #pragma unroll 8
         for (u32 i = 0; i < parts; ++i) merged += factors[i] * first[i * stride + at];
-        out[at] = merged / sum;
+        out[at] = merged * sink.factor / sum;
     }
 }

@@ -10,13 +10,44 @@ struct AddParams {
     float* x;
     const float* y;
     u64 len;
+    float scale;
+    u32 padding;
 };
 
-// x += y
+// x += scale · y
 KERNEL(add, AddParams, 256) {
     float* __restrict__ x = p.x;
     const float* __restrict__ y = p.y;
-    FOR_EACH_VALUE(i, p.len) x[i] += y[i];
+    FOR_EACH_VALUE(i, p.len) x[i] += p.scale * y[i];
+}
+
+struct ScaleParams {
+    float* x;
+    u64 len;
+    float factor;
+    u32 padding;
+};
+
+// x *= factor
+KERNEL(scale, ScaleParams, 256) {
+    FOR_EACH_VALUE(i, p.len) p.x[i] *= p.factor;
+}
+
+struct GateParams {
+    float* x;           // [rows, cols]
+    const float* gate;  // [rows, cols / width]
+    u64 len;            // of x
+    u32 width;          // neighbouring values that share a factor
+    u32 softplus;       // else the factor is a sigmoid
+};
+
+// x[row, col] *= function(gate[row, col / width]); rows of x are whole widths
+KERNEL(gate, GateParams, 256) {
+    FOR_EACH_VALUE(i, p.len) {
+        float z = p.gate[i / p.width];
+        float softplus = fmaxf(z, 0.0f) + log1pf(expf(-fabsf(z)));
+        p.x[i] *= p.softplus ? softplus : sigmoid(z);
+    }
 }
 
 struct AddGatedParams {

@@ -11,6 +11,8 @@ struct NormParams {
     u64 rows;
     u32 width;
     float eps;
+    float scale;          // factor on `added`
+    u32 padding;
 };
 
 // The sum over the threads of so many warps, in each of them; always in the same order.
@@ -28,7 +30,7 @@ template <int WARPS> DEVICE float sum_of(float x) {
     return sum;
 }
 
-// x += added; out = x / sqrt(mean(x²) + eps) · weight
+// x += scale · added; out = x / sqrt(mean(x²) + eps) · weight
 template <int WARPS> DEVICE void rms_norm(const NormParams& p) {
     const u32 threads = WARPS * WARP;
     u32 thread = threadIdx.x % threads;
@@ -41,7 +43,7 @@ template <int WARPS> DEVICE void rms_norm(const NormParams& p) {
         const float* __restrict__ added = p.added + row * p.width;
 #pragma unroll 4
         for (u32 i = thread; i < p.width; i += threads) {
-            float value = x[i] + added[i];
+            float value = x[i] + p.scale * added[i];
             x[i] = value;
             squares += value * value;
         }

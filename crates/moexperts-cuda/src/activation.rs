@@ -13,16 +13,29 @@ pub(crate) struct ActivationParams {
     limit: f32,
 }
 
+/// Whether the kernels have an activation.
+pub(crate) fn has_activation(activation: Activation) -> bool {
+    formula(activation).is_some()
+}
+
+/// Number, alpha and limit of an activation in prelude.cuh.
+fn formula(activation: Activation) -> Option<(u32, f32, f32)> {
+    match activation {
+        Activation::Silu => Some((0, 0.0, 0.0)),
+        Activation::Gelu => Some((1, 0.0, 0.0)),
+        Activation::GeluTanh => Some((2, 0.0, 0.0)),
+        Activation::ClampedSwiglu { alpha, limit } => Some((3, alpha, limit)),
+        Activation::Relu2 => Some((4, 0.0, 0.0)),
+        Activation::ClampedSilu { limit } => Some((5, 1.0, limit)),
+        _ => None,
+    }
+}
+
 impl ActivationParams {
+    /// # Panics
+    /// If the kernels do not have the activation: [`has_activation`] says which they have.
     pub(crate) fn new(activation: Activation, gated: bool) -> Self {
-        let (kind, alpha, limit) = match activation {
-            Activation::Silu => (0, 0.0, 0.0),
-            Activation::Gelu => (1, 0.0, 0.0),
-            Activation::GeluTanh => (2, 0.0, 0.0),
-            Activation::ClampedSwiglu { alpha, limit } => (3, alpha, limit),
-            Activation::Relu2 => (4, 0.0, 0.0),
-            Activation::ClampedSilu { limit } => (5, 1.0, limit),
-        };
+        let (kind, alpha, limit) = formula(activation).expect("the activation was checked");
         Self { kind, gated: u32::from(gated), alpha, limit }
     }
 

@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytemuck::{NoUninit, Pod, Zeroable};
-use moexperts_core::{Device, Error, Result};
+use moexperts_core::{Error, Execution, Result};
 
 use crate::{
     driver::{DevicePtr, Driver, Launch, Properties, Work, nvidia::Nvidia},
@@ -180,6 +180,6 @@ impl Cuda {
 
     /// An [`Error::Device`].
     pub(crate) fn problem(problem: impl Into<String>) -> Error {
-        Error::Device { device: <Self as Device>::NAME, problem: problem.into() }
+        Error::Device { device: <Self as Execution>::NAME, problem: problem.into() }
     }
 }

@@ -1,7 +1,7 @@
 //! Operations that take each value on its own.
 
 use bytemuck::NoUninit;
-use moexperts_core::{Activation, Result, checks};
+use moexperts_core::{Activation, GateFunction, Result, checks};
 
 use crate::{
     activation::ActivationParams,
@@ -20,6 +20,27 @@ struct AddParams {
     x: DevicePtr,
     y: DevicePtr,
     len: u64,
+    scale: f32,
+    padding: u32,
+}
+
+#[derive(Clone, Copy, NoUninit)]
+#[repr(C)]
+struct ScaleParams {
+    x: DevicePtr,
+    len: u64,
+    factor: f32,
+    padding: u32,
+}
+
+#[derive(Clone, Copy, NoUninit)]
+#[repr(C)]
+struct GateParams {
+    x: DevicePtr,
+    gate: DevicePtr,
+    len: u64,
+    width: u32,
+    softplus: u32,
 }
 
 #[derive(Clone, Copy, NoUninit)]
@@ -51,6 +72,8 @@ struct ActivateParams {
 }
 
 static ADD: Kernel<AddParams> = Kernel::new(&ELEMENTWISE, "add", 256);
+static SCALE: Kernel<ScaleParams> = Kernel::new(&ELEMENTWISE, "scale", 256);
+static GATE: Kernel<GateParams> = Kernel::new(&ELEMENTWISE, "gate", 256);
 static ADD_GATED: Kernel<AddGatedParams> = Kernel::new(&ELEMENTWISE, "add_gated", 256);
 static CLAMP: Kernel<ClampParams> = Kernel::new(&ELEMENTWISE, "clamp", 256);
 static ACTIVATE: Kernel<ActivateParams> = Kernel::new(&ELEMENTWISE, "activate_values", 256);
@@ -60,10 +83,32 @@ fn grid(x: &CudaTensor) -> [usize; 3] {
     [x.len().div_ceil(VALUES), 1, 1]
 }
 
-pub(crate) fn add(cuda: &Cuda, x: &CudaTensor, y: &CudaTensor) -> Result<()> {
+pub(crate) fn add(cuda: &Cuda, x: &CudaTensor, y: &CudaTensor, scale: f32) -> Result<()> {
     checks::shape("summand", y.shape(), x.shape())?;
-    let params = AddParams { x: x.ptr(), y: y.ptr(), len: x.len() as u64 };
+    let params = AddParams { x: x.ptr(), y: y.ptr(), len: x.len() as u64, scale, padding: 0 };
     cuda.launch(&ADD, grid(x), 0, params)
+}
+
+pub(crate) fn scale(cuda: &Cuda, x: &CudaTensor, factor: f32) -> Result<()> {
+    let params = ScaleParams { x: x.ptr(), len: x.len() as u64, factor, padding: 0 };
+    cuda.launch(&SCALE, grid(x), 0, params)
+}
+
+pub(crate) fn gate(
+    cuda: &Cuda,
+    x: &CudaTensor,
+    gate: &CudaTensor,
+    function: GateFunction,
+) -> Result<()> {
+    checks::gate(x.shape(), gate.shape())?;
+    let params = GateParams {
+        x: x.ptr(),
+        gate: gate.ptr(),
+        len: x.len() as u64,
+        width: x.cols().checked_div(gate.cols()).unwrap_or(0).max(1) as u32,
+        softplus: u32::from(function == GateFunction::Softplus),
+    };
+    cuda.launch(&GATE, grid(x), 0, params)
 }
 
 pub(crate) fn add_gated(
@@ -95,6 +140,7 @@ pub(crate) fn activate(
     gate: Option<&CudaTensor>,
     up: &CudaTensor,
 ) -> Result<()> {
+    checks::activation(cuda, activation)?;
     if let Some(gate) = gate {
         checks::shape("gate", gate.shape(), up.shape())?;
     }

@@ -25,10 +25,11 @@ mod replay;
 mod rope;
 mod routing;
 mod rows;
+mod state;
 mod tuning;
 
-pub use attention::KvCache;
 pub use cuda::{Cuda, CudaOptions};
 pub use experts::{BatchedMm, Eager, GroupedMm, Schedule};
 pub use memory::{CudaMatrix, CudaRouting, CudaTensor, CudaVector};
 pub use replay::Recording;
+pub use state::State;

@@ -4,7 +4,7 @@
 use std::slice::from_mut;
 
 use bytemuck::{Pod, Zeroable};
-use moexperts_core::{DType, Device, Linear, Matrix, Result, Scratch};
+use moexperts_core::{DType, Linear, Matrix, Memory, Operations, Result, Scratch};
 
 use crate::{
     cuda::Cuda,

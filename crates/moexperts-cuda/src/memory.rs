@@ -2,7 +2,7 @@
 
 use std::{ops::Range, sync::Arc};
 
-use moexperts_core::{DType, Elements, Matrix, Result, Routing, Weight};
+use moexperts_core::{DType, Elements, Matrix, Result, Routing, Weight, WeightFormat, checks};
 
 use crate::{
     cuda::Cuda,
@@ -201,8 +201,10 @@ pub struct CudaMatrix {
 impl CudaMatrix {
     /// Brings a matrix to the device, gaps between its rows left out.
     pub(crate) fn load(cuda: &Cuda, matrix: &Matrix) -> Result<Self> {
+        checks::format(cuda, matrix.format())?;
         let matrix = &matrix.row_major()?;
-        let (rows, cols, size) = (matrix.rows(), matrix.cols(), matrix.dtype().size_bytes());
+        let dtype = matrix.elements().dtype();
+        let (rows, cols, size) = (matrix.rows(), matrix.cols(), dtype.size_bytes());
         // Rows begin where 16 bytes can be read at once.
         let row_stride = cols.next_multiple_of(16 / size);
         let mut buffer = Buffer::default();
@@ -215,13 +217,17 @@ impl CudaMatrix {
             }
             cuda.upload(&packed, &mut buffer)?;
         }
-        let (buffer, dtype) = (Arc::new(buffer), matrix.dtype());
-        Ok(Self { buffer, offset_bytes: 0, dtype, rows, cols, row_stride })
+        Ok(Self { buffer: Arc::new(buffer), offset_bytes: 0, dtype, rows, cols, row_stride })
     }
 
     /// Elements from the start of a row to the start of the next.
     pub fn row_stride(&self) -> usize {
         self.row_stride
+    }
+
+    /// The type of the elements.
+    pub(crate) fn dtype(&self) -> DType {
+        self.dtype
     }
 
     /// Where the first element is.
@@ -239,8 +245,8 @@ impl Weight for CudaMatrix {
         self.cols
     }
 
-    fn dtype(&self) -> DType {
-        self.dtype
+    fn format(&self) -> WeightFormat {
+        self.dtype.into()
     }
 
     fn block(&self, rows: Range<usize>, cols: Range<usize>) -> Self {

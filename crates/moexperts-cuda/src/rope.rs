@@ -1,7 +1,7 @@
 //! Rotary positions.
 
 use bytemuck::NoUninit;
-use moexperts_core::{Result, checks};
+use moexperts_core::{Result, RopePairing, checks};
 
 use crate::{
     cuda::Cuda,
@@ -19,7 +19,7 @@ struct RopeParams {
     heads: u32,
     head_dim: u32,
     half: u32,
-    padding: u32,
+    stride: u32,
 }
 
 static ROPE: Kernel<RopeParams> = Kernel::new(&MODULE, "rope", 256);
@@ -28,6 +28,7 @@ pub(crate) fn rope(
     cuda: &Cuda,
     x: &CudaTensor,
     head_dim: usize,
+    pairing: RopePairing,
     cos: &CudaTensor,
     sin: &CudaTensor,
 ) -> Result<()> {
@@ -40,7 +41,10 @@ pub(crate) fn rope(
         heads: heads as u32,
         head_dim: head_dim as u32,
         half: half as u32,
-        padding: 0,
+        stride: match pairing {
+            RopePairing::Halves => half as u32,
+            RopePairing::Neighbours => 1,
+        },
     };
     let threads = ROPE.threads as usize;
     cuda.launch(&ROPE, [x.rows(), (heads * half).div_ceil(threads), 1], 0, params)

@@ -1,19 +1,21 @@
 //! From router logits to the experts of each token.
 
 use bytemuck::NoUninit;
-use moexperts_core::{Result, RouterSpec, SharedSlices, checks};
+use moexperts_core::{ExpertGroups, PickOn, Result, RouteOperands, RouterSpec, Score, checks};
 
 use crate::{
     cuda::Cuda,
     driver::DevicePtr,
     kernels::{Kernel, ROUTE as MODULE},
-    memory::{CudaRouting, CudaTensor},
+    memory::{CudaRouting, CudaTensor, CudaVector},
 };
 
 #[derive(Clone, Copy, NoUninit)]
 #[repr(C)]
 struct RouteParams {
     logits: DevicePtr,
+    pick_bias: DevicePtr,
+    per_expert_scale: DevicePtr,
     gate: DevicePtr,
     top_k_index: DevicePtr,
     top_k_weights: DevicePtr,
@@ -21,8 +23,16 @@ struct RouteParams {
     experts: u32,
     top_k: u32,
     slices: u32,
-    norm_topk_prob: u32,
-    padding: u32,
+    score: u32,
+    picks_on_logits: u32,
+    normalise: u32,
+    eps: f32,
+    scale: f32,
+    groups: u32,
+    keep: u32,
+    best: u32,
+    masked: f32,
+    tokens_per_block: u32,
 }
 
 #[derive(Clone, Copy, NoUninit)]
@@ -34,24 +44,57 @@ struct RouteAllParams {
 }
 
 static ROUTE: Kernel<RouteParams> = Kernel::new(&MODULE, "route", 128);
+static ROUTE_PICKED: Kernel<RouteParams> = Kernel::new(&MODULE, "route_picked", 128);
 static ROUTE_ALL: Kernel<RouteAllParams> = Kernel::new(&MODULE, "route_all", 256);
 
-/// Softmax over all experts, the K largest in descending order, the lower id first of equals; NaN
-/// weights for a token whose logits are not finite.
+impl Cuda {
+    /// Whether [`route`](moexperts_core::Operations::route) takes such a router with a pick bias: what a
+    /// model is refused for when it is loaded.
+    ///
+    /// # Errors
+    /// [`Error::Router`](moexperts_core::Error::Router) if there is no such router of so many experts;
+    /// [`Error::Device`](moexperts_core::Error::Device) if it has more experts than a block has shared
+    /// memory for, which is tens of thousands.
+    pub fn check_router(&self, spec: &RouterSpec, experts: usize) -> Result<()> {
+        checks::router(spec, experts)?;
+        score_number(spec)?;
+        picks_on_logits(spec)?;
+        tokens_per_block(self, spec, experts).map(drop)
+    }
+}
+
+/// The experts of each token and their weights, then the slices of a shared expert; NaN weights for a
+/// token whose logits, or what its experts are picked on, are not finite.
 pub(crate) fn route(
     cuda: &Cuda,
     logits: &CudaTensor,
     spec: &RouterSpec,
-    shared: Option<SharedSlices<'_, Cuda>>,
+    operands: RouteOperands<'_, Cuda>,
     out: &mut CudaRouting,
 ) -> Result<()> {
+    let RouteOperands { pick_bias, per_expert_scale, shared } = operands;
     let (tokens, experts, top_k) = (logits.rows(), logits.cols(), spec.top_k);
     let slices = shared.as_ref().map_or(0, |shared| shared.slices);
     let gate = shared.and_then(|shared| shared.gate);
-    checks::route(logits.shape(), spec, gate.map(CudaTensor::shape))?;
+    let lengths = [pick_bias, per_expert_scale].map(|vector| vector.map(CudaVector::len));
+    checks::route(logits.shape(), spec, lengths, gate.map(CudaTensor::shape))?;
+    let (score, picks_on_logits) = (score_number(spec)?, picks_on_logits(spec)?);
+    let plain = pick_bias.is_none() && spec.groups.is_none();
+    // A warp a token.
+    let (kernel, tokens_per_block, shared_bytes) = if plain {
+        (&ROUTE, WARPS, 0)
+    } else {
+        let tokens_per_block = tokens_per_block(cuda, spec, experts)?;
+        (&ROUTE_PICKED, tokens_per_block, tokens_per_block * picked_bytes(spec, experts))
+    };
     out.reset(cuda, tokens, top_k + slices)?;
+    let pointer = |vector: Option<&CudaVector>| vector.map_or(DevicePtr(0), CudaVector::ptr);
+    let none = ExpertGroups { count: 0, keep: 0, best: 0, masked: 0.0 };
+    let groups = spec.groups.unwrap_or(none);
     let params = RouteParams {
         logits: logits.ptr(),
+        pick_bias: pointer(pick_bias),
+        per_expert_scale: pointer(per_expert_scale),
         gate: gate.map_or(DevicePtr(0), CudaTensor::ptr),
         top_k_index: out.top_k_index(),
         top_k_weights: out.top_k_weights(),
@@ -59,12 +102,57 @@ pub(crate) fn route(
         experts: experts as u32,
         top_k: top_k as u32,
         slices: slices as u32,
-        norm_topk_prob: u32::from(spec.norm_topk_prob),
-        padding: 0,
+        score,
+        picks_on_logits,
+        normalise: u32::from(spec.normalise.is_some()),
+        eps: spec.normalise.unwrap_or(0.0),
+        scale: spec.scale,
+        groups: groups.count as u32,
+        keep: groups.keep as u32,
+        best: groups.best as u32,
+        masked: groups.masked,
+        tokens_per_block: tokens_per_block as u32,
     };
-    // A warp a token.
-    let tokens_of_block = ROUTE.threads as usize / 32;
-    cuda.launch(&ROUTE, [tokens.div_ceil(tokens_of_block), 1, 1], 0, params)
+    cuda.launch(kernel, [tokens.div_ceil(tokens_per_block), 1, 1], shared_bytes, params)
+}
+
+/// Warps of a block.
+const WARPS: usize = ROUTE.threads as usize / 32;
+
+/// Bytes of shared memory for what the experts and groups of a token are picked on.
+fn picked_bytes(spec: &RouterSpec, experts: usize) -> usize {
+    4 * (experts + spec.groups.map_or(0, |groups| groups.count))
+}
+
+/// Tokens of a block that there is shared memory for.
+fn tokens_per_block(cuda: &Cuda, spec: &RouterSpec, experts: usize) -> Result<usize> {
+    let there_is = cuda.properties().shared_bytes_per_block as usize;
+    match (there_is / picked_bytes(spec, experts).max(1)).min(WARPS) {
+        0 => Err(Cuda::problem(format!(
+            "a router of {experts} experts with a pick bias or groups needs {} bytes of shared \
+             memory, there are {there_is}",
+            picked_bytes(spec, experts)
+        ))),
+        tokens => Ok(tokens),
+    }
+}
+
+/// The number of a kind of scores in route.cu.
+fn score_number(spec: &RouterSpec) -> Result<u32> {
+    match spec.score {
+        Score::Softmax => Ok(0),
+        Score::Sigmoid => Ok(1),
+        Score::SqrtSoftplus => Ok(2),
+        other => Err(Cuda::problem(format!("a router cannot have {} scores", other.name()))),
+    }
+}
+
+fn picks_on_logits(spec: &RouterSpec) -> Result<u32> {
+    match spec.pick_on {
+        PickOn::Scores => Ok(0),
+        PickOn::Logits => Ok(1),
+        other => Err(Cuda::problem(format!("a router cannot have experts picked on {other:?}"))),
+    }
 }
 
 /// Sends each token to expert 0, with weight 1.

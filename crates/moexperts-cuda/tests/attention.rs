@@ -4,94 +4,17 @@
 
 mod common;
 
-use std::mem;
-
-use common::{Outcome, Walk, bits, check, devices, read, tensor, values};
+use common::{
+    Outcome, Walk,
+    attention::{Layer, Session, spec},
+    bits, check, devices, read, tensor,
+};
 use moexperts_core::{
-    AttentionCall, AttentionSpec, Batch, Device, Error, KvCacheSpec, Result, Scratch, Span,
+    AttentionCall, AttentionSpec, Batch, Device, Execution, Memory, Operations, Scratch, Span,
+    StateSpec,
 };
 use moexperts_cpu::{Cpu, CpuOptions};
 use moexperts_cuda::{CudaTensor, Recording};
-
-/// Sequence, first position, tokens.
-type Spans = [(usize, usize, usize)];
-
-fn spec(heads: usize, kv_heads: usize, head_dim: usize) -> AttentionSpec {
-    let scale = 1.0 / (head_dim as f32).sqrt();
-    AttentionSpec { heads, kv_heads, head_dim, scale, sliding_window: None }
-}
-
-/// A cache with what its caller keeps.
-struct Session<'a, D: Device> {
-    device: &'a D,
-    spec: AttentionSpec,
-    cache: D::KvCache,
-    scratch: Scratch,
-    /// Queries, keys and values of each layer.
-    inputs: [[D::Tensor; 3]; 2],
-}
-
-impl<'a, D: Device> Session<'a, D> {
-    fn new(device: &'a D, spec: AttentionSpec) -> Self {
-        let AttentionSpec { kv_heads, head_dim, .. } = spec;
-        let cache = KvCacheSpec { layers: 2, kv_heads, head_dim, sequences: 3 };
-        let cache = device.new_kv_cache(cache).unwrap();
-        Self { device, spec, cache, scratch: Scratch::default(), inputs: Default::default() }
-    }
-
-    /// Attends in one layer. Queries, keys and values follow from the layer, the sequence and the
-    /// position of a token.
-    fn attend(&mut self, layer: usize, spans: &Spans, out: &mut D::Tensor) -> Result<()> {
-        let AttentionSpec { heads, kv_heads, head_dim, .. } = self.spec;
-        let span = |&(sequence, start, tokens)| Span { sequence, start, tokens };
-        let batch = Batch::new(spans.iter().map(span).collect());
-        // Scores of several units, so that the softmax has peaks.
-        let parts = [(heads, 6.0), (kv_heads, 1.0), (kv_heads, 1.0)];
-        let mut inputs = mem::take(&mut self.inputs[layer]);
-        for (seed, (input, (heads, factor))) in (1..).zip(inputs.iter_mut().zip(parts)) {
-            let cols = heads * head_dim;
-            let rows = spans.iter().flat_map(|&(sequence, start, tokens)| {
-                (start..start + tokens).flat_map(move |position| {
-                    let place = (4 * position as u64).wrapping_add(sequence as u64);
-                    values(cols, place.wrapping_mul(100) + 10 * layer as u64 + seed)
-                })
-            });
-            let values: Vec<f32> = rows.map(|value| factor * value).collect();
-            self.device.load_tensor(batch.tokens(), cols, &values, input)?;
-        }
-        let [q, k, v] = &inputs;
-        let result = self.call([q, k, v], layer, &batch, out);
-        self.inputs[layer] = inputs;
-        result
-    }
-
-    fn call(
-        &mut self,
-        qkv: [&D::Tensor; 3],
-        layer: usize,
-        batch: &Batch,
-        out: &mut D::Tensor,
-    ) -> Result<()> {
-        let (cache, scratch) = (&mut self.cache, &mut self.scratch);
-        let call = AttentionCall { qkv, cache, layer, batch, spec: &self.spec, scratch };
-        self.device.attention(call, out)
-    }
-
-    /// What attention gives in both layers.
-    fn values(&mut self, spans: &Spans) -> Result<Vec<f32>> {
-        let mut all = Vec::new();
-        for layer in 0..2 {
-            let mut out = D::Tensor::default();
-            self.attend(layer, spans, &mut out)?;
-            all.extend(read(self.device, &out));
-        }
-        Ok(all)
-    }
-
-    fn bits(&mut self, spans: &Spans) -> Vec<u32> {
-        bits(&self.values(spans).unwrap())
-    }
-}
 
 #[test]
 fn attention_gives_what_the_cpu_gives() {
@@ -123,7 +46,7 @@ fn walk<D: Device>(device: &D) -> Vec<Outcome> {
         let windows: &[_] = if head_dim == 16 { &[1, 9, 64, 1000] } else { &[9] };
         for sliding_window in [None].into_iter().chain(windows.iter().copied().map(Some)) {
             let spec = AttentionSpec { sliding_window, ..spec(heads, kv_heads, head_dim) };
-            let mut session = Session::new(device, spec);
+            let mut session = Session::of(device, &[Layer::new(spec), Layer::new(spec).of_all()]);
             for spans in [
                 // Prompts, one of a single token and one of none.
                 &[(2, 0, 13), (0, 0, 1), (1, 0, 70), (2, 13, 0)][..],
@@ -151,35 +74,78 @@ fn walk<D: Device>(device: &D) -> Vec<Outcome> {
         (Some(4097), (0, 4157, 1)),
         (None, (0, 4158, 4)),
     ] {
-        session.spec.sliding_window = sliding_window;
+        session.layers.iter_mut().for_each(|layer| layer.spec.sliding_window = sliding_window);
         let values = session.values(&[spans]);
-        walk.push(&format!("{:?} {spans:?}", session.spec), ALLOWANCE, values);
+        walk.push(&format!("{sliding_window:?} {spans:?}"), ALLOWANCE, values);
     }
+    values_of_other_widths(&mut walk);
     full(&mut walk);
     errors(&mut walk);
     walk.outcomes
 }
 
+/// Values wider and narrower than keys, and sinks: with one key and with many, with keys in one part
+/// and in several, in a window and without one.
+fn values_of_other_widths<D: Device>(walk: &mut Walk<'_, D>) {
+    let shapes = [
+        (4, 4, [8, 8]),
+        (6, 2, [16, 24]),
+        (4, 2, [20, 7]),
+        (5, 1, [6, 140]),
+        (2, 1, [192, 128]),
+        (9, 1, [8, 256]),
+        (3, 1, [250, 30]),
+    ];
+    for (heads, kv_heads, [head_dim, value_dim]) in shapes {
+        for sliding_window in [None, Some(9)] {
+            let spec =
+                AttentionSpec { value_dim, sliding_window, ..spec(heads, kv_heads, head_dim) };
+            let layers = [Layer::new(spec), Layer::new(spec).with_sinks()];
+            let mut session = Session::of(walk.device, &layers);
+            for spans in [
+                &[(2, 0, 13), (0, 0, 1), (1, 0, 70)][..],
+                &[(0, 1, 1), (2, 13, 1), (1, 70, 1)],
+                &[(1, 71, 80), (0, 2, 1)],
+                &[(0, 3, 4), (1, 151, 1)],
+            ] {
+                let values = session.values(spans);
+                walk.push(&format!("{spec:?} {spans:?}"), ALLOWANCE, values);
+            }
+        }
+    }
+    let mut session = Session::of(walk.device, &[Layer::new(spec(2, 1, 4)).with_sinks()]);
+    for spans in [&[(0, 0, 900)][..], &[(0, 900, 1)], &[(0, 901, 3)]] {
+        let values = session.values(spans);
+        walk.push(&format!("sinks {spans:?}"), ALLOWANCE, values);
+    }
+}
+
 fn full<D: Device>(walk: &mut Walk<'_, D>) {
     let shapes = [
-        (1, 1, 8, &[1, 3, 0, 2][..]),
-        (4, 4, 7, &[17, 16]),
-        (6, 2, 20, &[33]),
-        (1, 1, 72, &[130, 1, 64]),
-        (2, 1, 8, &[300]),
-        (2, 1, 200, &[70]),
-        (2, 2, 8, &[]),
+        (1, 1, [8, 8], &[1, 3, 0, 2][..]),
+        (4, 4, [7, 7], &[17, 16]),
+        (6, 2, [20, 20], &[33]),
+        (1, 1, [72, 72], &[130, 1, 64]),
+        (2, 1, [8, 8], &[300]),
+        (2, 1, [200, 200], &[70]),
+        (2, 2, [8, 8], &[]),
+        (2, 1, [24, 100], &[70, 3]),
+        (2, 2, [9, 6], &[70, 3]),
     ];
     let run = |walk: &mut Walk<'_, D>, tokens: usize, segments: &[usize], spec: AttentionSpec| {
-        let cols = [spec.heads, spec.kv_heads, spec.kv_heads].map(|heads| heads * spec.head_dim);
+        let cols = [
+            spec.heads * spec.head_dim,
+            spec.kv_heads * spec.head_dim,
+            spec.kv_heads * spec.value_dim,
+        ];
         walk.made(&format!("{spec:?} {segments:?}"), ALLOWANCE, |device, out| {
             let [q, k, v] =
                 [0, 1, 2].map(|index| tensor(device, tokens, cols[index], index as u64));
             device.full_attention([&q, &k, &v], segments, &spec, out)
         });
     };
-    for (heads, kv_heads, head_dim, segments) in shapes {
-        let spec = AttentionSpec { scale: 1.5, ..spec(heads, kv_heads, head_dim) };
+    for (heads, kv_heads, [head_dim, value_dim], segments) in shapes {
+        let spec = AttentionSpec { value_dim, scale: 1.5, ..spec(heads, kv_heads, head_dim) };
         run(walk, segments.iter().sum(), segments, spec);
     }
     run(walk, 3, &[1, 1], spec(4, 2, 8));
@@ -192,7 +158,13 @@ fn full<D: Device>(walk: &mut Walk<'_, D>) {
 
 fn errors<D: Device>(walk: &mut Walk<'_, D>) {
     let spec = spec(4, 2, 8);
-    for spans in [&[(3, 0, 3)][..], &[(0, 1, 3)], &[(0, 1 << 60, 3)]] {
+    for spans in [
+        &[(3, 0, 3)][..],
+        &[(0, 1, 3)],
+        &[(0, 1 << 60, 3)],
+        &[(0, 0, 3), (0, 4, 1)],
+        &[(0, 0, 3), (0, 2, 1)],
+    ] {
         let result = Session::new(walk.device, spec).values(spans);
         walk.push(&format!("{spans:?}"), 0.0, result);
     }
@@ -201,24 +173,66 @@ fn errors<D: Device>(walk: &mut Walk<'_, D>) {
         let result = session.values(spans);
         walk.push(&format!("{spans:?} after others"), ALLOWANCE, result);
     }
-    let mut shapes = |other: AttentionSpec, rows: usize, layer: usize| {
+    let mut shapes = |other: Layer, rows: usize, layer: usize| {
         let cols = [32, 16, 16];
-        walk.made(&format!("{other:?} {rows} {layer}"), ALLOWANCE, |device, out| {
+        walk.made(&format!("{:?} {rows} {layer}", other.spec), ALLOWANCE, |device, out| {
             let [q, k, v] = [0, 1, 2].map(|index| tensor(device, rows, cols[index], index as u64));
             let batch = Batch::new(vec![Span { sequence: 0, start: 0, tokens: 3 }]);
-            let mut session = Session::new(device, spec);
-            session.spec = other;
+            let mut session = Session::of(device, &[Layer::new(spec), other]);
             session.call([&q, &k, &v], layer, &batch, out)
         });
     };
-    shapes(spec, 3, 1);
-    shapes(spec, 2, 1);
-    shapes(spec, 3, 2);
+    let layer = Layer::new(spec);
+    shapes(layer, 3, 1);
+    shapes(layer, 2, 1);
+    shapes(layer, 3, 2);
+    shapes(Layer { state: StateSpec::None, ..layer }, 3, 1);
     for (heads, kv_heads, head_dim) in [(3, 2, 8), (4, 1, 8), (2, 1, 16)] {
-        shapes(self::spec(heads, kv_heads, head_dim), 3, 0);
+        let other = self::spec(heads, kv_heads, head_dim);
+        shapes(Layer { state: spec.state(), ..Layer::new(other) }, 3, 1);
     }
-    let reserved = walk.device.reserve_positions(&mut Session::new(walk.device, spec).cache, 3, 8);
-    walk.push("room for a sequence that is none", 0.0, reserved.map(|()| Vec::new()));
+    let windowed = |sliding_window| AttentionSpec { sliding_window, ..spec };
+    let narrow = windowed(Some(3)).state();
+    for window in [None, Some(2), Some(4), Some(0)] {
+        shapes(Layer { state: narrow, ..Layer::new(windowed(window)) }, 3, 1);
+    }
+    let device = walk.device;
+    let none = device.new_state(&[spec.state(), windowed(Some(0)).state()], 1);
+    walk.push("a window of nothing", 0.0, none.map(|_| Vec::new()));
+    let reserved = device.reserve_positions(&mut Session::new(device, spec).state, 3, 8);
+    walk.push("memory for a sequence that does not exist", 0.0, reserved.map(|()| Vec::new()));
+    let sinks = device.load_vector(vec![0.0; 3]).unwrap();
+    walk.made("sinks of another number", 0.0, |device, out| {
+        let [q, k, v] = [32, 16, 16].map(|cols| tensor(device, 3, cols, 1));
+        let batch = &Batch::new(vec![Span { sequence: 0, start: 0, tokens: 3 }]);
+        let state = &mut device.new_state(&[spec.state()], 1)?;
+        let (qkv, sinks, spec) = ([&q, &k, &v], Some(&sinks), &spec);
+        let scratch = &mut Scratch::default();
+        let call = AttentionCall { qkv, sinks, state, layer: 0, batch, spec, scratch };
+        device.attention(call, out)
+    });
+}
+
+#[test]
+fn an_attention_that_is_not_supported_is_refused_by_name() {
+    for (_, cuda) in devices() {
+        for (head_dim, value_dim) in [(1, 1), (256, 256), (192, 128), (4, 256)] {
+            let spec = AttentionSpec { value_dim, ..spec(2, 1, head_dim) };
+            assert_eq!(cuda.check_attention(&spec, true), Ok(()), "{spec:?}");
+        }
+        for (head_dim, value_dim) in [(512, 512), (512, 64), (64, 512)] {
+            let spec = AttentionSpec { value_dim, ..spec(2, 1, head_dim) };
+            let error = cuda.check_attention(&spec, false).unwrap_err().to_string();
+            assert_eq!(
+                error,
+                "CUDA: attention with heads of 512 values is not supported, the CPU has it"
+            );
+            let run = Session::new(&cuda, spec).values(&[(0, 0, 3)]);
+            assert_eq!(run.unwrap_err().to_string(), error);
+            let cpu = Cpu::new(CpuOptions::default()).unwrap();
+            assert_eq!(cpu.check_attention(&spec, false), Ok(()));
+        }
+    }
 }
 
 /// Whichever sequences are beside it, and whatever room is reserved, in whatever steps it grew.
@@ -227,13 +241,14 @@ fn a_sequence_has_the_bits_it_has_alone() {
     for (name, cuda) in devices() {
         for sliding_window in [None, Some(50)] {
             let spec = AttentionSpec { sliding_window, ..spec(6, 2, 12) };
-            let mut alone = Session::new(&cuda, spec);
+            let layers = [Layer::new(spec), Layer::new(spec).of_all()];
+            let mut alone = Session::of(&cuda, &layers);
             let prompt = alone.bits(&[(1, 0, 90)]);
             let step = alone.bits(&[(1, 90, 1)]);
             let several = alone.bits(&[(1, 91, 2)]);
             for positions in [0, 100, 1000] {
-                let mut beside = Session::new(&cuda, spec);
-                cuda.reserve_positions(&mut beside.cache, 1, positions).unwrap();
+                let mut beside = Session::of(&cuda, &layers);
+                cuda.reserve_positions(&mut beside.state, 1, positions).unwrap();
                 let own = |bits: Vec<u32>, first: usize, rows: usize| -> Vec<u32> {
                     let (layer, cols) = (bits.len() / 2, 6 * 12);
                     let of_layer =
@@ -254,12 +269,12 @@ fn a_sequence_has_the_bits_it_has_alone() {
 }
 
 #[test]
-fn room_for_more_positions_than_there_is_memory_is_an_error() {
+fn more_positions_than_there_is_memory_for_are_an_error() {
     for (_, cuda) in devices() {
         let mut session = Session::new(&cuda, spec(2, 1, 8));
         session.values(&[(0, 0, 5)]).unwrap();
         for positions in [usize::MAX, usize::MAX / 12, 1 << 40] {
-            let error = cuda.reserve_positions(&mut session.cache, 0, positions).unwrap_err();
+            let error = cuda.reserve_positions(&mut session.state, 0, positions).unwrap_err();
             assert!(error.to_string().contains("memory"), "{error}");
         }
         // What was there is there still.
@@ -270,14 +285,15 @@ fn room_for_more_positions_than_there_is_memory_is_an_error() {
 }
 
 #[test]
-fn a_batch_that_fails_keeps_nothing_of_its_spans() {
+fn a_batch_that_is_refused_leaves_the_state_as_it_was() {
     for (_, cuda) in devices() {
         let mut session = Session::new(&cuda, spec(2, 1, 8));
         session.values(&[(0, 0, 5)]).unwrap();
+        let mut other = Session::new(&cuda, spec(2, 1, 8));
+        other.values(&[(0, 0, 5)]).unwrap();
         session.values(&[(0, 3, 1), (1, 1, 1)]).unwrap_err();
-        let error = session.values(&[(0, 4, 1)]).unwrap_err();
-        assert_eq!(error, Error::OutOfRange { what: "position", index: 4, limit: 4 });
-        session.values(&[(0, 3, 1)]).unwrap();
+        assert!(session.can_cut(0, 5) && !session.can_cut(0, 6));
+        assert_eq!(session.bits(&[(0, 5, 1)]), other.bits(&[(0, 5, 1)]));
     }
 }
 
@@ -289,8 +305,8 @@ fn the_steps_of_a_decode_are_launches_of_one_graph() {
         let mut session = Session::new(&cuda, spec);
         let mut plain = Session::new(&cuda, spec);
         for session in [&mut session, &mut plain] {
-            cuda.reserve_positions(&mut session.cache, 0, 300).unwrap();
-            cuda.reserve_positions(&mut session.cache, 1, 150).unwrap();
+            cuda.reserve_positions(&mut session.state, 0, 300).unwrap();
+            cuda.reserve_positions(&mut session.state, 1, 150).unwrap();
             session.values(&[(0, 0, 120), (1, 0, 60)]).unwrap();
         }
         let mut recording = Recording::default();

@@ -6,8 +6,8 @@ mod common;
 
 use common::{bits, devices, tensor, values};
 use moexperts_core::{
-    DType, Device, Expert, Experts, ExpertsBackend, ExpertsCall, ExpertsSpec, Linear, Matrix,
-    Result, RouterSpec, Scratch, made,
+    DType, Execution, Expert, Experts, ExpertsBackend, ExpertsCall, ExpertsSpec, Linear, Matrix,
+    Memory, Operations, Result, RouteOperands, RouterSpec, Scratch, made,
 };
 use moexperts_cuda::{BatchedMm, Cuda, GroupedMm, Recording};
 
@@ -16,7 +16,7 @@ const EXPERTS: usize = 6;
 const RUNS: usize = 5;
 
 fn experts(cuda: &Cuda, dtype: DType) -> Experts<Cuda> {
-    let spec = ExpertsSpec::gated_silu(HIDDEN, 32, EXPERTS, dtype);
+    let spec = ExpertsSpec::gated_silu(HIDDEN, 32, EXPERTS, dtype.into());
     let linear = |rows, cols, seed| Linear {
         weight: Matrix::from_f32(rows, cols, &values(rows * cols, seed), dtype).unwrap(),
         bias: None,
@@ -43,14 +43,14 @@ fn outputs(
     let mut out = tensor(cuda, tokens, HIDDEN, 0);
     let mut routing = cuda.new_routing(2 * tokens).unwrap();
     let scratch = &mut Scratch::default();
-    let router = RouterSpec { top_k: 2, norm_topk_prob: true };
+    let router = RouterSpec::softmax(2, true);
     let runs = (0..RUNS as u64).map(|run| {
         let hidden_states = values(tokens * HIDDEN, 2 * run + 100);
         let router_logits = values(tokens * EXPERTS, 2 * run + 101);
         let forward = || -> Result<Vec<f32>> {
             cuda.load_tensor(tokens, HIDDEN, &hidden_states, &mut x)?;
             cuda.load_tensor(tokens, EXPERTS, &router_logits, &mut logits)?;
-            cuda.route(&logits, &router, None, &mut routing)?;
+            cuda.route(&logits, &router, RouteOperands::default(), &mut routing)?;
             let call = ExpertsCall { device: cuda, experts, x: &x, routing: &routing, scratch };
             backend.forward(call, &mut out)?;
             made(|values| cuda.read_tensor(&out, values))

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail with them")]
 
 use moexperts_conformance::{Outcome, agree, cases, check_case, run};
-use moexperts_core::Device;
+use moexperts_core::Execution;
 use moexperts_cuda::Cuda;
 use moexperts_cuda_emulator::{Copies, EmulatorOptions, Order, test_devices};
 

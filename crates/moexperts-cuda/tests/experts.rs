@@ -9,8 +9,8 @@ use std::collections::BTreeSet;
 use common::{load_shifted, read, tensor};
 use moexperts_conformance::{Case, Layer, Mismatch, Tolerance, cases};
 use moexperts_core::{
-    DType, Device, Expert, Experts, ExpertsBackend, ExpertsCall, Linear, Matrix, Routing, Scratch,
-    reference,
+    Execution, Expert, Experts, ExpertsBackend, ExpertsCall, Linear, Matrix, Memory, Routing,
+    Scratch, Tuning, WeightFormat, reference,
 };
 use moexperts_cuda::{Cuda, CudaTensor, GroupedMm};
 use moexperts_cuda_emulator::{
@@ -57,16 +57,16 @@ fn is_right(case: &Case, layer: &Layer, got: &[f32]) -> Result<(), Mismatch> {
     let Layer { experts, x, routing } = layer;
     let activation = case.spec.activation;
     let expected = reference::experts(experts, activation, x, routing);
-    let allowed = Tolerance::new(case.spec.dtype).experts(experts, activation, x, routing);
+    let allowed = Tolerance::new(case.spec.format).experts(experts, activation, x, routing);
     Mismatch::find(got, &expected, &allowed, case.spec.hidden)
 }
 
 /// Cases with groups of several tiles and of few rows, gated and not, with and without bias.
-fn chosen(dtype: DType) -> Vec<Case> {
+fn chosen(format: WeightFormat) -> Vec<Case> {
     let is_chosen = |case: &Case| {
         let kind = case.name == "kind" && case.spec.bias && !case.spec.gated;
         let shape = case.name == "shape" && [31, 49, 130].contains(&case.tokens);
-        case.spec.dtype == dtype && (case.name == "big" || kind || shape)
+        case.spec.format == format && (case.name == "big" || kind || shape)
     };
     cases().into_iter().filter(is_chosen).collect()
 }
@@ -81,7 +81,7 @@ fn with_tile(cuda: &Cuda, rows: usize, positions: usize) -> Cuda {
 fn every_tile_computes_every_case() {
     let emulators = emulators();
     for cuda in devices(&emulators) {
-        for case in DType::ALL.into_iter().flat_map(chosen) {
+        for case in WeightFormat::ALL.iter().copied().flat_map(chosen) {
             let layer = Layer::new(&case);
             let experts = Experts::load(&cuda, case.spec, layer.experts.clone()).unwrap();
             for (rows, positions) in
@@ -107,7 +107,7 @@ fn every_tile_computes_every_case() {
 #[test]
 fn weights_begin_anywhere() {
     for cuda in devices(&emulators()) {
-        let cases = DType::ALL.into_iter().flat_map(chosen);
+        let cases = WeightFormat::ALL.iter().copied().flat_map(chosen);
         for case in cases.filter(|case| case.name == "shape") {
             let layer = Layer::new(&case);
             let shifted = |linear: &Linear<Matrix, Vec<f32>>| Linear {
@@ -131,7 +131,7 @@ fn weights_begin_anywhere() {
 #[test]
 fn tokens_of_no_pairs_are_zero() {
     let cuda = devices(&emulators()).swap_remove(0);
-    let case = chosen(DType::Bf16).swap_remove(0);
+    let case = chosen(WeightFormat::BF16).swap_remove(0);
     let layer = Layer { routing: Routing::new(0, vec![], vec![]).unwrap(), ..Layer::new(&case) };
     let experts = Experts::load(&cuda, case.spec, layer.experts.clone()).unwrap();
     for backend in Cuda::built_in_experts() {
@@ -145,8 +145,8 @@ fn with_batched_mm_a_token_among_few_has_the_bits_it_has_alone() {
     let cuda = devices(&emulators()).swap_remove(0);
     let backends = Cuda::built_in_experts();
     let batched = backends.iter().find(|backend| backend.name() == "batched_mm").unwrap();
-    for dtype in DType::ALL {
-        let mut case = chosen(dtype).swap_remove(0);
+    for &format in WeightFormat::ALL {
+        let mut case = chosen(format).swap_remove(0);
         // Several tokens of each expert, and pairs that are looked through and that are not.
         (case.top_k, case.spec.experts, case.spec.hidden) = (5, 7, 300);
         for tokens in [9, 20] {
@@ -162,7 +162,7 @@ fn with_batched_mm_a_token_among_few_has_the_bits_it_has_alone() {
                     x: moexperts_core::Tensor::from_vec(1, case.spec.hidden, x).unwrap(),
                     routing: Routing::new(case.top_k, ids, weights).unwrap(),
                 };
-                assert_eq!(got, run(&**batched, &cuda, &experts, &alone), "{dtype}, {token}");
+                assert_eq!(got, run(&**batched, &cuda, &experts, &alone), "{format}, {token}");
             }
         }
     }

@@ -8,8 +8,8 @@ use bytemuck::{NoUninit, Pod, Zeroable};
 use common::{bits, read, tensor, values};
 use moexperts_conformance::{Bounded, Case, Layer, Mismatch, Tolerance, cases};
 use moexperts_core::{
-    Activation, DType, Device, Elements, Experts, ExpertsBackend, ExpertsCall, Linear, Matrix,
-    Scratch, reference,
+    Activation, DType, Elements, Experts, ExpertsBackend, ExpertsCall, Linear, Matrix, Memory,
+    Operations, Scratch, Tuning, reference,
 };
 use moexperts_cuda::{
     Cuda, CudaTensor, GroupedMm,
@@ -81,13 +81,13 @@ fn hoppers() -> Vec<(String, Cuda)> {
     devices
 }
 
-/// Memory of a test.
-struct Memory<'a> {
+/// What a test allocates on a device.
+struct Allocations<'a> {
     cuda: &'a Cuda,
     held: Vec<DevicePtr>,
 }
 
-impl Memory<'_> {
+impl Allocations<'_> {
     fn put<T: NoUninit>(&mut self, values: &[T]) -> DevicePtr {
         let bytes: &[u8] = bytemuck::cast_slice(values);
         let to = self.cuda.driver().alloc(bytes.len().max(1)).unwrap();
@@ -97,7 +97,7 @@ impl Memory<'_> {
     }
 }
 
-impl Drop for Memory<'_> {
+impl Drop for Allocations<'_> {
     fn drop(&mut self) {
         for &ptr in &self.held {
             self.cuda.driver().free(ptr);
@@ -120,7 +120,7 @@ fn spread(matrix: &Matrix, stride: usize) -> Matrix {
     for (row, to) in wide.chunks_exact_mut(stride).enumerate() {
         matrix.row(row).write_f32(&mut to[..cols]);
     }
-    Matrix::from_f32(rows, stride, &wide, matrix.dtype()).unwrap()
+    Matrix::from_f32(rows, stride, &wide, matrix.elements().dtype()).unwrap()
 }
 
 /// A grouped product. The others are as in `Default`.
@@ -230,7 +230,7 @@ impl Product {
 
     /// The results [rows, outs + gap] by so many blocks; NaN where none was stored.
     fn run(&self, cuda: &Cuda, blocks: usize) -> Vec<f32> {
-        let mut memory = Memory { cuda, held: Vec::new() };
+        let mut memory = Allocations { cuda, held: Vec::new() };
         let (from, to, [x_rows, out_rows]) = self.rows();
         let x_stride = self.depth.next_multiple_of(8) + 8;
         let stride = x_stride + 8;
@@ -278,6 +278,7 @@ impl Product {
             Some(Activation::ClampedSwiglu { alpha, limit }) => (3, alpha, limit),
             Some(Activation::Relu2) => (4, 0.0, 0.0),
             Some(Activation::ClampedSilu { limit }) => (5, 1.0, limit),
+            Some(activation) => panic!("no number of {}", activation.name()),
         };
         let null = DevicePtr(0);
         let [x_rows_at, out_rows_at] =
@@ -494,7 +495,8 @@ fn experts_of_many_tokens_choose_them() {
     let device = &gpu.cuda();
     for dtype in BOTH {
         let mut case: Case = cases().into_iter().find(|case| case.name == "big").unwrap();
-        (case.spec.dtype, case.spec.experts, case.tokens, case.top_k) = (dtype, 4, 120, 2);
+        case.spec = case.spec.with_experts(4).with_format(dtype.into());
+        (case.tokens, case.top_k) = (120, 2);
         (case.spec.hidden, case.spec.intermediate) = (72, 40);
         for (gated, bias) in [(true, false), (true, true), (false, true)] {
             (case.spec.gated, case.spec.bias) = (gated, bias);

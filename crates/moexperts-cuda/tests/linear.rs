@@ -6,7 +6,7 @@ mod common;
 
 use common::{bits, devices, load_shifted, read, tensor, values};
 use moexperts_conformance::{Bounded, Tolerance};
-use moexperts_core::{DType, Device, DeviceLinear, Linear, Matrix, Scratch};
+use moexperts_core::{DType, DeviceLinear, Linear, Matrix, Memory, Operations, Scratch, Tuning};
 use moexperts_cuda::{Cuda, CudaTensor};
 use moexperts_cuda_emulator::{EmulatorOptions, emulated};
 
@@ -33,7 +33,7 @@ fn linear(cuda: &Cuda, x: &CudaTensor, linears: &[&DeviceLinear<Cuda>]) -> Vec<C
 /// Whether a result is that of a layer, within the allowance.
 fn check(what: &str, got: &[f32], x: &[f32], layer: &Linear<Matrix, Vec<f32>>) {
     let (outs, depth) = (layer.weight.rows(), layer.weight.cols());
-    let tolerance = Tolerance::new(layer.weight.dtype());
+    let tolerance = Tolerance::new(layer.weight.format());
     for (row, got) in got.chunks_exact(outs).enumerate() {
         let x: Vec<Bounded> = x[row * depth..(row + 1) * depth]
             .iter()

@@ -5,11 +5,13 @@
 mod common;
 
 use common::{Outcome, Walk, check, devices, read, tensor, values};
+use moexperts_conformance::{RouterCase, RouterInputs, RouterLogits, router_cases, run_routers};
 use moexperts_core::{
-    Activation, DType, Device, Matrix, Result, RouterSpec, Routing, SharedSlices, made,
+    Activation, DType, Device, Error, ExpertGroups, GateFunction, Matrix, Result, RopePairing,
+    RouteOperands, RouterSpec, Routing, SharedSlices, made,
 };
 use moexperts_cpu::{Cpu, CpuOptions};
-use moexperts_cuda::CudaTensor;
+use moexperts_cuda::Cuda;
 
 #[test]
 fn every_operation_gives_what_the_cpu_gives() {
@@ -45,10 +47,26 @@ fn walk<D: Device>(device: &D) -> Vec<Outcome> {
 
 fn elementwise<D: Device>(walk: &mut Walk<'_, D>, [rows, cols]: [usize; 2]) {
     let what = |operation: &str| format!("{operation} of [{rows}, {cols}]");
+    walk.changed(&what("scale"), 0.0, [rows, cols], |device, x| device.scale(x, 0.37));
+    for function in GateFunction::ALL {
+        // A factor for each row, for each half of it and for each value; those that do not fit.
+        for gates in [[rows, 1], [rows, 2], [rows, cols], [rows, 0], [rows + 1, 1]] {
+            walk.changed(&what("gate"), 1e-6, [rows, cols], |device, x| {
+                let mut gate = D::Tensor::default();
+                let values =
+                    values(gates[0] * gates[1], 3).iter().map(|x| 30.0 * x).collect::<Vec<_>>();
+                device.load_tensor(gates[0], gates[1], &values, &mut gate)?;
+                device.gate(x, &gate, function)
+            });
+        }
+    }
     let wider = [rows, cols + 1];
     for [y_rows, y_cols] in [[rows, cols], wider] {
         walk.changed(&what("add"), 0.0, [rows, cols], |device, x| {
-            device.add(x, &tensor(device, y_rows, y_cols, 2))
+            device.add(x, &tensor(device, y_rows, y_cols, 2), 1.0)
+        });
+        walk.changed(&what("add of a multiple"), 1e-6, [rows, cols], |device, x| {
+            device.add(x, &tensor(device, y_rows, y_cols, 2), -0.3)
         });
         for gates in [[rows, 1], [rows + 1, 1], [rows, 2]] {
             walk.changed(&what("add_gated"), 1e-6, [rows, cols], |device, x| {
@@ -109,8 +127,8 @@ fn norms<D: Device>(walk: &mut Walk<'_, D>, [rows, cols]: [usize; 2]) {
                 let y = tensor(device, y_rows, cols, 4);
                 let weight = vector(device, 2)?;
                 let mut sum = tensor(device, rows, cols, 1);
-                let out = made(|out| device.add_rms_norm(x, &y, &weight, 1e-5, out))?;
-                device.add(&mut sum, &y)?;
+                let out = made(|out| device.add_rms_norm(x, &y, 1.0, &weight, 1e-5, out))?;
+                device.add(&mut sum, &y, 1.0)?;
                 let apart = made(|out| device.rms_norm(&sum, &weight, 1e-5, out))?;
                 assert_eq!(read(device, &out), read(device, &apart), "{what}");
                 Ok(())
@@ -170,10 +188,13 @@ fn rope<D: Device>(
     cos: [usize; 2],
     sin: [usize; 2],
 ) {
-    walk.changed(&format!("rope of {x:?} by {head_dim}"), 1e-6, x, |device, x| {
-        let [cos, sin] = [(cos, 2), (sin, 3)].map(|([r, c], seed)| tensor(device, r, c, seed));
-        device.rope(x, head_dim, &cos, &sin)
-    });
+    for pairing in RopePairing::ALL {
+        let what = format!("rope of {x:?} by {head_dim}, {pairing:?}");
+        walk.changed(&what, 1e-6, x, |device, x| {
+            let [cos, sin] = [(cos, 2), (sin, 3)].map(|([r, c], seed)| tensor(device, r, c, seed));
+            device.rope(x, head_dim, pairing, &cos, &sin)
+        });
+    }
 }
 
 fn routings<D: Device>(walk: &mut Walk<'_, D>) {
@@ -200,52 +221,128 @@ fn routings<D: Device>(walk: &mut Walk<'_, D>) {
         // Many equal ones, zeros of both signs among them.
         let logits: Vec<f32> =
             values(tokens * experts, 1).iter().map(|x| (9.0 * x).trunc() / 2.0).collect();
-        for (norm_topk_prob, gates) in [(false, 0), (true, 1), (true, 2)] {
-            let what = format!("[{tokens}, {experts}] to {top_k} + {slices}, {norm_topk_prob}");
-            let spec = RouterSpec { top_k, norm_topk_prob };
+        for (normalise, gates) in [(false, 0), (true, 1), (true, 2)] {
+            let what = format!("[{tokens}, {experts}] to {top_k} + {slices}, {normalise}");
+            let spec = RouterSpec::softmax(top_k, normalise);
             let device = walk.device;
             let result = made(|out| {
                 let mut x = D::Tensor::default();
                 device.load_tensor(tokens, experts, &logits, &mut x)?;
                 let gate = tensor(device, tokens, gates, 2);
                 let gate = (gates > 0).then_some(&gate);
-                let shared = || (slices > 0).then_some(SharedSlices { slices, gate });
-                // Room that held more.
+                let shared = (slices > 0).then_some(SharedSlices { slices, gate });
+                // A buffer that held more.
                 *out = device.new_routing(900)?;
                 device.route_all(900, out)?;
-                device.route(&x, &spec, shared(), out)
+                device.route(&x, &spec, RouteOperands { shared, ..RouteOperands::default() }, out)
             });
             push(walk, &what, result);
         }
     }
+    for (pick_bias, per_expert_scale, gates) in [(33, 33, 1), (32, 33, 1), (33, 34, 1), (33, 33, 2)]
+    {
+        let what = format!("bias [{pick_bias}], scale [{per_expert_scale}], gates {gates}");
+        let device = walk.device;
+        let result = made(|out| {
+            let [bias, scale] = [pick_bias, per_expert_scale].map(|len| values(len, 3));
+            let (bias, scale) = (device.load_vector(bias)?, device.load_vector(scale)?);
+            let gate = &tensor(device, 9, gates, 2);
+            let operands = RouteOperands {
+                pick_bias: Some(&bias),
+                per_expert_scale: Some(&scale),
+                shared: Some(SharedSlices { slices: 2, gate: Some(gate) }),
+            };
+            let groups = ExpertGroups { count: 3, keep: 2, best: 2, masked: 0.0 };
+            let spec = RouterSpec::sigmoid(4).with_groups(groups).with_normalise(1e-20);
+            device.route(&tensor(device, 9, 33, 1), &spec, operands, out)
+        });
+        push(walk, &what, result);
+    }
     let result = made(|out| walk.device.route_all(300, out));
     push(walk, "all", result);
+}
+
+#[test]
+fn every_router_is_the_references() {
+    for (name, cuda) in devices() {
+        let report = run_routers(&cuda).unwrap_or_else(|failure| panic!("{name}: {failure}"));
+        assert!(report.compared > 20 * report.undecided, "{report:?}");
+        for case in router_cases() {
+            cuda.check_router(&case.spec, case.experts).unwrap();
+        }
+    }
+}
+
+/// More experts than a block of four tokens has shared memory for, up to more than one has.
+#[test]
+fn a_router_of_very_many_experts_takes_fewer_tokens_at_a_time_or_is_refused() {
+    for (name, cuda) in devices() {
+        let most = cuda.properties().shared_bytes_per_block as usize / 4;
+        for (experts, fits) in
+            [(most / 4 + 1, true), (most / 2 + 1, true), (most, true), (most + 1, false)]
+        {
+            let case = router_cases().into_iter().find(|case| case.name == "hy_v3").unwrap();
+            let case = RouterCase { experts, logits: RouterLogits::Tied, ..case };
+            let inputs = case.inputs();
+            let result = case.routing(&cuda, &inputs);
+            let refused = cuda.check_router(&case.spec, experts).err();
+            assert_eq!(result.as_ref().err(), refused.as_ref(), "{name}: {experts}");
+            match result {
+                Ok(routing) => assert_eq!(case.compare(&inputs, &routing), Ok(case.tokens)),
+                Err(error) => {
+                    let needed = format!("{experts} experts with a pick bias or groups needs");
+                    assert!(!fits && error.to_string().contains(&needed), "{name}: {error}");
+                }
+            }
+            assert_eq!(refused.is_none(), fits, "{name}: {experts}");
+        }
+        let none = RouterSpec::sigmoid(3);
+        assert!(matches!(cuda.check_router(&none, 2), Err(Error::Router { .. })));
+    }
 }
 
 /// The CPU refuses them; the GPU would have to wait to do so.
 #[test]
 fn logits_that_are_not_finite_give_weights_that_are_not() {
     for (name, cuda) in devices() {
-        for (bad, norm_topk_prob) in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY]
-            .map(|x| [(x, false), (x, true)])
-            .concat()
+        for (case, bad) in router_cases()
+            .into_iter()
+            .zip([f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY].into_iter().cycle())
         {
-            let (tokens, experts, top_k) = (3, 40, 4);
-            let mut logits = values(tokens * experts, 1);
-            logits[experts..2 * experts].fill(bad);
-            logits[2 * experts + 7] = bad;
-            let mut x = CudaTensor::default();
-            cuda.load_tensor(tokens, experts, &logits, &mut x).unwrap();
-            let spec = RouterSpec { top_k, norm_topk_prob };
-            let routing = made(|out| cuda.route(&x, &spec, None, out)).unwrap();
-            let routing = cuda.read_routing(&routing).unwrap();
-            for (token, finite) in [true, false, false].into_iter().enumerate() {
-                let (ids, weights): (Vec<_>, Vec<_>) = routing.pairs(token).unzip();
-                let what = format!("{name}: {bad} {norm_topk_prob} {ids:?} {weights:?}");
-                assert!(weights.iter().all(|weight| weight.is_nan() != finite), "{what}");
-                let in_order = |id: &u32| ids.iter().filter(|other| *other == id).count() == 1;
-                assert!(ids.iter().all(|id| (*id as usize) < experts && in_order(id)), "{what}");
+            let experts = case.experts;
+            let mut inputs = case.inputs();
+            inputs.logits[experts..2 * experts].fill(bad);
+            inputs.logits[2 * experts + experts / 2] = bad;
+            let finite = |token: usize| ![1, 2].contains(&token);
+            check_poisoned(&format!("{name}: {case:?} {bad}"), &case, &cuda, &inputs, finite);
+            if let Some(bias) = &mut inputs.pick_bias {
+                bias[experts / 2] = bad;
+                check_poisoned(
+                    &format!("{name}: {case:?} bias {bad}"),
+                    &case,
+                    &cuda,
+                    &inputs,
+                    |_| false,
+                );
             }
         }
+    }
+}
+
+/// Whether the weights of the right tokens are NaN, and all ids of experts that differ.
+fn check_poisoned(
+    what: &str,
+    case: &RouterCase,
+    cuda: &Cuda,
+    inputs: &RouterInputs,
+    finite: impl Fn(usize) -> bool,
+) {
+    let routing = case.routing(cuda, inputs).unwrap();
+    for token in 0..case.tokens {
+        let (ids, weights): (Vec<_>, Vec<_>) = routing.pairs(token).unzip();
+        let what = format!("{what} {token} {ids:?} {weights:?}");
+        assert!(weights.iter().all(|weight| weight.is_nan() != finite(token)), "{what}");
+        let is_single = |id: &u32| ids.iter().filter(|other| *other == id).count() == 1;
+        assert!(ids.iter().all(|id| (*id as usize) < case.experts && is_single(id)), "{what}");
     }
 }

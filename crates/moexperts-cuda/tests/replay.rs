@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
-use moexperts_core::{Device, Result, made};
+use moexperts_core::{Execution, Memory, Operations, Result, made};
 use moexperts_cuda::{Cuda, CudaTensor, Recording};
 use moexperts_cuda_emulator::{EmulatorOptions, test_devices};
 
@@ -34,7 +34,7 @@ impl Sum {
         let got = cuda.enter_plan(Some(recording), || -> Result<Vec<f32>> {
             cuda.load_tensor(1, LEN, &values, y)?;
             for _ in 0..times {
-                cuda.add(x, y)?;
+                cuda.add(x, y, 1.0)?;
             }
             let mut out = Vec::new();
             if read {
@@ -94,10 +94,10 @@ fn as_much_work_with_other_kernels_or_arguments_is_not_the_same() {
             }
             let got = cuda.enter_plan(Some(&mut recording), || -> Result<Vec<f32>> {
                 cuda.load_tensor(1, LEN, &values, &mut y)?;
-                cuda.add(&mut x, &y)?;
+                cuda.add(&mut x, &y, 1.0)?;
                 match limit {
                     Some(limit) => cuda.clamp(&mut x, limit)?,
-                    None => cuda.add(&mut x, &y)?,
+                    None => cuda.add(&mut x, &y, 1.0)?,
                 }
                 made(|out| cuda.read_tensor(&x, out))
             });
@@ -131,7 +131,7 @@ fn a_plan_that_fails_or_panics_leaves_its_thread_as_it_was() {
         let (cuda, x, y) = (sum.cuda.clone(), &mut sum.x, &sum.y);
         let failed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             cuda.enter_plan(Some(&mut recording), || {
-                cuda.add(x, y).unwrap();
+                cuda.add(x, y, 1.0).unwrap();
                 panic!("on purpose");
             })
         }));

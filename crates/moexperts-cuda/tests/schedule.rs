@@ -6,7 +6,7 @@ mod common;
 
 use bytemuck::cast_slice_mut;
 use common::devices;
-use moexperts_core::{Device, Routing};
+use moexperts_core::{Memory, Routing};
 use moexperts_cuda::{Cuda, Schedule, driver::DevicePtr};
 
 /// How a routing's experts are drawn.

@@ -1,7 +1,7 @@
 //! Every (token, expert) pair on its own.
 
 use bytemuck::NoUninit;
-use moexperts_core::{ExpertsBackend, ExpertsCall, ExpertsSpec, Result};
+use moexperts_core::{ExpertsBackend, ExpertsCall, ExpertsSpec, Result, checks};
 
 use super::{Sizes, tables::Tables};
 use crate::{
@@ -97,14 +97,15 @@ impl ExpertsBackend<Cuda> for BatchedMm {
         "batched_mm"
     }
 
-    fn check(&self, spec: &ExpertsSpec, _device: &Cuda) -> Result<()> {
-        super::check(self.name(), spec)
+    fn check(&self, spec: &ExpertsSpec, device: &Cuda) -> Result<()> {
+        checks::backend(self.name(), device, spec)
     }
 
     fn forward(&self, call: ExpertsCall<'_, Cuda>, out: &mut CudaTensor) -> Result<()> {
         super::check_call(self.name(), &call, out)?;
         let ExpertsCall { device: cuda, experts, x, routing, scratch } = call;
         let (spec, sizes) = (experts.spec(), Sizes::new(experts, x, routing));
+        let dtype = super::dtype(spec);
         let Tables { gate_up, down } = &*Tables::of(cuda, experts)?;
         let room = scratch.slot::<Room>();
         room.inner.reserve(cuda, 4 * sizes.pairs() * sizes.intermediate)?;
@@ -126,7 +127,7 @@ impl ExpertsBackend<Cuda> for BatchedMm {
             vector: u32::from(gate_up.aligned && sizes.hidden.is_multiple_of(4)),
             activation: ActivationParams::new(spec.activation, spec.gated),
         };
-        cuda.launch(kernels.inner.of(spec.dtype), [sizes.pairs(), parts, 1], 0, inner)?;
+        cuda.launch(kernels.inner.of(dtype), [sizes.pairs(), parts, 1], 0, inner)?;
 
         // Warps that have the same outputs divide the pairs; there are no more of them than pairs.
         let pairs = if is_shared { sizes.pairs() } else { sizes.top_k };
@@ -152,7 +153,7 @@ impl ExpertsBackend<Cuda> for BatchedMm {
         };
         let blocks = if is_shared { 1 } else { sizes.tokens };
         let grid = [blocks, sizes.hidden.div_ceil(rows), 1];
-        cuda.launch(kernels.output.of(spec.dtype), grid, 4 * pairs * rows, output)
+        cuda.launch(kernels.output.of(dtype), grid, 4 * pairs * rows, output)
     }
 
     fn reads_routing_on_host(&self) -> bool {

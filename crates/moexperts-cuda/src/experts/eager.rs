@@ -1,6 +1,6 @@
 //! One expert after another.
 
-use moexperts_core::{ExpertsBackend, ExpertsCall, ExpertsSpec, Result};
+use moexperts_core::{ExpertsBackend, ExpertsCall, ExpertsSpec, Result, checks};
 
 use super::{
     layer::{Layer, Ordered, Room},
@@ -30,8 +30,8 @@ impl ExpertsBackend<Cuda> for Eager {
         "eager"
     }
 
-    fn check(&self, spec: &ExpertsSpec, _device: &Cuda) -> Result<()> {
-        super::check(self.name(), spec)
+    fn check(&self, spec: &ExpertsSpec, device: &Cuda) -> Result<()> {
+        checks::backend(self.name(), device, spec)
     }
 
     fn forward(&self, call: ExpertsCall<'_, Cuda>, out: &mut CudaTensor) -> Result<()> {

@@ -1,6 +1,6 @@
 //! All pairs of an expert together.
 
-use moexperts_core::{ExpertsBackend, ExpertsCall, ExpertsSpec, Result};
+use moexperts_core::{ExpertsBackend, ExpertsCall, ExpertsSpec, Result, checks};
 
 use super::{
     layer::{Layer, Ordered, Room},
@@ -20,8 +20,8 @@ impl ExpertsBackend<Cuda> for GroupedMm {
         "grouped_mm"
     }
 
-    fn check(&self, spec: &ExpertsSpec, _device: &Cuda) -> Result<()> {
-        super::check(self.name(), spec)
+    fn check(&self, spec: &ExpertsSpec, device: &Cuda) -> Result<()> {
+        checks::backend(self.name(), device, spec)
     }
 
     fn forward(&self, call: ExpertsCall<'_, Cuda>, out: &mut CudaTensor) -> Result<()> {

@@ -3,7 +3,7 @@
 use bytemuck::{NoUninit, Zeroable};
 use moexperts_core::{Experts, Result};
 
-use super::{Sizes, tables::Tables};
+use super::{Sizes, dtype, tables::Tables};
 use crate::{
     activation::ActivationParams,
     cuda::Cuda,
@@ -79,8 +79,9 @@ impl<'a> Layer<'a> {
     ) -> Result<Self> {
         let spec = experts.spec();
         let sizes = Sizes::new(experts, x, routing);
-        room.x.load(cuda, x, spec.dtype)?;
-        let element = spec.dtype.size_bytes();
+        let dtype = dtype(spec);
+        room.x.load(cuda, x, dtype)?;
+        let element = dtype.size_bytes();
         let inner_stride = sizes.intermediate.next_multiple_of(16 / element);
         room.inner.reserve(cuda, sizes.pairs() * inner_stride * element)?;
         room.y.reserve(cuda, 4 * sizes.pairs() * sizes.hidden)?;

@@ -13,9 +13,7 @@ mod tables;
 
 use std::sync::Arc;
 
-use moexperts_core::{
-    Device, Error, Experts, ExpertsBackend, ExpertsCall, ExpertsSpec, Orientation, Result, checks,
-};
+use moexperts_core::{DType, Experts, ExpertsBackend, ExpertsCall, ExpertsSpec, Result, checks};
 
 use crate::{
     cuda::Cuda,
@@ -32,31 +30,10 @@ pub(crate) fn built_in() -> Vec<Arc<dyn ExpertsBackend<Cuda>>> {
     vec![Arc::new(Eager), Arc::new(BatchedMm), Arc::new(GroupedMm)]
 }
 
-/// What every backend of this crate needs of the experts.
-fn check(name: &str, spec: &ExpertsSpec) -> Result<()> {
-    let missing = |problem: &str| {
-        Err(Error::Backend {
-            name: name.to_owned(),
-            device: Cuda::NAME,
-            problem: problem.to_owned(),
-        })
-    };
-    if spec.post_expert_norm {
-        return missing("a norm after each expert is not supported");
-    }
-    if spec.orientation == Orientation::InOut {
-        return missing("projections stored [in, out] have to be transposed first");
-    }
-    if !spec.gated && spec.activation.needs_gate() {
-        return missing(&format!("the {} needs a gate projection", spec.activation.name()));
-    }
-    Ok(())
-}
-
 /// Whether a call's experts are of a kind that this crate runs, and its shapes agree.
 fn check_call(name: &str, call: &ExpertsCall<'_, Cuda>, out: &CudaTensor) -> Result<()> {
     let (spec, tokens) = (call.experts.spec(), call.x.rows());
-    check(name, spec)?;
+    checks::backend(name, call.device, spec)?;
     let (routed, top_k) = (call.routing.tokens(), call.routing.top_k());
     checks::experts(spec, call.x.shape(), [routed, top_k], out.shape())?;
     // Kernels count pairs in 32 bits, some with a sign.
@@ -64,6 +41,14 @@ fn check_call(name: &str, call: &ExpertsCall<'_, Cuda>, out: &CudaTensor) -> Res
         return Err(Cuda::problem(format!("{tokens} tokens of {top_k} experts each are too many")));
     }
     Ok(())
+}
+
+/// The element type of the weights of experts that a backend runs.
+///
+/// # Panics
+/// If they have none: [`check_call`] refuses such experts.
+fn dtype(spec: &ExpertsSpec) -> DType {
+    spec.format.dense().expect("the format was checked")
 }
 
 /// The sizes of a call, as kernels take them.

@@ -34,7 +34,7 @@ impl Tables {
 
     fn new(cuda: &Cuda, experts: &Experts<Cuda>) -> Result<Self> {
         let spec = experts.spec();
-        let (hidden, intermediate, dtype) = (spec.hidden, spec.intermediate, spec.dtype);
+        let (hidden, intermediate, dtype) = (spec.hidden, spec.intermediate, super::dtype(spec));
         let all = || (0..spec.experts).map(|index| experts.expert(index));
         let gate_up = |expert: &Expert<CudaMatrix, CudaVector>| match &expert.gate_proj {
             Some(gate) => GroupWeights::new(gate, Some(&expert.up_proj)),

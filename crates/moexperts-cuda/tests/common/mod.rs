@@ -2,7 +2,9 @@
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 
-use moexperts_core::{Device, Matrix, Result, Weight};
+pub(crate) mod attention;
+
+use moexperts_core::{Device, Matrix, Memory, Result, Weight};
 use moexperts_cuda::{Cuda, CudaMatrix};
 use moexperts_cuda_emulator::{Copies, EmulatorOptions, Order, test_devices};
 
@@ -44,7 +46,7 @@ pub(crate) fn load_shifted(cuda: &Cuda, weight: &Matrix) -> CudaMatrix {
     for (row, to) in wide.chunks_exact_mut(cols + 2).enumerate() {
         weight.row(row).write_f32(&mut to[1..=cols]);
     }
-    let wide = Matrix::from_f32(rows, cols + 2, &wide, weight.dtype()).unwrap();
+    let wide = Matrix::from_f32(rows, cols + 2, &wide, weight.elements().dtype()).unwrap();
     cuda.load_matrix(wide).unwrap().block(0..rows, 1..cols + 1)
 }
 

@@ -1,0 +1,47 @@
+//! How work runs on the GPU.
+
+use std::sync::Arc;
+
+use moexperts_core::{DeviceKind, Execution, ExpertsBackend, Result};
+
+use crate::{
+    cuda::Cuda,
+    experts,
+    replay::{self, Recording},
+};
+
+impl Execution for Cuda {
+    const NAME: &'static str = "CUDA";
+    const KIND: DeviceKind = DeviceKind::Gpu;
+    const CAPTURES_GRAPHS: bool = true;
+
+    type Recording = Recording;
+    type Experts = Self;
+
+    fn built_in_experts() -> Vec<Arc<dyn ExpertsBackend<Self>>> {
+        experts::built_in()
+    }
+
+    fn experts_device(&self) -> &Self {
+        self
+    }
+
+    fn enter<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        work()
+    }
+
+    fn enter_plan<R: Send>(
+        &self,
+        recording: Option<&mut Recording>,
+        work: impl FnOnce() -> R + Send,
+    ) -> R {
+        match recording {
+            Some(recording) => replay::with(self.driver(), recording, work),
+            None => work(),
+        }
+    }
+
+    fn synchronize(&self) -> Result<()> {
+        replay::finish(self.driver())
+    }
+}

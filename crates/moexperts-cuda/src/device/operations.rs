@@ -1,0 +1,174 @@
+//! The operations of the GPU.
+
+use moexperts_core::{
+    Activation, AttentionCall, AttentionSpec, DeviceLinear, Error, GateFunction, Operations,
+    Result, RopePairing, RouteOperands, RouterSpec, Scratch,
+};
+
+use crate::{
+    activation, attention,
+    cuda::Cuda,
+    elementwise, linear,
+    memory::{CudaMatrix, CudaRouting, CudaTensor, CudaVector},
+    norm, rope, routing, rows,
+};
+
+impl Operations for Cuda {
+    fn has_activation(&self, activation: Activation) -> bool {
+        activation::has_activation(activation)
+    }
+
+    fn check_attention(&self, spec: &AttentionSpec, _sinks: bool) -> Result<()> {
+        attention::check(self, spec)
+    }
+
+    fn embed(&self, table: &CudaMatrix, ids: &[u32], out: &mut CudaTensor) -> Result<()> {
+        rows::embed(self, table, ids, out)
+    }
+
+    fn embedding_bag(
+        &self,
+        table: &CudaMatrix,
+        rows: &[u32],
+        weights: &[f32],
+        taps: usize,
+        out: &mut CudaTensor,
+    ) -> Result<()> {
+        rows::embedding_bag(self, table, rows, weights, taps, out)
+    }
+
+    fn reshape(&self, x: CudaTensor, cols: usize) -> Result<CudaTensor> {
+        let rows = x.len().checked_div(cols).unwrap_or(0);
+        if rows * cols != x.len() {
+            return Err(Error::Shape {
+                what: "reshaped tensor".into(),
+                expected: format!("a multiple of [{cols}]"),
+                got: format!("[{}, {}]", x.rows(), x.cols()),
+            });
+        }
+        Ok(x.reshaped(rows, cols))
+    }
+
+    fn select_rows(&self, x: &CudaTensor, rows: &[usize], out: &mut CudaTensor) -> Result<()> {
+        rows::select(self, x, rows, out)
+    }
+
+    fn put_rows(&self, x: &mut CudaTensor, rows: &[usize], y: &CudaTensor) -> Result<()> {
+        rows::put(self, x, rows, y)
+    }
+
+    fn add_rows(&self, x: &mut CudaTensor, rows: &[usize], y: &CudaTensor) -> Result<()> {
+        rows::add(self, x, rows, y)
+    }
+
+    fn layer_norm(
+        &self,
+        x: &CudaTensor,
+        weight: &CudaVector,
+        bias: &CudaVector,
+        eps: f32,
+        out: &mut CudaTensor,
+    ) -> Result<()> {
+        norm::layer_norm(self, x, [weight, bias], eps, out)
+    }
+
+    fn rms_norm(
+        &self,
+        x: &CudaTensor,
+        weight: &CudaVector,
+        eps: f32,
+        out: &mut CudaTensor,
+    ) -> Result<()> {
+        norm::rms_norm(self, x, None, weight, eps, out)
+    }
+
+    fn add_rms_norm(
+        &self,
+        x: &mut CudaTensor,
+        y: &CudaTensor,
+        scale: f32,
+        weight: &CudaVector,
+        eps: f32,
+        out: &mut CudaTensor,
+    ) -> Result<()> {
+        norm::rms_norm(self, x, Some((y, scale)), weight, eps, out)
+    }
+
+    fn linear(
+        &self,
+        x: &CudaTensor,
+        linears: &[&DeviceLinear<Self>],
+        scratch: &mut Scratch,
+        outs: &mut [CudaTensor],
+    ) -> Result<()> {
+        linear::linear(self, x, linears, scratch, outs)
+    }
+
+    fn rope(
+        &self,
+        x: &mut CudaTensor,
+        head_dim: usize,
+        pairing: RopePairing,
+        cos: &CudaTensor,
+        sin: &CudaTensor,
+    ) -> Result<()> {
+        rope::rope(self, x, head_dim, pairing, cos, sin)
+    }
+
+    fn attention(&self, call: AttentionCall<'_, Self>, out: &mut CudaTensor) -> Result<()> {
+        attention::causal(self, call, out)
+    }
+
+    fn full_attention(
+        &self,
+        qkv: [&CudaTensor; 3],
+        segments: &[usize],
+        spec: &AttentionSpec,
+        out: &mut CudaTensor,
+    ) -> Result<()> {
+        attention::full(self, qkv, segments, spec, out)
+    }
+
+    fn route(
+        &self,
+        logits: &CudaTensor,
+        spec: &RouterSpec,
+        operands: RouteOperands<'_, Self>,
+        out: &mut CudaRouting,
+    ) -> Result<()> {
+        routing::route(self, logits, spec, operands, out)
+    }
+
+    fn route_all(&self, tokens: usize, out: &mut CudaRouting) -> Result<()> {
+        routing::route_all(self, tokens, out)
+    }
+
+    fn activate(
+        &self,
+        activation: Activation,
+        gate: Option<&CudaTensor>,
+        up: &mut CudaTensor,
+    ) -> Result<()> {
+        elementwise::activate(self, activation, gate, up)
+    }
+
+    fn add(&self, x: &mut CudaTensor, y: &CudaTensor, scale: f32) -> Result<()> {
+        elementwise::add(self, x, y, scale)
+    }
+
+    fn add_gated(&self, x: &mut CudaTensor, y: &CudaTensor, gate: &CudaTensor) -> Result<()> {
+        elementwise::add_gated(self, x, y, gate)
+    }
+
+    fn gate(&self, x: &mut CudaTensor, gate: &CudaTensor, function: GateFunction) -> Result<()> {
+        elementwise::gate(self, x, gate, function)
+    }
+
+    fn scale(&self, x: &mut CudaTensor, factor: f32) -> Result<()> {
+        elementwise::scale(self, x, factor)
+    }
+
+    fn clamp(&self, x: &mut CudaTensor, limit: f32) -> Result<()> {
+        elementwise::clamp(self, x, limit)
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use moexperts_core::{ExpertsSpec, GateUpLayout, Orientation};
+use moexperts_core::ExpertsSpec;
 
 /// An experts layer, its input and its routing. Equal cases hold equal values on every machine.
 #[derive(Debug, Clone, PartialEq)]
@@ -13,8 +13,10 @@ pub struct Case {
     pub tokens: usize,
     /// K: experts per token.
     pub top_k: usize,
-    /// H, I, E, the dtype and the kind of experts.
+    /// H, I, E, the format and the kind of experts.
     pub spec: ExpertsSpec,
+    /// Where gate and up lie.
+    pub gate_up: GateUpLayout,
     /// Weights and hidden states.
     pub values: Values,
     /// Expert ids.
@@ -25,10 +27,22 @@ pub struct Case {
     pub seed: u64,
 }
 
+/// Where the gate and the up projections lie in memory. A backend sees views of their rows, which
+/// all three allow in place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GateUpLayout {
+    /// Apart.
+    Separate,
+    /// All gate rows of an expert before all its up rows.
+    Concatenated,
+    /// Gate and up rows of an expert in turn: each is every second row.
+    Interleaved,
+}
+
 /// How weights and hidden states are drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Values {
-    /// Products near 1, hidden states exact in the dtype of the weights.
+    /// Products near 1, hidden states exact in the type that inputs may be rounded to.
     Ordinary,
     /// Hidden states with all the digits of f32, as a residual stream has them.
     Unrounded,
@@ -94,8 +108,7 @@ impl Case {
     /// Whether a formula says what these experts compute. Where there is none, a backend may
     /// refuse the case, but its results are not compared.
     pub fn has_reference(&self) -> bool {
-        let spec = &self.spec;
-        !spec.post_expert_norm && (spec.gated || !spec.activation.needs_gate())
+        self.spec.gated || !self.spec.activation.needs_gate()
     }
 }
 
@@ -104,18 +117,14 @@ impl fmt::Display for Case {
         let spec = &self.spec;
         let gated = if spec.gated { "gated" } else { "not gated" };
         let bias = if spec.bias { "with bias" } else { "no bias" };
-        let layout = match spec.gate_up {
+        let layout = match self.gate_up {
             GateUpLayout::Separate => "separate",
             GateUpLayout::Concatenated => "concatenated",
             GateUpLayout::Interleaved => "interleaved",
         };
-        let orientation = match spec.orientation {
-            Orientation::OutIn => "[out, in]",
-            Orientation::InOut => "[in, out]",
-        };
         write!(
             f,
-            "`{}`: T={} H={} I={} E={} K={} {}, {}, {gated}, {bias}, {layout} {orientation}, \
+            "`{}`: T={} H={} I={} E={} K={} {}, {}, {gated}, {bias}, {layout}, \
              {:?} values, {:?} routes, {:?} weights, seed {}",
             self.name,
             self.tokens,
@@ -123,7 +132,7 @@ impl fmt::Display for Case {
             spec.intermediate,
             spec.experts,
             self.top_k,
-            spec.dtype,
+            spec.format,
             spec.activation.name(),
             self.values,
             self.routes,

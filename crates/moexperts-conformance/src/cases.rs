@@ -1,9 +1,9 @@
 //! The cases.
 
-use moexperts_core::{Activation, DType, ExpertsSpec, GateUpLayout, Orientation};
+use moexperts_core::{Activation, ExpertsSpec, WeightFormat};
 use proptest::prelude::*;
 
-use crate::case::{Case, Routes, RoutingWeights, Values};
+use crate::case::{Case, GateUpLayout, Routes, RoutingWeights, Values};
 
 const LAYOUTS: [GateUpLayout; 3] =
     [GateUpLayout::Separate, GateUpLayout::Concatenated, GateUpLayout::Interleaved];
@@ -45,22 +45,22 @@ const BIG: [usize; 5] = [97, 160, 136, 6, 4];
 /// Every case, in a stable order.
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
-    for dtype in DType::ALL {
+    for &format in WeightFormat::ALL {
         for (index, shape) in SHAPES.into_iter().enumerate() {
-            let mut case = case("shape", shape, dtype);
-            case.spec.gate_up = LAYOUTS[index % LAYOUTS.len()];
+            let mut case = case("shape", shape, format);
+            case.gate_up = LAYOUTS[index % LAYOUTS.len()];
             case.spec.bias = index % 4 > 1;
             case.values = [Values::Ordinary, Values::Unrounded][index % 2];
             case.seed = index as u64;
             cases.push(case);
         }
-        let mut big = case("big", BIG, dtype);
+        let mut big = case("big", BIG, format);
         big.spec.bias = true;
         cases.push(Case { routing_weights: RoutingWeights::Signed, ..big });
-        add_kinds(&mut cases, dtype);
-        add_routings(&mut cases, dtype);
-        add_probes(&mut cases, dtype);
-        add_unusual(&mut cases, dtype);
+        add_kinds(&mut cases, format);
+        add_routings(&mut cases, format);
+        add_probes(&mut cases, format);
+        add_unusual(&mut cases, format);
     }
     cases
 }
@@ -69,13 +69,14 @@ pub fn cases() -> Vec<Case> {
 fn case(
     name: &'static str,
     [tokens, hidden, intermediate, experts, top_k]: [usize; 5],
-    dtype: DType,
+    format: WeightFormat,
 ) -> Case {
     Case {
         name,
         tokens,
         top_k,
-        spec: ExpertsSpec::gated_silu(hidden, intermediate, experts, dtype),
+        spec: ExpertsSpec::gated_silu(hidden, intermediate, experts, format),
+        gate_up: GateUpLayout::Separate,
         values: Values::Ordinary,
         routes: Routes::Distinct,
         routing_weights: RoutingWeights::Normalised,
@@ -89,14 +90,14 @@ fn gatings(activation: Activation) -> &'static [bool] {
 }
 
 /// Activation × gated × bias × layout, at ordinary and at large values.
-fn add_kinds(cases: &mut Vec<Case>, dtype: DType) {
+fn add_kinds(cases: &mut Vec<Case>, format: WeightFormat) {
     for activation in Activation::ALL {
         for &gated in gatings(activation) {
             for bias in [false, true] {
-                for gate_up in if gated { &LAYOUTS[..] } else { &LAYOUTS[..1] } {
-                    let mut case = case("kind", [5, 33, 17, 4, 2], dtype);
-                    case.spec =
-                        ExpertsSpec { gated, activation, bias, gate_up: *gate_up, ..case.spec };
+                for &gate_up in if gated { &LAYOUTS[..] } else { &LAYOUTS[..1] } {
+                    let mut case = case("kind", [5, 33, 17, 4, 2], format);
+                    (case.spec.gated, case.spec.activation) = (gated, activation);
+                    (case.spec.bias, case.gate_up) = (bias, gate_up);
                     let large =
                         Case { name: "large values", values: Values::Large, ..case.clone() };
                     cases.extend([case, large]);
@@ -107,34 +108,29 @@ fn add_kinds(cases: &mut Vec<Case>, dtype: DType) {
 }
 
 /// Routes × routing weights.
-fn add_routings(cases: &mut Vec<Case>, dtype: DType) {
+fn add_routings(cases: &mut Vec<Case>, format: WeightFormat) {
     for (index, routes) in Routes::ALL.into_iter().enumerate() {
         for routing_weights in WEIGHTS {
             let seed = index as u64;
-            let base = case("routing", [9, 19, 23, 7, 4], dtype);
+            let base = case("routing", [9, 19, 23, 7, 4], format);
             cases.push(Case { routes, routing_weights, seed, ..base });
         }
-        let base = case("routing of many tokens", [70, 24, 40, 5, 3], dtype);
+        let base = case("routing of many tokens", [70, 24, 40, 5, 3], format);
         cases.push(Case { routes, ..base });
     }
 }
 
 /// Layers in which every weight is seen alone.
-fn add_probes(cases: &mut Vec<Case>, dtype: DType) {
+fn add_probes(cases: &mut Vec<Case>, format: WeightFormat) {
     for values in [Values::InputProbe, Values::DownProbe] {
         for activation in Activation::ALL {
             for &gated in gatings(activation) {
                 let [hidden, intermediate, experts] = [37, 35, 3];
                 let shape = [hidden * experts, hidden, intermediate, experts, 1];
-                let mut case = case("probe", shape, dtype);
-                case.spec = ExpertsSpec {
-                    gated,
-                    activation,
-                    gate_up: LAYOUTS[cases.len() % 3],
-                    ..case.spec
-                };
-                if !gated {
-                    case.spec.gate_up = GateUpLayout::Separate;
+                let mut case = case("probe", shape, format);
+                (case.spec.gated, case.spec.activation) = (gated, activation);
+                if gated {
+                    case.gate_up = LAYOUTS[cases.len() % 3];
                 }
                 let routing_weights = RoutingWeights::One;
                 cases.push(Case { values, routes: Routes::InTurn, routing_weights, ..case });
@@ -144,15 +140,10 @@ fn add_probes(cases: &mut Vec<Case>, dtype: DType) {
 }
 
 /// What a backend need not take; it has to say so.
-fn add_unusual(cases: &mut Vec<Case>, dtype: DType) {
-    let base = case("unusual", [5, 33, 17, 4, 2], dtype);
-    let spec = base.spec;
-    let specs = [
-        ExpertsSpec { orientation: Orientation::InOut, ..spec },
-        ExpertsSpec { post_expert_norm: true, ..spec },
-        ExpertsSpec { gated: false, activation: Activation::CLAMPED_SWIGLU, ..spec },
-        ExpertsSpec { gated: false, activation: Activation::CLAMPED_SILU, ..spec },
-    ];
+fn add_unusual(cases: &mut Vec<Case>, format: WeightFormat) {
+    let base = case("unusual", [5, 33, 17, 4, 2], format);
+    let gated_alone = Activation::ALL.into_iter().filter(|activation| activation.needs_gate());
+    let specs = gated_alone.map(|activation| base.spec.ungated().with_activation(activation));
     cases.extend(specs.map(|spec| Case { spec, ..base.clone() }));
 }
 
@@ -160,7 +151,7 @@ fn add_unusual(cases: &mut Vec<Case>, dtype: DType) {
 pub fn arbitrary_case() -> impl Strategy<Value = Case> {
     let shape = (0_usize..40, 1_usize..80, 1_usize..80, 1_usize..12, 1_usize..=8);
     let kind = (
-        prop::sample::select(&DType::ALL[..]),
+        prop::sample::select(WeightFormat::ALL),
         prop::sample::select(&Activation::ALL[..]),
         any::<bool>(),
         any::<bool>(),
@@ -174,12 +165,12 @@ pub fn arbitrary_case() -> impl Strategy<Value = Case> {
     );
     (shape, kind, drawn).prop_map(|(shape, kind, drawn)| {
         let (tokens, hidden, intermediate, experts, top_k) = shape;
-        let (dtype, activation, gated, bias, gate_up) = kind;
+        let (format, activation, gated, bias, gate_up) = kind;
         let (values, routes, routing_weights, seed) = drawn;
         let gated = gated || activation.needs_gate();
         let gate_up = if gated { gate_up } else { GateUpLayout::Separate };
-        let base = case("arbitrary", [tokens, hidden, intermediate, experts, top_k], dtype);
-        let spec = ExpertsSpec { activation, gated, bias, gate_up, ..base.spec };
-        Case { spec, values, routes, routing_weights, seed, ..base }
+        let mut base = case("arbitrary", [tokens, hidden, intermediate, experts, top_k], format);
+        (base.spec.activation, base.spec.gated, base.spec.bias) = (activation, gated, bias);
+        Case { gate_up, values, routes, routing_weights, seed, ..base }
     })
 }

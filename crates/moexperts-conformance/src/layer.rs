@@ -1,15 +1,16 @@
 //! The values of a case.
 
-use moexperts_core::{
-    DType, Expert, ExpertsSpec, GateUpLayout, Linear, Matrix, Orientation, Result, Routing, Tensor,
-};
+use moexperts_core::{DType, Expert, Linear, Matrix, Routing, Tensor, WeightFormat};
 
-use crate::case::{Case, Routes, RoutingWeights, Values};
+use crate::{
+    case::{Case, GateUpLayout, Routes, RoutingWeights, Values},
+    random::Random,
+};
 
 /// What a case describes, in host memory.
 #[derive(Debug, Clone)]
 pub struct Layer {
-    /// The experts with rows as outputs, as the reference takes them.
+    /// The experts, gate and up where the case says.
     pub experts: Vec<Expert<Matrix, Vec<f32>>>,
     /// hidden_states [T, H].
     pub x: Tensor,
@@ -29,52 +30,6 @@ impl Layer {
             x: hidden_states(case, &mut random),
             routing: routing(case, &mut random),
         }
-    }
-
-    /// The experts as a checkpoint of this description stores them.
-    ///
-    /// # Errors
-    /// None for experts made by [`new`](Self::new).
-    pub fn stored(&self, spec: &ExpertsSpec) -> Result<Vec<Expert<Matrix, Vec<f32>>>> {
-        let stored = |linear: &Linear<Matrix, Vec<f32>>| -> Result<_> {
-            let weight = match spec.orientation {
-                Orientation::OutIn => linear.weight.clone(),
-                Orientation::InOut => linear.weight.transposed()?,
-            };
-            Ok(Linear { weight, bias: linear.bias.clone() })
-        };
-        let expert = |expert: &Expert<Matrix, Vec<f32>>| -> Result<_> {
-            Ok(Expert {
-                gate_proj: expert.gate_proj.as_ref().map(stored).transpose()?,
-                up_proj: stored(&expert.up_proj)?,
-                down_proj: stored(&expert.down_proj)?,
-            })
-        };
-        self.experts.iter().map(expert).collect()
-    }
-}
-
-/// SplitMix64 (Steele, Lea, Flood 2014): the same numbers everywhere.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// In `low .. high`.
-    fn between(&mut self, low: f32, high: f32) -> f32 {
-        let unit = (self.next() >> 40) as f32 / (1_u64 << 24) as f32;
-        low + (high - low) * unit
-    }
-
-    /// An index below `limit`, which is not 0.
-    fn below(&mut self, limit: usize) -> usize {
-        (self.next() % limit as u64) as usize
     }
 }
 
@@ -101,8 +56,8 @@ fn experts(case: &Case, random: &mut Random) -> Vec<Expert<Matrix, Vec<f32>>> {
         ups.push(draw(Projection::Up, intermediate, hidden));
         downs.push(draw(Projection::Down, hidden, intermediate));
     }
-    let views = gate_up_views(spec, &gates, &ups);
-    let downs = matrix(spec.experts * hidden, intermediate, &downs.concat(), spec.dtype);
+    let views = gate_up_views(case, &gates, &ups);
+    let downs = matrix(spec.experts * hidden, intermediate, &downs.concat(), spec.format);
     let mut linear = |weight: Matrix| {
         let bias = (0..weight.rows()).map(|_| random.between(-0.5, 0.5)).collect::<Vec<_>>();
         Linear { weight, bias: spec.bias.then_some(bias) }
@@ -139,22 +94,19 @@ fn weight(case: &Case, random: &mut Random, projection: Projection, row: usize, 
 }
 
 /// The gate and the up projection of each expert as views of what is stored.
-fn gate_up_views(
-    spec: &ExpertsSpec,
-    gates: &[Vec<f32>],
-    ups: &[Vec<f32>],
-) -> Vec<(Matrix, Matrix)> {
+fn gate_up_views(case: &Case, gates: &[Vec<f32>], ups: &[Vec<f32>]) -> Vec<(Matrix, Matrix)> {
+    let spec = &case.spec;
     let (hidden, intermediate) = (spec.hidden, spec.intermediate);
     let pairs = gates.iter().zip(ups);
     let rows = spec.experts * 2 * intermediate;
-    match spec.gate_up {
+    match case.gate_up {
         GateUpLayout::Separate => {
-            let own = |values: &Vec<f32>| matrix(intermediate, hidden, values, spec.dtype);
+            let own = |values: &Vec<f32>| matrix(intermediate, hidden, values, spec.format);
             pairs.map(|(gate, up)| (own(gate), own(up))).collect()
         }
         GateUpLayout::Concatenated => {
             let stored: Vec<f32> = pairs.flat_map(|(gate, up)| [&gate[..], up].concat()).collect();
-            let stored = matrix(rows, hidden, &stored, spec.dtype);
+            let stored = matrix(rows, hidden, &stored, spec.format);
             let view =
                 |half: usize| stored.row_range(half * intermediate..(half + 1) * intermediate);
             (0..spec.experts).map(|expert| (view(2 * expert), view(2 * expert + 1))).collect()
@@ -164,7 +116,7 @@ fn gate_up_views(
                 let rows = gate.chunks_exact(hidden).zip(up.chunks_exact(hidden));
                 rows.flat_map(|(gate, up)| [gate, up].concat())
             });
-            let stored = matrix(rows, hidden, &turns.collect::<Vec<_>>(), spec.dtype);
+            let stored = matrix(rows, hidden, &turns.collect::<Vec<_>>(), spec.format);
             let view = |expert: usize, first: usize| {
                 let rows = expert * 2 * intermediate..(expert + 1) * 2 * intermediate;
                 stored.rows_stepped(rows.start + first..rows.end, 2)
@@ -174,12 +126,18 @@ fn gate_up_views(
     }
 }
 
-fn matrix(rows: usize, cols: usize, values: &[f32], dtype: DType) -> Matrix {
+/// Values rounded to a format.
+///
+/// # Panics
+/// If the format is not dense: such cases need weights that are made in it.
+fn matrix(rows: usize, cols: usize, values: &[f32], format: WeightFormat) -> Matrix {
+    let dtype = format.dense().expect("the cases are of dense formats");
     Matrix::from_f32(rows, cols, values, dtype).expect("as many values as the shape says")
 }
 
 fn hidden_states(case: &Case, random: &mut Random) -> Tensor {
-    let (tokens, hidden, dtype) = (case.tokens, case.spec.hidden, case.spec.dtype);
+    let (tokens, hidden) = (case.tokens, case.spec.hidden);
+    let dtype = case.spec.format.input_dtype();
     let mut x = Tensor::zeros(tokens, hidden);
     for token in 0..tokens {
         let row = x.row_mut(token);
@@ -199,7 +157,7 @@ fn hidden_states(case: &Case, random: &mut Random) -> Tensor {
         }
     }
     if case.values != Values::Unrounded {
-        let rounded = matrix(tokens, hidden, x.data(), dtype).to_f32();
+        let rounded = matrix(tokens, hidden, x.data(), dtype.into()).to_f32();
         x.data_mut().copy_from_slice(&rounded);
     }
     x

@@ -11,10 +11,12 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! - [`cases`]: shapes, routings, activations, layouts and dtypes as data; [`arbitrary_case`]
+//! - [`cases`]: shapes, routings, activations, layouts and formats as data; [`arbitrary_case`]
 //!   draws more of them.
 //! - [`Tolerance`]: how far from the f64 reference a result may be, derived step by step.
 //! - [`run`], [`check_case`], [`same_bits`], [`agree`], [`agree_exactly`]: the checks.
+//! - [`router_cases`], [`run_routers`]: the same for the routers of a device.
+//! - [`check_operation`]: one operation of a device, which a test walks over all of them with.
 //! - [`skipped`]: what a test calls that lacks its hardware.
 
 #![forbid(unsafe_code)]
@@ -22,15 +24,22 @@
 mod case;
 mod cases;
 mod layer;
+mod operations;
+mod random;
 mod report;
+mod router;
 mod skip;
 mod suite;
 mod tolerance;
 
-pub use case::{Case, Routes, RoutingWeights, Values};
+pub use case::{Case, GateUpLayout, Routes, RoutingWeights, Values};
 pub use cases::{arbitrary_case, cases};
 pub use layer::Layer;
+pub use operations::check_operation;
 pub use report::{Failure, Outcome, Problem, Refusal, Report};
+pub use router::{
+    RouterCase, RouterFailure, RouterInputs, RouterLogits, RouterReport, router_cases, run_routers,
+};
 pub use skip::{REQUIRE_VARIABLE, skipped};
 pub use suite::{agree, agree_exactly, check_case, run, same_bits};
-pub use tolerance::{Bounded, Mismatch, Tolerance};
+pub use tolerance::{Bounded, Mismatch, RouterTolerance, Tolerance};

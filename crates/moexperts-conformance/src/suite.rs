@@ -123,7 +123,7 @@ impl Prepared {
             let Layer { experts, x, routing } = &layer;
             let activation = case.spec.activation;
             expected = reference::experts(experts, activation, x, routing);
-            allowance = Tolerance::new(case.spec.dtype).experts(experts, activation, x, routing);
+            allowance = Tolerance::new(case.spec.format).experts(experts, activation, x, routing);
         }
         Self { case, layer, expected, allowance }
     }
@@ -240,7 +240,7 @@ impl<'a, D: Device> Setup<'a, D> {
     ) -> Result<Self, Problem> {
         let Prepared { case, layer, .. } = prepared;
         guarded("loading", || {
-            let experts = Experts::load(device, case.spec, layer.stored(&case.spec)?)?;
+            let experts = Experts::load(device, case.spec, layer.experts.clone())?;
             let (hidden, values) = (prepared.hidden(), layer.x.data());
             let x = made(|out| device.load_tensor(case.tokens, hidden, values, out))?;
             let routing = device.load_routing(layer.routing.clone())?;

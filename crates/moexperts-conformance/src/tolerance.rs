@@ -3,13 +3,14 @@
 //! Every number carries a bound on its error, `|computed - exact| <= error`, from the inputs to
 //! the output, where *exact* is the f64 reference over the weights as stored. Nothing is fitted to
 //! what backends happen to give. Write `u` for half the distance from 1 to the next f32, `u_w` for
-//! the same of the weights' dtype, and let a hat mark what a backend computes.
+//! the same of the type that inputs may be rounded to, and let a hat mark what a backend computes.
 //!
-//! **Inputs of a product.** A backend may round them to the weights' dtype, where its instruction
-//! multiplies like with like. Hidden states are known, so their rounding is known too:
-//! `r_i = |x_i - round(x_i)|`, which is 0 where the state is exact in that dtype. What leaves an
-//! activation is known up to its error, so `r_i = u_w · (|a_i| + error_i)`, plus half of the
-//! smallest number where that is more. For f32 weights `r_i = 0`.
+//! **Inputs of a product.** A backend may round them to a type that the weights' format names
+//! ([`WeightFormat::input_dtype`]), where its instruction multiplies like with like. Hidden states
+//! are known, so their rounding is known too: `r_i = |x_i - round(x_i)|`, which is 0 where the
+//! state is exact in that type. What leaves an activation is known up to its error, so
+//! `r_i = u_w · (|a_i| + error_i)`, plus half of the smallest number where that is more. For f32
+//! weights `r_i = 0`.
 //!
 //! **A product** of k terms and a bias, `z = Σ w_i · a_i + b`: the inputs move it by
 //! `Σ |w_i| · (error_i + r_i)`. Whatever the order of the sum, each term passes through at most
@@ -30,19 +31,28 @@
 //! **The output** `Σ_k weight_k · y_k`: `Σ |weight_k| · error(y_k)` from the experts, and
 //! `K + 2` roundings of each term.
 //!
+//! **A router's score** of a logit costs `EVALUATION · u` relative and `2 · u` for each unit of the
+//! argument of its exponential, at most the width of the logits. A sum of n of them adds `n · u`, the
+//! division, epsilon, scale and scale per expert one rounding each. A bias adds one rounding of what
+//! experts are picked on, a group's score one more. Experts are compared where that decides them: all
+//! values next to each other, down to the last that is chosen, are equal or further apart.
+//!
 //! Errors multiply each other only in terms kept here too; what is left out is of the order of
 //! `(k · u)²`, far below the factor the bounds leave in practice.
 
-use moexperts_core::{Activation, DType, Expert, Linear, Matrix, Routing, Tensor, reference};
+use moexperts_core::{
+    Activation, DType, Expert, Linear, Matrix, PickOn, RouterSpec, Routing, Score, Tensor,
+    WeightFormat, reference,
+};
 
 /// Roundings, in units of `u`, that evaluating an activation may cost beside its argument's: two
 /// for an exponential within two units in the last place, each worth two, and the operations
 /// around it, with as much again for approximate division.
-const EVALUATION: f64 = 16.0;
+pub(crate) const EVALUATION: f64 = 16.0;
 
 /// Roundings, in units of `u`, of the argument of an activation's sigmoid: four operations and two
 /// rounded constants make it, and one scales it for the exponential.
-const ARGUMENT: f64 = 8.0;
+pub(crate) const ARGUMENT: f64 = 8.0;
 
 /// A number and how far from it a computed one may be.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -71,34 +81,36 @@ impl Bounded {
     }
 }
 
-/// The allowance over weights of one dtype.
+/// The allowance over weights of one format.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Tolerance {
-    dtype: DType,
+    /// What inputs of a product may be rounded to.
+    inputs: DType,
     /// `c · u`: what one rounding of a sum may cost.
     sum_rounding: f64,
 }
 
 /// `u`.
-const ROUNDING: f64 = DType::F32.epsilon() / 2.0;
+pub(crate) const ROUNDING: f64 = DType::F32.epsilon() / 2.0;
 
 /// The smallest f32 some processors do not take for 0.
-const SMALLEST: f64 = f32::MIN_POSITIVE as f64;
+pub(crate) const SMALLEST: f64 = f32::MIN_POSITIVE as f64;
 
 impl Tolerance {
-    /// For weights stored in `dtype`.
-    pub const fn new(dtype: DType) -> Self {
-        let factor = match dtype {
+    /// For weights stored in a format.
+    pub fn new(format: impl Into<WeightFormat>) -> Self {
+        let inputs = format.into().input_dtype();
+        let factor = match inputs {
             DType::F32 => 1.0,
             DType::F16 | DType::Bf16 => 2.0,
         };
-        Self { dtype, sum_rounding: factor * ROUNDING }
+        Self { inputs, sum_rounding: factor * ROUNDING }
     }
 
-    /// The allowance for each output [T, H] of an experts layer with rows as outputs.
+    /// The allowance for each output [T, H] of an experts layer.
     ///
     /// # Panics
-    /// If shapes disagree.
+    /// If shapes disagree, or the activation is one whose curve this crate does not know.
     pub fn experts(
         &self,
         experts: &[Expert<Matrix, Vec<f32>>],
@@ -139,6 +151,9 @@ impl Tolerance {
     }
 
     /// An activation with a gate.
+    ///
+    /// # Panics
+    /// If the activation is one whose curve this crate does not know.
     pub fn activate_gated(&self, activation: Activation, gate: Bounded, up: Bounded) -> Bounded {
         let value = reference::activate_gated(activation, gate.value, up.value);
         let factor = match activation {
@@ -158,6 +173,9 @@ impl Tolerance {
     }
 
     /// An activation without a gate.
+    ///
+    /// # Panics
+    /// If the activation is one whose curve this crate does not know.
     pub fn activate(&self, activation: Activation, z: Bounded) -> Bounded {
         let z = match activation {
             Activation::ClampedSwiglu { limit, .. } | Activation::ClampedSilu { limit } => {
@@ -216,18 +234,18 @@ impl Tolerance {
         (0..linear.outputs).map(output).collect()
     }
 
-    /// What rounding an input to the dtype of the weights may change.
+    /// What rounding an input may change.
     fn input_rounding(&self, x: Bounded) -> f64 {
-        let smallest = match self.dtype {
+        let smallest = match self.inputs {
             DType::F32 => return 0.0,
             // Half of 2^-24.
             DType::F16 => 2.0_f64.powi(-25),
             DType::Bf16 => SMALLEST,
         };
         if x.error > 0.0 {
-            return self.dtype.epsilon() / 2.0 * x.reach() + smallest;
+            return self.inputs.epsilon() / 2.0 * x.reach() + smallest;
         }
-        let rounded = Matrix::from_f32(1, 1, &[x.value as f32], self.dtype)
+        let rounded = Matrix::from_f32(1, 1, &[x.value as f32], self.inputs)
             .expect("one value for one element")
             .row(0)
             .get(0);
@@ -311,12 +329,86 @@ impl Curve {
             Activation::Relu2 => {
                 Self { slope: 2.0 * z.max(0.0), curvature: 2.0, argument: 0.0, cancels: false }
             }
+            _ => panic!("the allowance of {} is not known", activation.name()),
         }
     }
 }
 
 fn sigmoid(z: f64) -> f64 {
     1.0 / (1.0 + (-z).exp())
+}
+
+/// What f32 allows in the routing of one token.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RouterTolerance {
+    /// Whether its experts are decided.
+    pub decides: bool,
+    /// What a weight may be off, relative to it.
+    relative: f64,
+    /// And beside that.
+    vanished: f64,
+}
+
+impl RouterTolerance {
+    /// For the router logits \[E\] of a token and a pick bias \[E\].
+    ///
+    /// # Panics
+    /// If `checks::router` refuses the router, or lengths disagree.
+    pub fn new(spec: &RouterSpec, logits: &[f64], pick_bias: Option<&[f64]>) -> Self {
+        let reach = largest_magnitude(logits);
+        let score = ROUNDING * (EVALUATION + 4.0 * reach);
+        let all = spec.score == Score::Softmax && spec.normalise != Some(0.0);
+        let terms = if all { logits.len() } else { spec.top_k };
+        let relative = 2.0 * score + (terms + 4) as f64 * ROUNDING;
+        let vanished = 16.0 * SMALLEST * f64::from(spec.scale).abs();
+
+        let mut picked_on = reference::picked_on(logits, spec, pick_bias);
+        let rounding = 2.0 * ROUNDING * largest_magnitude(&picked_on);
+        let error = match (pick_bias, spec.groups, spec.pick_on) {
+            // A larger logit has a larger score, and nothing is rounded.
+            (None, None, _) => 0.0,
+            (_, _, PickOn::Logits) => rounding,
+            _ => {
+                let scores = reference::scores(logits, spec.score);
+                let sums = (logits.len() + 1) as f64 * ROUNDING;
+                (2.0 * score + sums) * largest_magnitude(&scores) + rounding
+            }
+        };
+        let mut decides = true;
+        if let Some(groups) = &spec.groups {
+            let scores = reference::group_scores(&picked_on, groups);
+            decides = is_decided(&scores, groups.keep, 2.0 * error + rounding);
+            reference::mask_groups(&mut picked_on, groups);
+        }
+        decides &= is_decided(&picked_on, spec.top_k, error);
+        Self { decides, relative, vanished }
+    }
+
+    /// How far from this one a weight may be.
+    pub fn weight(&self, expected: f64) -> f64 {
+        self.relative * expected.abs() + self.vanished
+    }
+}
+
+fn largest_magnitude(values: &[f64]) -> f64 {
+    values.iter().fold(0.0, |largest, value| value.abs().max(largest))
+}
+
+/// Whether the `count` largest of some values, each known up to `error`, are in a known order: next to
+/// each other they are equal or further apart, down to one that is less than the last of them.
+fn is_decided(values: &[f64], count: usize, error: f64) -> bool {
+    let mut values = values.to_vec();
+    values.sort_by(|a, b| b.total_cmp(a));
+    for (index, pair) in values.windows(2).enumerate() {
+        let is_apart = pair[0] - pair[1] > 2.0 * error;
+        if is_apart && index + 1 >= count {
+            break;
+        }
+        if !is_apart && pair[0] != pair[1] {
+            return false;
+        }
+    }
+    true
 }
 
 /// The first output that is further off than it may be.
@@ -432,6 +524,24 @@ mod tests {
         assert_eq!(rounding(DType::Bf16, 1.0 + 1.0 / 256.0), 1.0 / 256.0);
         assert_eq!(rounding(DType::F16, 1.0 + 1.0 / 256.0), 0.0);
         assert_eq!(rounding(DType::F32, f64::from(0.1_f32)), 0.0);
+    }
+
+    #[test]
+    fn values_are_in_a_known_order_where_they_are_equal_or_apart() {
+        let values = [0.0, 5.0, 3.0, 3.0, 3.1, f64::NEG_INFINITY, f64::NEG_INFINITY];
+        for (count, error, expected) in [
+            (1, 0.9, true),
+            (1, 1.0, false),
+            (2, 0.04, true),
+            (2, 0.06, false),
+            (3, 0.04, true),
+            (4, 1.4, false),
+            (5, 0.04, true),
+            (7, 0.0, true),
+            (0, 0.0, true),
+        ] {
+            assert_eq!(is_decided(&values, count, error), expected, "{count}, {error}");
+        }
     }
 
     #[test]

@@ -1,9 +1,11 @@
-//! The tolerance holds for honest results and catches wrong ones, for every dtype.
+//! The tolerance holds for honest results and catches wrong ones, for every format.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail with them")]
 
-use moexperts_conformance::{Case, Layer, Mismatch, Tolerance, Values, cases};
-use moexperts_core::{Activation, DType, Expert, Linear, Matrix, Routing, Tensor, reference};
+use moexperts_conformance::{Case, GateUpLayout, Layer, Mismatch, Tolerance, Values, cases};
+use moexperts_core::{
+    Activation, DType, Expert, Linear, Matrix, Routing, Tensor, WeightFormat, reference,
+};
 
 type Experts = Vec<Expert<Matrix, Vec<f32>>>;
 
@@ -12,7 +14,7 @@ fn judge(case: &Case, layer: &Layer) -> impl Fn(&[f32]) -> Result<(), Mismatch> 
     let Layer { experts, x, routing } = layer;
     let activation = case.spec.activation;
     let expected = reference::experts(experts, activation, x, routing);
-    let allowance = Tolerance::new(case.spec.dtype).experts(experts, activation, x, routing);
+    let allowance = Tolerance::new(case.spec.format).experts(experts, activation, x, routing);
     let hidden = case.spec.hidden;
     move |got| Mismatch::find(got, &expected, &allowance, hidden)
 }
@@ -44,7 +46,7 @@ impl Plain {
     }
 
     fn experts(self, case: &Case, layer: &Layer) -> Vec<f32> {
-        let (activation, dtype) = (case.spec.activation, case.spec.dtype);
+        let (activation, dtype) = (case.spec.activation, case.spec.format.input_dtype());
         let mut out = vec![0.0_f32; case.tokens * case.spec.hidden];
         let experts: Vec<[Option<Wide>; 3]> = layer.experts.iter().map(Wide::expert).collect();
         for (token, out) in out.chunks_exact_mut(case.spec.hidden).enumerate() {
@@ -109,6 +111,7 @@ fn activate(activation: Activation, z: f32) -> f32 {
         }
         Activation::ClampedSilu { limit } => activate(Activation::Silu, z.min(limit)),
         Activation::Relu2 => z.max(0.0) * z.max(0.0),
+        _ => panic!("no formula of {}", activation.name()),
     }
 }
 
@@ -144,19 +147,20 @@ fn f32_results_at_width_64_have_to_be_within_a_thousandth() {
     let mut seen = 0;
     for case in cases().iter().filter(|case| case.spec.hidden == 64) {
         // Hidden states that are inexact in a 16-bit dtype may be rounded too.
-        if case.values == Values::Unrounded && case.spec.dtype != DType::F32 {
+        if case.values == Values::Unrounded && case.spec.format != WeightFormat::F32 {
             continue;
         }
         let Layer { experts, x, routing } = Layer::new(case);
         let activation = case.spec.activation;
         let expected = reference::experts(&experts, activation, &x, &routing);
-        let limit = match case.spec.dtype {
+        let limit = match case.spec.format.input_dtype() {
             DType::F32 => 1e-3,
             // What leaves the activation may be rounded: eps / 2 of a sum of magnitudes.
             DType::F16 => 1e-2,
             DType::Bf16 => 5e-2,
         };
-        let allowance = Tolerance::new(case.spec.dtype).experts(&experts, activation, &x, &routing);
+        let allowance =
+            Tolerance::new(case.spec.format).experts(&experts, activation, &x, &routing);
         for (expected, allowance) in expected.chunks(64).zip(allowance.chunks(64)) {
             let norm = (expected.iter().map(|v| v * v).sum::<f64>() / 64.0).sqrt();
             let largest = allowance.iter().copied().fold(0.0, f64::max);
@@ -168,9 +172,9 @@ fn f32_results_at_width_64_have_to_be_within_a_thousandth() {
 }
 
 #[test]
-fn no_case_leaves_the_range_of_its_dtype() {
-    for case in cases().iter().filter(|case| case.spec.dtype == DType::F16 && case.has_reference())
-    {
+fn no_case_leaves_the_range_of_its_type() {
+    let in_f16 = |case: &&Case| case.spec.format.input_dtype() == DType::F16;
+    for case in cases().iter().filter(in_f16).filter(|case| case.has_reference()) {
         let layer = Layer::new(case);
         let fits = |value: f64| value.abs() < 65504.0;
         for token in 0..case.tokens {
@@ -224,7 +228,8 @@ fn change(expert: &mut Expert<Matrix, Vec<f32>>, projection: &str, at: usize) {
         "up" => &mut expert.up_proj,
         _ => &mut expert.down_proj,
     };
-    let (rows, cols, dtype) = (linear.weight.rows(), linear.weight.cols(), linear.weight.dtype());
+    let (rows, cols) = (linear.weight.rows(), linear.weight.cols());
+    let dtype = linear.weight.elements().dtype();
     let mut values = linear.weight.to_f32();
     let old = values[at];
     values[at] = old * (1.01 + dtype.epsilon() as f32 / 2.0);
@@ -297,7 +302,7 @@ fn the_same_case_has_the_same_values() {
 fn the_layouts_of_a_checkpoint_hold_the_same_experts() {
     for case in cases().iter().filter(|case| case.name == "kind" && case.spec.gated) {
         let mut separate = case.clone();
-        separate.spec.gate_up = moexperts_core::GateUpLayout::Separate;
+        separate.gate_up = GateUpLayout::Separate;
         let (stored, plain) = (Layer::new(case), Layer::new(&separate));
         for (stored, plain) in stored.experts.iter().zip(&plain.experts) {
             let gate = |expert: &Expert<Matrix, Vec<f32>>| {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     config::Config,
     error::{Error, Result},
-    model::Visual,
+    prompt::Visual,
 };
 
 const NAME: &str = "chat_template";

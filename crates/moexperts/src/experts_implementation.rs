@@ -36,7 +36,7 @@ impl ExpertsImplementation {
             Self::PerBackbone(names) => names.values().collect(),
         };
         for name in names {
-            ExpertsInterface::get::<D>(name)?;
+            ExpertsInterface::get::<D::Experts>(name)?;
         }
         Ok(())
     }
@@ -120,8 +120,8 @@ pub(crate) struct Backbone {
 #[derive(Debug)]
 pub(crate) struct Choice<D: Device> {
     name: String,
-    prefill: Arc<dyn ExpertsBackend<D>>,
-    decode: Arc<dyn ExpertsBackend<D>>,
+    prefill: Arc<dyn ExpertsBackend<D::Experts>>,
+    decode: Arc<dyn ExpertsBackend<D::Experts>>,
 }
 
 impl<D: Device> Clone for Choice<D> {
@@ -193,7 +193,7 @@ impl<D: Device> Choices<D> {
 
     /// One backend for everything, registered or not.
     pub(crate) fn everywhere(
-        backend: &Arc<dyn ExpertsBackend<D>>,
+        backend: &Arc<dyn ExpertsBackend<D::Experts>>,
         backbones: &[Backbone],
         device: &D,
     ) -> Result<Self> {
@@ -216,7 +216,7 @@ impl<D: Device> Choices<D> {
     ///
     /// # Panics
     /// If the model has no such backbone.
-    pub(crate) fn backend(&self, key: &str, phase: Phase) -> &Arc<dyn ExpertsBackend<D>> {
+    pub(crate) fn backend(&self, key: &str, phase: Phase) -> &Arc<dyn ExpertsBackend<D::Experts>> {
         let choice = &self.0[key];
         match phase {
             Phase::Prefill => &choice.prefill,
@@ -230,8 +230,8 @@ pub(crate) const DEFAULT: &str = "grouped_mm";
 
 impl<D: Device> Choice<D> {
     fn new(name: &str, backbone: &Backbone, device: &D) -> Result<Self> {
-        let find = |name: &str| -> Result<Arc<dyn ExpertsBackend<D>>> {
-            let backend = ExpertsInterface::get::<D>(name)?;
+        let find = |name: &str| -> Result<Arc<dyn ExpertsBackend<D::Experts>>> {
+            let backend = ExpertsInterface::get::<D::Experts>(name)?;
             check(&*backend, backbone, device)?;
             Ok(backend)
         };
@@ -246,25 +246,25 @@ impl<D: Device> Choice<D> {
 
 /// Whether a backend can run the experts of a backbone.
 fn check<D: Device>(
-    backend: &dyn ExpertsBackend<D>,
+    backend: &dyn ExpertsBackend<D::Experts>,
     backbone: &Backbone,
     device: &D,
 ) -> Result<()> {
     for spec in &backbone.experts {
-        backend.check(spec, device)?;
+        backend.check(spec, device.experts_device())?;
     }
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
-    use moexperts_core::DType;
+    use moexperts_core::WeightFormat;
     use moexperts_cpu::{Cpu, CpuOptions};
 
     use super::*;
 
     fn two_backbones() -> Vec<Backbone> {
-        let experts = vec![ExpertsSpec::gated_silu(4, 4, 2, DType::F32)];
+        let experts = vec![ExpertsSpec::gated_silu(4, 4, 2, WeightFormat::F32)];
         let backbone = |key: &str| Backbone { key: key.into(), experts: experts.clone() };
         vec![backbone("text_config"), backbone("vision_config")]
     }

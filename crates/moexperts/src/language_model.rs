@@ -8,27 +8,26 @@ use std::{
     },
 };
 
-use moexperts_core::{Batch, DType, Device, Experts, ExpertsBackend, Span};
+use moexperts_core::{Batch, DType, Device, Execution, Experts, ExpertsBackend, Span};
 use moexperts_cpu::Cpu;
 
 use crate::{
     auto::LoadOptions,
     chat_template::{ChatTemplate, Message},
-    compile::{
-        CompileOptions, CompileReport, Compiled, Explanation, LastPlan, Plan, ShapeClass, Workspace,
-    },
+    compile::{CompileOptions, CompileReport, Compiled, Explanation, LastPlan, Plan, ShapeClass},
     error::{Error, Result},
     experts_implementation::{Backbone, Choices, ExpertsImplementation, Phase},
     families,
     files::ModelFiles,
     generate::GenerationConfig,
+    graph::{Observer, Stage, VisualFeatures},
     image_processor::Image,
-    model::{
-        Decoder, DecoderSpec, Forward, Input, LoadReport, LogitsRows, Observer, Prompt, Session,
-        Stage, VisionTower, Visual, Weights,
-    },
+    model::{Decoder, DecoderSpec, Forward, Input, LogitsRows, VisionTower},
     multimodal::{Multimodal, Unread},
+    prompt::{Prompt, Visual},
+    session::Session,
     tokenizer::Tokenizer,
+    weights::{LoadReport, Weights},
 };
 
 /// A language model: a decoder, its tokenizer, the backends that run its experts, and, if it is
@@ -64,6 +63,9 @@ struct State<D: Device> {
     number: u64,
 }
 
+/// A plan and the backend it is run with.
+type PlanAndBackend<D> = (Arc<Plan<D>>, Arc<dyn ExpertsBackend<<D as Execution>::Experts>>);
+
 impl<D: Device> LanguageModel<D> {
     /// Loads a model on a device.
     ///
@@ -83,8 +85,13 @@ impl<D: Device> LanguageModel<D> {
             None => files.config.optional("eos_token_id")?,
         };
         let generation_config = GenerationConfig::read(files.generation_config.as_ref(), eos)?;
-        let mut weights =
-            Weights::new(&device, &files.checkpoint, options.dtype, &*options.progress);
+        let mut weights = Weights::new(
+            &device,
+            &files.checkpoint,
+            spec.tensors(&files.checkpoint),
+            options.dtype,
+            &*options.progress,
+        );
         let decoder = Decoder::load(spec.text, &mut weights)?;
         let multimodal = match spec.vision {
             Some(spec) => Some(Multimodal::load(spec, &files, tokenizer.as_ref(), &mut weights)?),
@@ -136,7 +143,7 @@ impl<D: Device> LanguageModel<D> {
     ///
     /// # Errors
     /// For a backend that cannot run the model's experts; nothing has changed then.
-    pub fn set_experts_backend(&self, backend: Arc<dyn ExpertsBackend<D>>) -> Result<()> {
+    pub fn set_experts_backend(&self, backend: Arc<dyn ExpertsBackend<D::Experts>>) -> Result<()> {
         self.switch(|_, backbones| Choices::everywhere(&backend, backbones, self.device()))
     }
 
@@ -162,8 +169,8 @@ impl<D: Device> LanguageModel<D> {
     /// is compiled anew.
     ///
     /// Plans for [`CompileOptions::batch_sizes`] and [`CompileOptions::prompt_tokens`] are made at
-    /// once, others at their first forward. Observed forwards run operation by operation, as does
-    /// the vision tower.
+    /// once, others at their first forward, those of the vision tower among them. Observed forwards
+    /// run operation by operation.
     ///
     /// # Errors
     /// [`Error::GraphBreak`] for a backend that breaks the graph, with `fullgraph`;
@@ -246,7 +253,12 @@ impl<D: Device> LanguageModel<D> {
     ) {
         let number = state.number + 1;
         self.compiled.store(if compiled.is_some() { number } else { 0 }, Ordering::Release);
+        // A plan of a backend that is gone goes with it.
+        let kept = compiled.clone();
         *state = Arc::new(State { choices, compiled, number });
+        if let Some(compiled) = kept {
+            compiled.drop_gone();
+        }
     }
 
     /// Whether the model can be compiled with these backends.
@@ -255,7 +267,11 @@ impl<D: Device> LanguageModel<D> {
         compiled.check(self.backend(choices, Phase::Decode))
     }
 
-    fn backend<'c>(&self, choices: &'c Choices<D>, phase: Phase) -> &'c Arc<dyn ExpertsBackend<D>> {
+    fn backend<'c>(
+        &self,
+        choices: &'c Choices<D>,
+        phase: Phase,
+    ) -> &'c Arc<dyn ExpertsBackend<D::Experts>> {
         choices.backend(self.spec().backbone, phase)
     }
 
@@ -376,7 +392,7 @@ impl<D: Device> LanguageModel<D> {
     fn logits_of(&self, prompt: Prompt, observer: Option<Observer<'_, D>>) -> Result<Vec<f32>> {
         let tokens = prompt.tokens().len();
         self.check_context(tokens)?;
-        let mut session = self.decoder.session(1)?;
+        let mut session = self.session(1)?;
         let batch = Batch::new(vec![Span { sequence: 0, start: 0, tokens }]);
         let positions: Vec<_> = (0..tokens).map(|index| prompt.position(index)).collect();
         let input = Input {
@@ -391,8 +407,8 @@ impl<D: Device> LanguageModel<D> {
         Ok(logits)
     }
 
-    /// One forward, which writes its logits [rows, V]: by a plan if the model is compiled and nobody
-    /// observes it.
+    /// One forward, which writes its logits [rows, V]: by a plan if the model is compiled and the
+    /// forward is not observed.
     pub(crate) fn forward(
         &self,
         input: Input<'_, D>,
@@ -401,52 +417,68 @@ impl<D: Device> LanguageModel<D> {
         observer: Option<Observer<'_, D>>,
         logits: &mut Vec<f32>,
     ) -> Result<()> {
-        let plan = match observer {
+        let planned = match observer {
             None => self.plan(&input, session, phase)?,
             Some(_) => None,
         };
-        let state;
-        let experts = match &plan {
-            Some(plan) => plan.backend(),
-            None => {
-                state = self.state();
-                &**self.backend(&state.choices, phase)
-            }
-        };
-        let mut nobody = |_: usize, _: Stage<'_, D>| {};
-        let observer = observer.unwrap_or(&mut nobody);
-        let call = Forward { input, session, experts, observer };
-        match &plan {
-            Some(plan) => plan.forward(&self.decoder, call, logits),
-            None => self.decoder.forward(call, logits),
+        let memory = &mut session.memory;
+        if let Some((plan, experts)) = planned {
+            let call = Forward { input, memory, experts: &*experts, observer: None };
+            return plan.forward(&self.decoder, call, logits);
         }
+        let state = self.state();
+        let experts = &**self.backend(&state.choices, phase);
+        let mut observe = observer
+            .map(|observer| move |layer: usize, stage: Stage<'_, D>| observer(layer, stage));
+        let observer = observe.as_mut().map(|observe| observe as Observer<'_, D>);
+        self.decoder.forward(Forward { input, memory, experts, observer }, logits)
     }
 
-    /// The plan of a forward, if the model is compiled. That of the session's last forward is found
-    /// without a lock.
+    /// The plan of a forward and its backend, if the model is compiled. Those of the session's last
+    /// forward are found without a lock.
     fn plan(
         &self,
         input: &Input<'_, D>,
         session: &mut Session<D>,
         phase: Phase,
-    ) -> Result<Option<Arc<Plan<D>>>> {
+    ) -> Result<Option<PlanAndBackend<D>>> {
         let number = self.compiled.load(Ordering::Acquire);
         if number == 0 {
             return Ok(None);
         }
-        let last = &mut session.scratch.slot::<Workspace<D>>().last;
         let class = ShapeClass::of(input);
-        if let Some(last) = last
+        if let Some(last) = &session.last_plan
             && (last.state, last.phase, last.plan.class()) == (number, phase, class)
+            && let Some(backend) = last.backend.upgrade()
         {
-            return Ok(Some(Arc::clone(&last.plan)));
+            return Ok(Some((Arc::clone(&last.plan), backend)));
         }
         let state = self.state();
         let Some(compiled) = &state.compiled else { return Ok(None) };
         let backend = self.backend(&state.choices, phase);
         let plan = compiled.plan(&self.decoder, backend, class)?;
-        *last = Some(LastPlan { state: state.number, phase, plan: Arc::clone(&plan) });
-        Ok(Some(plan))
+        session.last_plan = Some(LastPlan {
+            state: state.number,
+            phase,
+            plan: Arc::clone(&plan),
+            backend: Arc::downgrade(backend),
+        });
+        Ok(Some((plan, Arc::clone(backend))))
+    }
+
+    /// What a decoder reads of a picture: by a plan if the model is compiled.
+    ///
+    /// # Errors
+    /// [`Error::TextOnly`] if the model reads text alone; if the pixels are not cut into patches as
+    /// the model's vision tower takes them.
+    pub fn visual_features(&self, visual: &Visual) -> Result<VisualFeatures<D>> {
+        let (tower, pixels) = (self.multimodal()?.tower(), visual.pixels());
+        match &self.state().compiled {
+            Some(compiled) => {
+                compiled.picture_plan(tower, pixels.patches())?.features(tower, pixels)
+            }
+            None => tower.features(pixels),
+        }
     }
 
     /// The rows of the pictures among the tokens from `start` on, the first being row `first_row`.
@@ -457,7 +489,10 @@ impl<D: Device> LanguageModel<D> {
         first_row: usize,
     ) -> Result<Unread<D>> {
         match &self.multimodal {
-            Some(multimodal) => multimodal.rows(prompt, start..prompt.tokens().len(), first_row),
+            Some(multimodal) => {
+                let features = |visual: &Visual| self.visual_features(visual);
+                multimodal.rows(prompt, start..prompt.tokens().len(), first_row, features)
+            }
             None if prompt.visuals().next().is_some() => Err(self.text_only()),
             None => Ok(Unread { rows: Vec::new(), patches: 0 }),
         }
@@ -471,9 +506,9 @@ impl<D: Device> LanguageModel<D> {
     /// An empty session for a number of sequences that grow independently.
     ///
     /// # Errors
-    /// If the device has no room for it.
+    /// If the device is out of memory.
     pub fn session(&self, sequences: usize) -> Result<Session<D>> {
-        self.decoder.session(sequences)
+        Ok(Session::new(self.decoder.memory(sequences)?, sequences))
     }
 
     /// Where the model computes.
@@ -493,7 +528,7 @@ impl<D: Device> LanguageModel<D> {
 
     /// Element type of the experts.
     pub fn dtype(&self) -> Option<DType> {
-        self.decoder.experts().next().map(|experts| experts.spec().dtype)
+        self.decoder.experts().first()?.spec().format.dense()
     }
 
     /// The model's tokenizer, if it came with one.
@@ -534,9 +569,9 @@ impl<D: Device> LanguageModel<D> {
     }
 
     /// The experts layers of the decoder, and those that compiling made of them.
-    fn all_experts(&self) -> Vec<Arc<Experts<D>>> {
+    fn all_experts(&self) -> Vec<Arc<Experts<D::Experts>>> {
         let compiled = self.state().compiled.as_ref().map_or(Vec::new(), |all| all.experts());
-        self.decoder.experts().cloned().chain(compiled).collect()
+        self.decoder.experts().iter().cloned().chain(compiled).collect()
     }
 
     /// The model's tokenizer.
@@ -566,7 +601,7 @@ impl<D: Device> LanguageModel<D> {
 
 /// The parts of a model that have a backend each: a text model has one, itself.
 fn backbones<D: Device>(decoder: &Decoder<D>, multimodal: Option<&Multimodal<D>>) -> Vec<Backbone> {
-    let experts = decoder.experts().map(|experts| *experts.spec()).collect();
+    let experts = decoder.experts().iter().map(|experts| *experts.spec()).collect();
     let text = Backbone { key: decoder.spec().backbone.to_owned(), experts };
     // A tower without experts takes any name, so that one map serves many models.
     let vision = multimodal.map(|multimodal| Backbone {

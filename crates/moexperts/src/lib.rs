@@ -19,6 +19,7 @@
 
 mod any_device;
 mod auto;
+pub mod blocks;
 mod chat_template;
 pub mod checkpoint;
 pub mod compile;
@@ -28,6 +29,7 @@ mod experts_implementation;
 pub mod families;
 pub mod files;
 mod generate;
+mod graph;
 pub mod hub;
 pub mod image_processor;
 pub mod inspect;
@@ -35,8 +37,11 @@ mod language_model;
 pub mod model;
 mod multimodal;
 mod progress;
+mod prompt;
+mod session;
 mod tokenizer;
 pub mod units;
+pub mod weights;
 
 pub use any_device::{AnyDevice, DeviceName};
 pub use auto::{AutoModel, AutoModelForCausalLm, AutoModelForImageTextToText, LoadOptions};
@@ -47,15 +52,18 @@ pub use experts_implementation::ExpertsImplementation;
 pub use generate::{
     Event, FinishReason, GenerateOptions, Generation, GenerationConfig, GenerationStats,
 };
+pub use graph::{Observer, Stage, VisualFeatures, VisualRows};
 pub use image_processor::Image;
 pub use language_model::{CompiledPlans, LanguageModel};
-pub use model::{Prompt, Visual};
+pub use model::{LogitsRows, VisionTower};
 pub use progress::{Amount, Progress};
+pub use prompt::{Position, Prompt, Visual};
+pub use session::Session;
 pub use tokenizer::Tokenizer;
 
 pub use moexperts_core::{
-    self as core, Activation, DType, Device, ExpertsBackend, ExpertsCall, ExpertsInterface,
-    ExpertsSpec,
+    self as core, Activation, DType, Device, Execution, ExpertsBackend, ExpertsCall,
+    ExpertsInterface, ExpertsSpec, Memory, Operations, Tuning,
 };
 pub use moexperts_cpu::{self as cpu, Cpu, CpuOptions};
 pub use moexperts_cuda::{self as cuda, Cuda, CudaOptions};

@@ -6,14 +6,16 @@ use std::ops::Range;
 use moexperts_core::{Device, made};
 
 use crate::{
+    blocks::{VisionSpec, VisionTokens},
     config::Config,
     error::{Error, Result},
     files::ModelFiles,
+    graph::{VisualFeatures, VisualRows},
     image_processor::{Image, ImageProcessor, VideoProcessor},
-    model::{
-        Prompt, VisionSpec, VisionTokens, VisionTower, Visual, VisualFeatures, VisualRows, Weights,
-    },
+    model::VisionTower,
+    prompt::{Prompt, Visual},
     tokenizer::Tokenizer,
+    weights::Weights,
 };
 
 /// The vision of a multimodal model.
@@ -105,12 +107,13 @@ impl<D: Device> Multimodal<D> {
     }
 
     /// The rows of the pictures among `tokens` of a prompt, where the first of them is row
-    /// `first_row` of a forward.
+    /// `first_row` of a forward; `features_of` gives what a decoder reads of a picture.
     pub(crate) fn rows(
         &self,
         prompt: &Prompt,
         tokens: Range<usize>,
         first_row: usize,
+        features_of: impl Fn(&Visual) -> Result<VisualFeatures<D>>,
     ) -> Result<Unread<D>> {
         let mut all = Unread { rows: Vec::new(), patches: 0 };
         for placed in prompt.placed() {
@@ -125,7 +128,7 @@ impl<D: Device> Multimodal<D> {
             if rows.is_empty() {
                 continue;
             }
-            let mut features = self.tower.features(placed.visual.pixels())?;
+            let mut features = features_of(&placed.visual)?;
             if rows.len() < places.len() {
                 features = self.part(&features, &own)?;
             }

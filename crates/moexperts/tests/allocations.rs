@@ -1,4 +1,4 @@
-//! A step of a compiled model allocates nothing. A file of its own, with one test: the counter sees
+//! A decode step allocates nothing, whether the model is compiled or not. A file of its own, with one test: the counter sees
 //! the whole process.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
@@ -43,15 +43,21 @@ unsafe impl GlobalAlloc for Counting {
 static COUNTING: Counting = Counting;
 
 /// Every tiny checkpoint that reads text.
-const CASES: [&str; 6] =
-    ["qwen2_moe", "qwen2_moe_window", "qwen3_moe", "qwen3_moe_fused", "olmoe", "mixtral"];
+const CASES: [&str; 6] = [
+    "qwen2_moe",
+    "qwen2_moe_window",
+    "qwen3_moe",
+    "qwen3_moe_fused",
+    "olmoe",
+    "mixtral",
+];
 
 /// The backends that come with the CPU.
 const BACKENDS: [&str; 3] = ["eager", "batched_mm", "grouped_mm"];
 
 const NEW_TOKENS: usize = 40;
 
-/// Steps until all room is made: the prompts, and the first token after them.
+/// Steps until all memory is allocated: the prompts, and the first token after them.
 const FIRST_STEPS: usize = 2;
 
 fn load(case: &str, cpu: &Cpu, dtype: DType) -> LanguageModel {
@@ -62,7 +68,7 @@ fn load(case: &str, cpu: &Cpu, dtype: DType) -> LanguageModel {
 }
 
 #[test]
-fn a_decode_step_of_a_compiled_model_allocates_nothing() {
+fn a_decode_step_allocates_nothing() {
     let options = GenerateOptions {
         do_sample: Some(false),
         ignore_eos: true,
@@ -81,11 +87,18 @@ fn a_decode_step_of_a_compiled_model_allocates_nothing() {
                 let (model, threads) = (load(case, cpu, dtype), cpu.thread_count());
                 for backend in BACKENDS {
                     model.set_experts_implementation(backend).unwrap();
-                    model.compile(CompileOptions::default()).unwrap();
-                    for prompts in [&long[..1], &long, &short[..1], &short] {
-                        let what = format!("{case} {dtype} {backend}, {threads} threads");
-                        steps_allocate_nothing(&what, &model, prompts, &options);
+                    for compiled in [false, true] {
+                        if compiled {
+                            model.compile(CompileOptions::default()).unwrap();
+                        }
+                        for prompts in [&long[..1], &long, &short[..1], &short] {
+                            let what = format!(
+                                "{case} {dtype} {backend}, {threads} threads, compiled {compiled}"
+                            );
+                            steps_allocate_nothing(&what, &model, prompts, &options);
+                        }
                     }
+                    model.reset_compile();
                 }
             }
         }

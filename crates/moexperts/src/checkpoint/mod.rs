@@ -179,12 +179,26 @@ impl Checkpoint {
         self.view(tensor, shape, [*n, values])
     }
 
+    /// The element type of a tensor, if there is one of this name and it is supported.
+    pub fn dtype(&self, tensor: &str) -> Option<DType> {
+        supported(self.tensors.get(tensor)?.entry.dtype)
+    }
+
     /// A tensor `[len]`, widened to f32.
     ///
     /// # Errors
     /// As [`Checkpoint::matrix`].
     pub fn vector(&self, tensor: &str, len: usize) -> Result<Vec<f32>> {
-        Ok(self.view(tensor, &[len], [1, len])?.to_f32())
+        self.values(tensor, &[len])
+    }
+
+    /// All values of a tensor of any shape, widened to f32.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::matrix`].
+    pub fn values(&self, tensor: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        let len = shape.iter().fold(1, |len: usize, &size| len.saturating_mul(size));
+        Ok(self.view(tensor, shape, [1, len])?.to_f32())
     }
 
     /// A tensor of exactly `shape`, as a matrix of as many elements.

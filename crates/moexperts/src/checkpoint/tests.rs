@@ -64,7 +64,7 @@ fn gives_tensors_in_place() {
     let matrix = checkpoint.matrix("matrix", [2, 1]).unwrap();
     assert_eq!(matrix.to_f32(), [1.0, -2.5]);
     let stack = checkpoint.stack("fused", [2, 1, 2]).unwrap();
-    assert_eq!((stack.rows(), stack.cols(), stack.dtype()), (2, 2, DType::Bf16));
+    assert_eq!((stack.rows(), stack.cols(), stack.format()), (2, 2, DType::Bf16.into()));
     assert_eq!(stack.row(1).to_f32(), [3.0, 4.0]);
     assert_eq!(checkpoint.vector("norm", 2).unwrap(), [0.5, 7.0]);
 

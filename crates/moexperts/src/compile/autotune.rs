@@ -6,20 +6,23 @@ use std::{
     time::{Duration, Instant},
 };
 
-use moexperts_core::{Batch, Device, DeviceLinear, Experts, Knob, Linear, Rows, Span, Weight};
+use moexperts_core::{
+    Batch, Device, DeviceLinear, Experts, ExpertsBackend, Knob, Linear, Rows, Span, Weight,
+};
 
 use super::{
+    Subject,
     choices::{Choice, Choices},
-    class::ShapeClass,
-    graph::Op,
+    class::{Kind, ShapeClass},
     plan::Plan,
-    step::Step,
-    workspace::Workspace,
 };
 use crate::{
     error::Result,
-    model::{Decoder, Forward, Input, LogitsRows, Position, Session},
+    graph::{Op, Router, Run, RunBy, Step, Workspace},
+    image_processor::PixelValues,
+    model::{Decoder, Forward, Input, LogitsRows, Memory, VisionTower},
     progress::{Amount, Progress},
+    prompt::Position,
 };
 
 /// How much faster a setting has to be than the default to be chosen: less is noise.
@@ -52,7 +55,7 @@ struct Copies<D: Device> {
     left_bytes: usize,
     used_bytes: usize,
     linears: HashMap<usize, Arc<DeviceLinear<D>>>,
-    experts: HashMap<usize, Arc<Experts<D>>>,
+    experts: HashMap<usize, Arc<Experts<D::Experts>>>,
 }
 
 /// How the settings of a plan came about.
@@ -80,7 +83,7 @@ impl<D: Device> Autotuner<D> {
     }
 
     /// The experts that are copies.
-    pub(super) fn experts(&self) -> Vec<Arc<Experts<D>>> {
+    pub(super) fn experts(&self) -> Vec<Arc<Experts<D::Experts>>> {
         let copies = self.copies.lock().unwrap_or_else(PoisonError::into_inner);
         copies.experts.values().cloned().collect()
     }
@@ -98,7 +101,7 @@ impl<D: Device> Autotuner<D> {
     pub(super) fn tune(
         &self,
         plan: &mut Plan<D>,
-        decoder: &Decoder<D>,
+        subject: Subject<'_, D>,
         progress: &dyn Progress,
     ) -> Result<Tuned> {
         // One plan at a time: two that measure disturb each other.
@@ -106,7 +109,7 @@ impl<D: Device> Autotuner<D> {
         let mut copies = self.copies.lock().unwrap_or_else(PoisonError::into_inner);
         let kinds = kinds(plan);
         let is_known = |key: &String, steps: &[usize]| {
-            let can_copy = || weight_bytes(&plan.steps[steps[0]]) <= copies.left_bytes;
+            let can_copy = || weight_bytes(&plan.program.steps[steps[0]]) <= copies.left_bytes;
             choices.get(key).is_some_and(|choice| choice.copy.is_some() || !can_copy())
         };
         let (known, unknown): (Kinds, Kinds) = kinds
@@ -114,7 +117,7 @@ impl<D: Device> Autotuner<D> {
             .map(|(key, steps)| (key.clone(), steps.clone()))
             .partition(|(key, steps)| is_known(key, steps));
         if !unknown.is_empty() {
-            let mut bench = Bench::new(plan, decoder, &unknown, progress)?;
+            let mut bench = Bench::new(plan, subject, &unknown, progress)?;
             let measured = bench.measure(copies.left_bytes)?;
             for (key, choice) in measured {
                 tracing::debug!(key, ?choice, "measured");
@@ -127,8 +130,8 @@ impl<D: Device> Autotuner<D> {
         for (key, steps) in &kinds {
             let Some(choice) = choices.get(key) else { continue };
             for &step in steps {
-                let step = &mut plan.steps[step];
-                step.device = tuned(decoder.device(), &choice.knobs);
+                let step = &mut plan.program.steps[step];
+                step.device = tuned(subject.device(), &choice.knobs);
                 if choice.copy == Some(true) {
                     copies.replace(step)?;
                 }
@@ -152,8 +155,8 @@ fn tuned<D: Device>(device: &D, settings: &BTreeMap<String, usize>) -> D {
 /// The products of a plan, by kind.
 fn kinds<D: Device>(plan: &Plan<D>) -> Kinds {
     let mut kinds = Kinds::new();
-    for (index, step) in plan.steps.iter().enumerate() {
-        if let Some(key) = key(step) {
+    for (index, step) in plan.program.steps.iter().enumerate() {
+        if let Some(key) = key(plan, step) {
             kinds.entry(key).or_default().push(index);
         }
     }
@@ -161,7 +164,7 @@ fn kinds<D: Device>(plan: &Plan<D>) -> Kinds {
 }
 
 /// What a product's speed depends on: `linear bf16 [2048+2048, 2048], 1 rows`.
-fn key<D: Device>(step: &Step<D>) -> Option<String> {
+fn key<D: Device>(plan: &Plan<D>, step: &Step<D>) -> Option<String> {
     let rows = step.rows;
     match &step.op {
         Op::Linear(linears) | Op::Router { linears, .. } => {
@@ -169,14 +172,17 @@ fn key<D: Device>(step: &Step<D>) -> Option<String> {
             let outputs: Vec<String> =
                 linears.iter().map(|linear| linear.weight.rows().to_string()).collect();
             let (outputs, inputs) = (outputs.join("+"), weight.cols());
-            Some(format!("linear {} [{outputs}, {inputs}], {rows} rows", weight.dtype()))
+            Some(format!("linear {} [{outputs}, {inputs}], {rows} rows", weight.format()))
         }
-        Op::Experts { experts, backend } => {
+        Op::Experts { experts, run_by } => {
             let spec = experts.spec();
+            let backend = match run_by {
+                RunBy::Chosen => plan.backend.name.as_str(),
+                RunBy::Fixed(backend) => backend.name(),
+            };
             Some(format!(
-                "experts {} {} H {} I {} E {} K {} {}, {rows} rows",
-                backend.name(),
-                spec.dtype,
+                "experts {backend} {} H {} I {} E {} K {} {}, {rows} rows",
+                spec.format,
                 spec.hidden,
                 spec.intermediate,
                 spec.experts,
@@ -231,8 +237,8 @@ impl<D: Device> Copies<D> {
     fn experts(
         &mut self,
         device: &D,
-        experts: &Arc<Experts<D>>,
-    ) -> Result<Option<Arc<Experts<D>>>> {
+        experts: &Arc<Experts<D::Experts>>,
+    ) -> Result<Option<Arc<Experts<D::Experts>>>> {
         let key = Arc::as_ptr(experts) as usize;
         if let Some(copy) = self.experts.get(&key) {
             return Ok(Some(Arc::clone(copy)));
@@ -268,7 +274,10 @@ fn copied_linear<D: Device>(
 }
 
 /// Experts with copies of those weights that the device makes copies of, and the bytes of these.
-fn copied_experts<D: Device>(device: &D, experts: &Experts<D>) -> Result<(Arc<Experts<D>>, usize)> {
+fn copied_experts<D: Device>(
+    device: &D,
+    experts: &Experts<D::Experts>,
+) -> Result<(Arc<Experts<D::Experts>>, usize)> {
     let mut bytes = 0;
     let copy = |weight: &D::Matrix| {
         let copy = device.resident_copy(weight)?;
@@ -288,13 +297,14 @@ fn with_copies<D: Device>(step: &mut Step<D>) -> Result<Op<D>> {
     };
     let copy = match &step.op {
         Op::Linear(linears) => Op::Linear(copied(linears)?),
-        Op::Router { linears, spec, shared_slices } => {
-            Op::Router { linears: copied(linears)?, spec: *spec, shared_slices: *shared_slices }
-        }
-        Op::Experts { experts, backend } => Op::Experts {
-            experts: copied_experts(&device, experts)?.0,
-            backend: Arc::clone(backend),
+        Op::Router { linears, router, shared_slices } => Op::Router {
+            linears: copied(linears)?,
+            router: Router::clone(router),
+            shared_slices: *shared_slices,
         },
+        Op::Experts { experts, run_by } => {
+            Op::Experts { experts: copied_experts(&device, experts)?.0, run_by: run_by.clone() }
+        }
         _ => unreachable!("only products have weights that are copied"),
     };
     Ok(std::mem::replace(&mut step.op, copy))
@@ -317,21 +327,84 @@ fn weight_bytes<D: Device>(step: &Step<D>) -> usize {
     }
 }
 
-/// A plan under measurement: forwards on made-up tokens, whose products are timed where they
-/// stand, so that their inputs are real and their weights are not in a cache.
+/// A plan under measurement: forwards over made-up inputs, whose products are timed where they
+/// stand, so that what they read is real and their weights are not in a cache.
 struct Bench<'a, D: Device> {
     plan: &'a mut Plan<D>,
-    decoder: &'a Decoder<D>,
+    device: &'a D,
     kinds: &'a Kinds,
     /// The kind of each step that is measured.
     kind_of: HashMap<usize, String>,
     chosen: BTreeMap<String, Choice>,
-    ids: Vec<u32>,
-    batch: Batch,
-    positions: Vec<Position>,
-    session: Session<D>,
-    workspace: Workspace<D>,
+    probe: Probe<'a, D>,
     progress: &'a dyn Progress,
+}
+
+/// Made-up inputs of the largest shape of a class.
+enum Probe<'a, D: Device> {
+    Tokens {
+        decoder: &'a Decoder<D>,
+        backend: &'a dyn ExpertsBackend<D::Experts>,
+        ids: Vec<u32>,
+        batch: Batch,
+        positions: Vec<Position>,
+        memory: Box<Memory<D>>,
+    },
+    Picture {
+        tower: &'a VisionTower<D>,
+        pixels: PixelValues,
+    },
+}
+
+impl<'a, D: Device> Probe<'a, D> {
+    fn new(subject: Subject<'a, D>, class: ShapeClass) -> Result<Self> {
+        match subject {
+            Subject::Decoder(decoder, backend) => {
+                let spans = spans(class, decoder.spec().max_position_embeddings);
+                let tokens: usize = spans.iter().map(|span| span.tokens).sum();
+                let vocab = decoder.spec().vocab_size.max(1);
+                // Knuth's multiplier spreads the ids, and with them the experts that are chosen.
+                let id = |token: usize| (token.wrapping_mul(2_654_435_761) % vocab) as u32;
+                let positions = spans.iter().flat_map(|span| (0..span.tokens).map(|t| [t; 3]));
+                Ok(Self::Tokens {
+                    decoder,
+                    backend: &**backend,
+                    ids: (0..tokens).map(id).collect(),
+                    positions: positions.collect(),
+                    memory: Box::new(decoder.memory(spans.len())?),
+                    batch: Batch::new(spans),
+                })
+            }
+            Subject::Tower(tower) => {
+                let merge = tower.spec().spatial_merge_size;
+                let blocks = (class.tokens / (merge * merge)).max(1);
+                let high = blocks.isqrt().max(1);
+                let grid = [1, high * merge, blocks / high * merge];
+                let len = tower.spec().patch_len();
+                let patches: usize = grid.iter().product();
+                let value = |index: usize| (index % 251) as f32 / 125.0 - 1.0;
+                let values = (0..patches * len).map(value).collect();
+                Ok(Self::Picture { tower, pixels: PixelValues::new(grid, len, values)? })
+            }
+        }
+    }
+
+    /// Runs the plan, with `work` in the place of each step.
+    fn run(
+        &mut self,
+        plan: &Plan<D>,
+        work: impl FnMut(usize, &Step<D>, &mut Workspace<D>, &mut Run<'_, D>) -> Result<()> + Send,
+    ) -> Result<()> {
+        match self {
+            Self::Tokens { decoder, backend, ids, batch, positions, memory } => {
+                let logits = plan.class.logits;
+                let input = Input { ids, batch, positions, visuals: &[], logits };
+                let call = Forward { input, memory, experts: *backend, observer: None };
+                decoder.measure(&plan.program, call, work)
+            }
+            Self::Picture { tower, pixels } => tower.measure(&plan.program, pixels, work),
+        }
+    }
 }
 
 /// Median seconds of each kind.
@@ -340,39 +413,28 @@ type Times = BTreeMap<String, f64>;
 impl<'a, D: Device> Bench<'a, D> {
     fn new(
         plan: &'a mut Plan<D>,
-        decoder: &'a Decoder<D>,
+        subject: Subject<'a, D>,
         kinds: &'a Kinds,
         progress: &'a dyn Progress,
     ) -> Result<Self> {
-        let context = decoder.spec().max_position_embeddings;
-        let spans = spans(plan.class, context);
-        let tokens: usize = spans.iter().map(|span| span.tokens).sum();
-        let vocab = decoder.spec().vocab_size.max(1);
-        // Knuth's multiplier spreads the ids, and with them the experts that are chosen.
-        let ids = (0..tokens).map(|token| (token.wrapping_mul(2_654_435_761) % vocab) as u32);
-        let positions = spans.iter().flat_map(|span| (0..span.tokens).map(|token| [token; 3]));
         let mut kind_of = HashMap::new();
         for (key, steps) in kinds {
             // Of the layers the first, and what stands after the last.
             let measured = steps
                 .iter()
-                .filter(|&&step| plan.steps[step].layer.is_none_or(|layer| layer < LAYERS));
+                .filter(|&&step| plan.steps()[step].layer.is_none_or(|layer| layer < LAYERS));
             kind_of.extend(measured.map(|&step| (step, key.clone())));
             if !steps.iter().any(|step| kind_of.contains_key(step)) {
                 kind_of.extend(steps.iter().take(1).map(|&step| (step, key.clone())));
             }
         }
         Ok(Self {
-            session: decoder.session(spans.len())?,
-            ids: ids.collect(),
-            positions: positions.collect(),
-            batch: Batch::new(spans),
+            probe: Probe::new(subject, plan.class)?,
+            device: subject.device(),
             plan,
-            decoder,
             kinds,
             kind_of,
             chosen: BTreeMap::new(),
-            workspace: Workspace::default(),
             progress,
         })
     }
@@ -381,7 +443,7 @@ impl<'a, D: Device> Bench<'a, D> {
     ///
     /// - `budget`: bytes that copies of weights may take
     fn measure(&mut self, budget: usize) -> Result<BTreeMap<String, Choice>> {
-        let knobs = self.decoder.device().knobs();
+        let knobs = self.device.knobs();
         let applying: Vec<(usize, &Knob)> = knobs
             .iter()
             .enumerate()
@@ -398,8 +460,8 @@ impl<'a, D: Device> Bench<'a, D> {
             let ways: Vec<Option<usize>> = knob.values.iter().map(|&value| Some(value)).collect();
             let times = self.compare(&ways, &mut |bench, step, way| {
                 let chosen = &bench.chosen[&bench.kind_of[&step]].knobs;
-                let device = tuned(bench.decoder.device(), chosen);
-                bench.plan.steps[step].device = match way {
+                let device = tuned(bench.device, chosen);
+                bench.plan.program.steps[step].device = match way {
                     Some(value) if bench.applies(knob, step) => device.with_knob(index, value),
                     _ => device,
                 };
@@ -444,8 +506,8 @@ impl<'a, D: Device> Bench<'a, D> {
             }
             let Some(first) = first else { continue };
             let chosen = &self.chosen[&self.kind_of[&first]].knobs;
-            let step = &mut self.plan.steps[first];
-            step.device = tuned(self.decoder.device(), chosen);
+            let step = &mut self.plan.program.steps[first];
+            step.device = tuned(self.device, chosen);
             if weight_bytes(step) > budget {
                 self.kind_of.remove(&first);
                 continue;
@@ -457,7 +519,7 @@ impl<'a, D: Device> Bench<'a, D> {
             if let Some(other) = others.get_mut(&step)
                 && other.is_copy == way.is_some()
             {
-                std::mem::swap(&mut bench.plan.steps[step].op, &mut other.op);
+                std::mem::swap(&mut bench.plan.program.steps[step].op, &mut other.op);
                 other.is_copy = !other.is_copy;
             }
         })?;
@@ -469,7 +531,7 @@ impl<'a, D: Device> Bench<'a, D> {
             self.chosen.entry(key.clone()).or_default().copy =
                 Some(best(&times, 0, key) == Some(1));
             if !other.is_copy {
-                self.plan.steps[step].op = other.op;
+                self.plan.program.steps[step].op = other.op;
             }
         }
         Ok(())
@@ -504,41 +566,27 @@ impl<'a, D: Device> Bench<'a, D> {
         Ok(samples.into_iter().map(medians).collect())
     }
 
-    /// One forward, the times of its products told with their kinds.
+    /// One forward; `told` is given the kind and the time of each product that is measured.
     fn pass(&mut self, told: &mut (dyn FnMut(&str, Duration) + Send)) -> Result<()> {
-        let Self { plan, decoder, kind_of, ids, batch, positions, session, workspace, .. } = self;
-        let backend = Arc::clone(&plan.backend);
+        let Self { plan, kind_of, probe, .. } = self;
         let last = kind_of.keys().max().copied().unwrap_or(0);
-        // A kind that the first layers do not have is measured in a layer of its own.
+        // A kind that the first layers do not have is measured in a later one.
         let layers: BTreeSet<usize> =
-            kind_of.keys().filter_map(|&step| plan.steps[step].layer).collect();
-        decoder.device().enter_plan(None, || {
-            let logits = plan.class.logits;
-            let mut call = Forward {
-                input: Input { ids, batch, positions, visuals: &[], logits },
-                session,
-                experts: &*backend,
-                observer: &mut |_, _| {},
-            };
-            decoder.prepare(&mut call)?;
-            let mut index = 0;
-            plan.run_steps(&mut call, workspace, |step, workspace, call| {
-                let at = index;
-                index += 1;
-                if at > last {
-                    return Ok(());
-                }
-                if step.layer.is_some_and(|layer| layer >= LAYERS && !layers.contains(&layer)) {
-                    return step.pass_over(workspace, call);
-                }
-                let Some(key) = kind_of.get(&at) else { return step.run(workspace, call) };
-                step.device.synchronize()?;
-                let start = Instant::now();
-                step.run(workspace, call)?;
-                step.device.synchronize()?;
-                told(key, start.elapsed());
-                Ok(())
-            })
+            kind_of.keys().filter_map(|&step| plan.steps()[step].layer).collect();
+        probe.run(plan, |index, step, workspace, run| {
+            if index > last {
+                return Ok(());
+            }
+            if step.layer.is_some_and(|layer| layer >= LAYERS && !layers.contains(&layer)) {
+                return step.pass_over(workspace, run);
+            }
+            let Some(key) = kind_of.get(&index) else { return step.run(workspace, run) };
+            step.device.synchronize()?;
+            let start = Instant::now();
+            step.run(workspace, run)?;
+            step.device.synchronize()?;
+            told(key, start.elapsed());
+            Ok(())
         })
     }
 
@@ -553,9 +601,9 @@ impl<'a, D: Device> Bench<'a, D> {
     }
 
     fn applies(&self, knob: &Knob, step: usize) -> bool {
-        let step = &self.plan.steps[step];
+        let step = &self.plan.steps()[step];
         match knob.rows {
-            Rows::Few => step.rows_at_once() <= FEW,
+            Rows::Few => step.rows_at_once(self.plan.backend.groups_tokens) <= FEW,
             Rows::Many => step.rows >= MANY,
             Rows::Any => true,
         }
@@ -575,7 +623,7 @@ fn best(times: &[Times], default: usize, key: &str) -> Option<usize> {
 /// Made-up prompts of the largest shape of a class.
 fn spans(class: ShapeClass, context: usize) -> Vec<Span> {
     let span = |sequence, tokens| Span { sequence, start: 0, tokens };
-    if class.decode {
+    if class.kind == Kind::Decode {
         return (0..class.tokens).map(|sequence| span(sequence, 1)).collect();
     }
     let sequences = match class.logits {

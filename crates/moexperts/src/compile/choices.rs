@@ -56,7 +56,7 @@ const PROGRAM: &str = concat!("moexperts ", env!("CARGO_PKG_VERSION"));
 impl Choices {
     /// The choices for a device, from a folder; only in memory without one.
     ///
-    /// - `device`: its [`fingerprint`](moexperts_core::Device::fingerprint)
+    /// - `device`: its [`fingerprint`](moexperts_core::Tuning::fingerprint)
     pub(super) fn open(folder: Option<&Path>, device: String, knobs: &[Knob]) -> Self {
         let path = folder.map(|folder| folder.join(file_name(&device)));
         let mut choices = Self { path, device, choices: BTreeMap::new() };

@@ -4,7 +4,10 @@ use std::fmt;
 
 use moexperts_core::{Batch, Device};
 
-use crate::model::{Input, LogitsRows};
+use crate::{
+    graph::RowCounts,
+    model::{Input, LogitsRows},
+};
 
 /// The most sequences a decode step has a class for.
 const MAX_DECODE: usize = 64;
@@ -12,16 +15,26 @@ const MAX_DECODE: usize = 64;
 /// Tokens of the smallest and of the largest bucket of prompts.
 const BUCKETS: [usize; 2] = [16, 8192];
 
+/// What forwards do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Kind {
+    /// Every sequence has one token.
+    Decode,
+    /// Sequences have any number of tokens.
+    Prefill,
+    /// A vision tower reads a picture.
+    Picture,
+}
+
 /// Forwards that one plan runs.
 ///
 /// A decode step has a class for each number of sequences, up to 64. Prompts have one for each
-/// bucket of tokens, 16 to 8192 in powers of two. What is larger is a class of its own, and so is
-/// every number of tokens whose logits are all wanted.
+/// bucket of tokens, 16 to 8192 in powers of two, and so have pictures for their patches. What is
+/// larger is a class by itself, and so is every number of tokens that all get logits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct ShapeClass {
-    /// Whether every sequence has one token.
-    pub(super) decode: bool,
-    /// The most tokens.
+    pub(super) kind: Kind,
+    /// The most tokens, or patches.
     pub(super) tokens: usize,
     /// Of which tokens there are logits.
     pub(super) logits: LogitsRows,
@@ -35,7 +48,7 @@ impl ShapeClass {
     /// A decode step of so many sequences.
     pub(super) fn decode(sequences: usize) -> Self {
         Self {
-            decode: true,
+            kind: Kind::Decode,
             tokens: sequences,
             logits: LogitsRows::LastOfSpan,
             logits_rows: sequences,
@@ -47,12 +60,28 @@ impl ShapeClass {
     pub(super) fn prefill(tokens: usize, sequences: usize) -> Self {
         let tokens = bucket(tokens);
         Self {
-            decode: false,
+            kind: Kind::Prefill,
             tokens,
             logits: LogitsRows::LastOfSpan,
             logits_rows: sequences.next_power_of_two().min(tokens),
             visuals: None,
         }
+    }
+
+    /// A picture of a number of patches.
+    pub(crate) fn picture(patches: usize) -> Self {
+        Self {
+            kind: Kind::Picture,
+            tokens: bucket(patches),
+            logits: LogitsRows::LastOfSpan,
+            logits_rows: 0,
+            visuals: None,
+        }
+    }
+
+    /// The largest forward of the class.
+    pub(super) fn at_most(&self) -> RowCounts {
+        RowCounts { tokens: self.tokens, logits: self.logits_rows }
     }
 
     /// The class of a forward's input.
@@ -70,7 +99,7 @@ impl ShapeClass {
             (LogitsRows::All, visuals) => {
                 // A bucket of logits would be large.
                 let (tokens, logits) = (input.batch.tokens(), LogitsRows::All);
-                Self { decode: false, tokens, logits, logits_rows: tokens, visuals }
+                Self { kind: Kind::Prefill, tokens, logits, logits_rows: tokens, visuals }
             }
         }
     }
@@ -83,7 +112,7 @@ impl ShapeClass {
 
     /// Whether it is larger than every class.
     pub(super) fn is_outside(&self) -> bool {
-        if self.decode { self.tokens > MAX_DECODE } else { self.tokens > BUCKETS[1] }
+        self.tokens > if self.kind == Kind::Decode { MAX_DECODE } else { BUCKETS[1] }
     }
 }
 
@@ -99,9 +128,10 @@ fn bucket(tokens: usize) -> usize {
 
 impl fmt::Display for ShapeClass {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.decode {
-            true => write!(f, "decode of batch {}", self.tokens)?,
-            false => write!(f, "prefill of up to {} tokens", self.tokens)?,
+        match self.kind {
+            Kind::Decode => write!(f, "decode of batch {}", self.tokens)?,
+            Kind::Prefill => write!(f, "prefill of up to {} tokens", self.tokens)?,
+            Kind::Picture => write!(f, "pictures of up to {} patches", self.tokens)?,
         }
         if self.logits == LogitsRows::All {
             f.write_str(", all logits")?;

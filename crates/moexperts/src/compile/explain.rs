@@ -1,11 +1,12 @@
-//! What compiling did, for people.
+//! A readable report of compiling.
 
 use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
 
 use moexperts_core::Device;
 
-use super::{CompileMode, CompileOptions, autotune::Tuned, graph::Op, plan::Plan, step::Step};
+use super::{CompileMode, CompileOptions, autotune::Tuned, plan::Plan};
 use crate::{
+    graph::{Op, RunBy, Step},
     model::DecoderSpec,
     units::{Bytes, Flops, counted},
 };
@@ -48,8 +49,10 @@ impl CompileReport {
         copied_bytes: usize,
         time: Duration,
     ) -> Self {
-        let steps = plans.iter().flat_map(|plan| &plan.steps);
-        let kernels: BTreeSet<String> = steps.filter_map(kernel).collect();
+        let kernels: BTreeSet<String> = plans
+            .iter()
+            .flat_map(|plan| plan.steps().iter().filter_map(|step| kernel(plan, step)))
+            .collect();
         let captured = plans.iter().any(|plan| plan.captured);
         Self {
             mode: options.mode,
@@ -172,7 +175,7 @@ impl PlanExplanation {
             layer: step.layer,
             operation: step.op.name(),
             parts: step.parts.clone(),
-            kernel: kernel(step),
+            kernel: kernel(plan, step),
             bytes: step.cost.bytes,
             flops: step.cost.flops,
         };
@@ -183,31 +186,31 @@ impl PlanExplanation {
         };
         Self {
             class: plan.class.to_string(),
-            backend: plan.backend.name().to_owned(),
+            backend: plan.backend.name.clone(),
             pieces: plan.pieces(),
             breaks: plan.breaks().map(broken).collect(),
-            steps: plan.steps.iter().map(step).collect(),
+            steps: plan.steps().iter().map(step).collect(),
             workspace_bytes: plan.workspace_bytes(),
             captured: plan.captured,
         }
     }
 }
 
-/// The kernel of a product: of experts, that of all their tokens, or of the backend if it is not
-/// one of the device's.
-fn kernel<D: Device>(step: &Step<D>) -> Option<String> {
+/// The kernel of a product: of experts, that of all their tokens, or the backend if it is not one of
+/// the device's.
+fn kernel<D: Device>(plan: &Plan<D>, step: &Step<D>) -> Option<String> {
     match &step.op {
         Op::Linear(linears) | Op::Router { linears, .. } => {
             linears.first().map(|linear| step.device.kernel_name(&linear.weight, step.rows))
         }
-        Op::Experts { experts, backend } => {
-            let is_built_in =
-                D::built_in_experts().iter().any(|built_in| built_in.name() == backend.name());
+        Op::Experts { experts, run_by } => {
+            let is_built_in = matches!(run_by, RunBy::Fixed(_)) || plan.backend.is_built_in;
             if !is_built_in || experts.spec().experts == 0 {
-                return Some(backend.name().to_owned());
+                return Some(plan.backend.name.clone());
             }
             let weight = &experts.expert(0).up_proj.weight;
-            Some(step.device.kernel_name(weight, step.rows_at_once()))
+            let rows = step.rows_at_once(plan.backend.groups_tokens);
+            Some(step.device.kernel_name(weight, rows))
         }
         _ => None,
     }

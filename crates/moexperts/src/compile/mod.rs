@@ -1,27 +1,21 @@
-//! Models compiled: a forward traced into a plan, its neighbours fused, its buffers in one
-//! workspace, its kernels chosen once.
+//! Compiling: passes over the graph of a model's forward, and plans of what comes of it.
 //!
-//! A decoder's forward is written in operations that run or are recorded. `trace` records a `graph`,
-//! `fuse` makes one operation of neighbours, `plan` gives every value a place in a workspace, and
-//! `autotune` chooses the settings of the kernels, which `choices` keeps on disk. A plan is made for
-//! each `class` of shapes at its first forward, or when the model is compiled.
+//! `fuse` makes one operation of neighbours, `plan` is the program of such a graph for a `class` of
+//! shapes, and `autotune` chooses the settings of its kernels, which `choices` keeps on disk. A plan
+//! is made at the first forward of its class, or when the model is compiled. It is executed like any
+//! other program.
 
 mod autotune;
 mod choices;
 mod class;
 mod explain;
 mod fuse;
-mod graph;
 mod options;
-mod places;
 mod plan;
-mod step;
-mod trace;
-mod workspace;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, PoisonError, RwLock, Weak},
     time::Instant,
 };
 
@@ -30,12 +24,13 @@ use moexperts_core::{Device, Experts, ExpertsBackend, ExpertsInterface};
 use self::{
     autotune::{Autotuner, Tuned},
     choices::Choices,
+    class::Kind,
     fuse::JoinedExperts,
+    plan::BackendTraits,
 };
 pub(crate) use self::{
     class::ShapeClass,
-    plan::Plan,
-    workspace::{LastPlan, Workspace},
+    plan::{LastPlan, Plan},
 };
 pub use self::{
     explain::{Break, CompileReport, Explanation, PlanExplanation, StepExplanation},
@@ -44,7 +39,7 @@ pub use self::{
 use crate::{
     error::{Error, Result},
     experts_implementation::DEFAULT,
-    model::{Decoder, Forward},
+    model::{Decoder, VisionTower},
 };
 
 /// What a compiled model keeps: how it was compiled, and a plan for each class of shapes and
@@ -52,25 +47,62 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Compiled<D: Device> {
     options: CompileOptions,
-    /// The number of the decoder they are of.
+    /// The number of the decoder they belong to.
     decoder: u64,
-    dense: Arc<dyn ExpertsBackend<D>>,
+    dense: Arc<dyn ExpertsBackend<D::Experts>>,
     joined: JoinedExperts<D>,
     autotuner: Option<Autotuner<D>>,
     plans: RwLock<Plans<D>>,
 }
 
-type Plans<D> = HashMap<(ShapeClass, BackendKey), Arc<Plan<D>>>;
+/// Plans by class, and by the address of the backend they were made for; 0 of a graph without
+/// routed experts.
+type Plans<D> = HashMap<(ShapeClass, usize), Kept<D>>;
 
-/// A backend: its name, and its place in memory if it is a registered one, for another may be
-/// registered by its name later.
-type BackendKey = (String, usize);
+/// A plan that is kept as long as its backend lives. The address of a backend is not used again as
+/// long as there is a weak reference to it.
+#[derive(Debug)]
+struct Kept<D: Device> {
+    plan: Arc<Plan<D>>,
+    backend: Option<Weak<dyn ExpertsBackend<D::Experts>>>,
+}
 
-fn key<D: Device>(backend: &Arc<dyn ExpertsBackend<D>>) -> BackendKey {
-    let name = backend.name().to_owned();
-    let is_built_in = D::built_in_experts().iter().any(|built_in| built_in.name() == name);
-    let place = if is_built_in { 0 } else { Arc::as_ptr(backend).cast::<()>() as usize };
-    (name, place)
+impl<D: Device> Kept<D> {
+    fn is_alive(&self) -> bool {
+        self.backend.as_ref().is_none_or(|backend| backend.strong_count() > 0)
+    }
+}
+
+/// What a plan is made of.
+pub(super) enum Subject<'a, D: Device> {
+    /// A decoder's forward with a backend.
+    Decoder(&'a Decoder<D>, &'a Arc<dyn ExpertsBackend<D::Experts>>),
+    /// A vision tower's.
+    Tower(&'a VisionTower<D>),
+}
+
+impl<D: Device> Clone for Subject<'_, D> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<D: Device> Copy for Subject<'_, D> {}
+
+impl<'a, D: Device> Subject<'a, D> {
+    fn backend(self) -> Option<&'a Arc<dyn ExpertsBackend<D::Experts>>> {
+        match self {
+            Self::Decoder(_, backend) => Some(backend),
+            Self::Tower(_) => None,
+        }
+    }
+
+    fn device(self) -> &'a D {
+        match self {
+            Self::Decoder(decoder, _) => decoder.device(),
+            Self::Tower(tower) => tower.device(),
+        }
+    }
 }
 
 impl<D: Device> Compiled<D> {
@@ -95,10 +127,10 @@ impl<D: Device> Compiled<D> {
         &self.options
     }
 
-    /// Whether these plans are of this model.
+    /// Whether these plans belong to this model.
     ///
     /// # Errors
-    /// [`Error::Option`] if they are another's.
+    /// [`Error::Option`] if they belong to another.
     pub(crate) fn check_model(&self, decoder: &Decoder<D>, origin: &str) -> Result<()> {
         if self.decoder == decoder.number() {
             return Ok(());
@@ -114,7 +146,7 @@ impl<D: Device> Compiled<D> {
     ///
     /// # Errors
     /// [`Error::GraphBreak`] for one that reads the routing on the host, with `fullgraph`.
-    pub(crate) fn check(&self, backend: &Arc<dyn ExpertsBackend<D>>) -> Result<()> {
+    pub(crate) fn check(&self, backend: &Arc<dyn ExpertsBackend<D::Experts>>) -> Result<()> {
         if self.options.fullgraph && backend.reads_routing_on_host() {
             return Err(Error::GraphBreak {
                 backend: backend.name().to_owned(),
@@ -125,81 +157,118 @@ impl<D: Device> Compiled<D> {
         Ok(())
     }
 
-    /// The plan of a class and a backend; made if there is none.
+    /// The plan of a decoder's forward; made if there is none.
     ///
     /// # Errors
     /// As [`check`](Self::check), and as a forward where kernels are measured.
     pub(crate) fn plan(
         &self,
         decoder: &Decoder<D>,
-        backend: &Arc<dyn ExpertsBackend<D>>,
+        backend: &Arc<dyn ExpertsBackend<D::Experts>>,
         class: ShapeClass,
     ) -> Result<Arc<Plan<D>>> {
-        self.plan_and_tuning(decoder, backend, class).map(|(plan, _)| plan)
+        self.plan_and_tuning(Subject::Decoder(decoder, backend), class).map(|(plan, _)| plan)
+    }
+
+    /// The plan of a vision tower's forward over so many patches; made if there is none.
+    ///
+    /// # Errors
+    /// As a forward where kernels are measured.
+    pub(crate) fn picture_plan(
+        &self,
+        tower: &VisionTower<D>,
+        patches: usize,
+    ) -> Result<Arc<Plan<D>>> {
+        let class = ShapeClass::picture(patches);
+        self.plan_and_tuning(Subject::Tower(tower), class).map(|(plan, _)| plan)
     }
 
     fn plan_and_tuning(
         &self,
-        decoder: &Decoder<D>,
-        backend: &Arc<dyn ExpertsBackend<D>>,
+        subject: Subject<'_, D>,
         class: ShapeClass,
     ) -> Result<(Arc<Plan<D>>, Tuned)> {
-        self.check(backend)?;
-        let key = (class, key(backend));
+        let backend = subject.backend();
+        backend.map_or(Ok(()), |backend| self.check(backend))?;
+        let address = backend.map_or(0, |backend| Arc::as_ptr(backend).cast::<()>() as usize);
+        let key = (class, address);
         let plans = || self.plans.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(plan) = plans().get(&key) {
-            return Ok((Arc::clone(plan), Tuned::default()));
+        if let Some(kept) = plans().get(&key) {
+            return Ok((Arc::clone(&kept.plan), Tuned::default()));
         }
         if class.is_outside() {
-            tracing::info!(%class, "no class has this shape: traced anew");
+            tracing::info!(%class, "no class has this shape: planned anew");
         }
-        let kept = class.is_kept();
         let start = Instant::now();
-        let mut graph = trace::trace(decoder, backend, class)?;
-        fuse::fuse(&mut graph, decoder.device(), class.tokens, &self.dense, &self.joined);
-        let mut plan = Plan::new(decoder.device(), graph, class, Arc::clone(backend));
-        let tuned = match &self.autotuner {
-            // What is not kept is not worth its measurements.
-            Some(autotuner) if kept => {
-                autotuner.tune(&mut plan, decoder, &*self.options.progress)?
-            }
-            _ => Tuned::default(),
-        };
-        // Of prompts, hardly two are alike.
-        plan.captured = D::CAPTURES_GRAPHS
-            && self.options.mode.captures_graph()
-            && class.decode
-            && plan.breaks().next().is_none();
+        let (plan, tuned) = self.make(subject, class)?;
         tracing::debug!(
             %class,
-            backend = backend.name(),
-            steps = plan.steps.len(),
+            backend = plan.backend.name,
+            steps = plan.steps().len(),
             seconds = start.elapsed().as_secs_f64(),
             "planned"
         );
-        if !kept {
-            return Ok((Arc::new(plan), tuned));
+        let plan = Arc::new(plan);
+        if !class.is_kept() {
+            return Ok((plan, tuned));
         }
         let mut plans = self.plans.write().unwrap_or_else(PoisonError::into_inner);
+        plans.retain(|_, kept| kept.is_alive());
         // Another thread may have been faster.
-        Ok((Arc::clone(plans.entry(key).or_insert_with(|| Arc::new(plan))), tuned))
+        let kept = plans.entry(key).or_insert_with(|| {
+            let backend = backend.map(Arc::downgrade);
+            Kept { plan, backend }
+        });
+        Ok((Arc::clone(&kept.plan), tuned))
     }
 
-    /// Makes the plans of the shapes the options name.
+    fn make(&self, subject: Subject<'_, D>, class: ShapeClass) -> Result<(Plan<D>, Tuned)> {
+        let device = subject.device();
+        let mut graph = match subject {
+            Subject::Decoder(decoder, _) => decoder.graph().clone(),
+            Subject::Tower(tower) => tower.graph().clone(),
+        };
+        let backend = subject.backend().map(|backend| &**backend);
+        fuse::fuse(&mut graph, device, class, &self.dense, backend, &self.joined);
+        let traits = backend.map_or_else(BackendTraits::none, BackendTraits::of);
+        let mut plan = Plan::new(device, graph, class, traits);
+        let tuned = match &self.autotuner {
+            // What is not kept is not worth its measurements.
+            Some(autotuner) if class.is_kept() => {
+                autotuner.tune(&mut plan, subject, &*self.options.progress)?
+            }
+            _ => Tuned::default(),
+        };
+        // Prompts rarely have the same shape twice.
+        plan.captured = D::CAPTURES_GRAPHS
+            && self.options.mode.captures_graph()
+            && class.kind == Kind::Decode
+            && plan.breaks().next().is_none();
+        Ok((plan, tuned))
+    }
+
+    /// Drops the plans of backends that are gone.
+    pub(crate) fn drop_gone(&self) {
+        let mut plans = self.plans.write().unwrap_or_else(PoisonError::into_inner);
+        plans.retain(|_, kept| kept.is_alive());
+    }
+
+    /// Makes the plans of the shapes that the options name.
     ///
     /// # Errors
     /// As [`plan`](Self::plan).
     pub(crate) fn prepare(
         &self,
         decoder: &Decoder<D>,
-        [prefill, decode]: [&Arc<dyn ExpertsBackend<D>>; 2],
+        [prefill, decode]: [&Arc<dyn ExpertsBackend<D::Experts>>; 2],
     ) -> Result<CompileReport> {
         let start = Instant::now();
         let mut plans = Vec::new();
         let mut tuned = Tuned::default();
         for &batch in &self.options.batch_sizes {
             let mut add = |backend, class| -> Result<()> {
-                let (plan, new) = self.plan_and_tuning(decoder, backend, class)?;
+                let subject = Subject::Decoder(decoder, backend);
+                let (plan, new) = self.plan_and_tuning(subject, class)?;
                 tuned.measured += new.measured;
                 tuned.known += new.known;
                 plans.push(plan);
@@ -215,7 +284,7 @@ impl<D: Device> Compiled<D> {
     }
 
     /// The experts layers that compiling made, for which backends may keep something.
-    pub(crate) fn experts(&self) -> Vec<Arc<Experts<D>>> {
+    pub(crate) fn experts(&self) -> Vec<Arc<Experts<D::Experts>>> {
         let mut experts = self.joined.all();
         experts.extend(self.autotuner.iter().flat_map(Autotuner::experts));
         experts
@@ -224,35 +293,11 @@ impl<D: Device> Compiled<D> {
     /// What every plan does.
     pub(crate) fn explain(&self, decoder: &Decoder<D>) -> Explanation {
         let plans = self.plans.read().unwrap_or_else(PoisonError::into_inner);
-        let mut plans: Vec<&Arc<Plan<D>>> = plans.values().collect();
+        let mut plans: Vec<&Arc<Plan<D>>> = plans.values().map(|kept| &kept.plan).collect();
         plans.sort_by_key(|plan| {
-            (!plan.class.decode, plan.class.tokens, plan.class.to_string(), plan.backend.name())
+            let class = plan.class;
+            (class.kind, class.tokens, class.to_string(), plan.backend.name.clone())
         });
         Explanation::new(&self.options, decoder.spec(), &plans)
-    }
-}
-
-impl<D: Device> Plan<D> {
-    /// Writes the logits of a forward.
-    ///
-    /// # Errors
-    /// As [`Decoder::forward`].
-    pub(crate) fn forward(
-        &self,
-        decoder: &Decoder<D>,
-        mut call: Forward<'_, D>,
-        logits: &mut Vec<f32>,
-    ) -> Result<()> {
-        let mut workspace = std::mem::take(call.session.scratch.slot::<Workspace<D>>());
-        let mut recording = self.captured.then(|| workspace.take_recording(self.number));
-        let result = decoder.device().enter_plan(recording.as_mut(), || {
-            decoder.prepare(&mut call)?;
-            self.run(&mut call, &mut workspace, logits)
-        });
-        if let Some(recording) = recording {
-            workspace.keep_recording(self.number, recording);
-        }
-        *call.session.scratch.slot() = workspace;
-        result
     }
 }

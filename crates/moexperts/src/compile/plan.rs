@@ -1,76 +1,79 @@
-//! A graph with its kernels resolved and its values in a workspace.
+//! A program made for a class of shapes and a backend.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
-};
+use std::sync::{Arc, Weak};
 
 use moexperts_core::{Device, ExpertsBackend};
 
-use super::{
-    class::ShapeClass,
-    graph::{Cost, Graph, Rows, Shape, Value},
-    places::Places,
-    step::Step,
-    workspace::Workspace,
+use super::class::ShapeClass;
+use crate::{
+    error::Result,
+    experts_implementation::Phase,
+    graph::{Graph, Program, Step, VisualFeatures},
+    image_processor::PixelValues,
+    model::{Decoder, Forward, VisionTower},
 };
-use crate::{error::Result, model::Forward};
 
-/// A forward on the shapes of a class: its steps in order, and where their values lie.
+/// What a plan depends on of the backend of the routed experts. The backend itself is an argument of
+/// running.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct BackendTraits {
+    pub(super) name: String,
+    pub(super) is_built_in: bool,
+    pub(super) reads_routing_on_host: bool,
+    pub(super) groups_tokens: bool,
+}
+
+impl BackendTraits {
+    pub(super) fn of<D: Device>(backend: &dyn ExpertsBackend<D>) -> Self {
+        let name = backend.name().to_owned();
+        Self {
+            is_built_in: D::built_in_experts().iter().any(|built_in| built_in.name() == name),
+            name,
+            reads_routing_on_host: backend.reads_routing_on_host(),
+            groups_tokens: backend.groups_tokens(),
+        }
+    }
+
+    /// Of a graph without routed experts.
+    pub(super) fn none() -> Self {
+        Self {
+            name: "no experts".to_owned(),
+            is_built_in: true,
+            reads_routing_on_host: false,
+            groups_tokens: false,
+        }
+    }
+}
+
+/// A forward on the shapes of a class.
 #[derive(Debug)]
 pub(crate) struct Plan<D: Device> {
-    /// No other plan's.
-    pub(super) number: u64,
     pub(super) class: ShapeClass,
-    /// What runs the routed experts.
-    pub(super) backend: Arc<dyn ExpertsBackend<D>>,
-    pub(super) steps: Vec<Step<D>>,
-    /// The most values of each tensor of the workspace.
-    tensors: Vec<usize>,
-    /// The most pairs of each routing.
-    routings: Vec<usize>,
-    output: usize,
+    pub(super) backend: BackendTraits,
+    pub(super) program: Program<D>,
     /// Whether the device may capture its work, to launch it as one.
     pub(super) captured: bool,
 }
 
+/// The plan of a session's last forward, and when it is that of the next.
+#[derive(Debug)]
+pub(crate) struct LastPlan<D: Device> {
+    /// The number of the model's state.
+    pub(crate) state: u64,
+    pub(crate) phase: Phase,
+    pub(crate) plan: Arc<Plan<D>>,
+    pub(crate) backend: Weak<dyn ExpertsBackend<D::Experts>>,
+}
+
 impl<D: Device> Plan<D> {
-    /// Gives every value of the graph a place in a workspace; values that are not needed at the
-    /// same time share one.
     pub(super) fn new(
         device: &D,
         graph: Graph<D>,
         class: ShapeClass,
-        backend: Arc<dyn ExpertsBackend<D>>,
+        backend: BackendTraits,
     ) -> Self {
-        let Places { slots, tensors, routings } = Places::of(&graph, class);
-        let mut steps = Vec::with_capacity(graph.nodes.len());
-        let costs: Vec<Cost> = graph
-            .nodes
-            .iter()
-            .map(|node| graph.cost(node, class.tokens, class.logits_rows))
-            .collect();
-        for (node, cost) in graph.nodes.into_iter().zip(costs) {
-            let rows = match node.writes.first().map(|value| graph.values[value.0]) {
-                Some(Shape::Tensor { rows: Rows::Logits, .. }) => class.logits_rows,
-                _ => class.tokens,
-            };
-            let slot = |values: &[Value]| values.iter().map(|value| slots[value]).collect();
-            steps.push(Step {
-                reads: slot(&node.reads),
-                writes: slot(&node.writes),
-                shapes: node.writes.iter().map(|value| graph.values[value.0]).collect(),
-                device: device.clone(),
-                parts: node.parts,
-                layer: node.layer,
-                op: node.op,
-                cost,
-                rows,
-            });
-        }
-        let output = slots[&graph.output];
-        let number = next_number();
-        Self { number, class, backend, steps, tensors, routings, output, captured: false }
+        let program = Program::new(device, graph, class.at_most());
+        Self { class, backend, program, captured: false }
     }
 
     /// The shapes it is for.
@@ -78,65 +81,58 @@ impl<D: Device> Plan<D> {
         self.class
     }
 
-    /// What runs the routed experts.
-    pub(crate) fn backend(&self) -> &dyn ExpertsBackend<D> {
-        &*self.backend
+    pub(super) fn steps(&self) -> &[Step<D>] {
+        &self.program.steps
     }
 
-    /// Bytes of the workspace: activations in f32, routings as a number and a weight a pair.
     pub(super) fn workspace_bytes(&self) -> usize {
-        4 * self.tensors.iter().sum::<usize>() + 8 * self.routings.iter().sum::<usize>()
+        self.program.workspace_bytes(self.class.at_most())
+    }
+
+    /// Why the host has to wait at a step, if it has to.
+    pub(super) fn break_reason(&self, step: &Step<D>) -> Option<&'static str> {
+        let breaks = step.op.runs_chosen_backend() && self.backend.reads_routing_on_host;
+        breaks.then_some("reads on the host which experts were hit")
     }
 
     /// The steps at which the host has to wait, with the reason.
     pub(super) fn breaks(&self) -> impl Iterator<Item = (&Step<D>, &'static str)> {
-        self.steps.iter().filter_map(|step| Some((step, step.op.break_reason()?)))
+        self.steps().iter().filter_map(|step| Some((step, self.break_reason(step)?)))
     }
 
-    /// Steps between breaks that run without the host.
+    /// Runs of steps between breaks.
     pub(super) fn pieces(&self) -> usize {
-        let is_break = |step: &Step<D>| step.op.break_reason().is_some();
-        self.steps
+        let is_break = |step: &Step<D>| self.break_reason(step).is_some();
+        self.steps()
             .chunk_by(|a, b| !is_break(a) && !is_break(b))
             .filter(|run| !is_break(&run[0]))
             .count()
     }
 
-    /// Runs the steps and reads the logits; what the forward reads is on the device.
+    /// Writes the logits of a forward.
     ///
     /// # Errors
-    /// As the operations.
-    pub(super) fn run(
+    /// As [`Decoder::run`].
+    pub(crate) fn forward(
         &self,
-        call: &mut Forward<'_, D>,
-        workspace: &mut Workspace<D>,
+        decoder: &Decoder<D>,
+        call: Forward<'_, D>,
         logits: &mut Vec<f32>,
     ) -> Result<()> {
-        self.run_steps(call, workspace, Step::run)?;
-        let Some(step) = self.steps.last() else { return Ok(()) };
-        Ok(step.device.read_tensor(&workspace.tensors[self.output], logits)?)
+        decoder.run(&self.program, self.class.at_most(), self.captured, call, logits)
     }
 
-    /// Gives each step to `run`, in order.
+    /// What a decoder reads of a picture.
     ///
     /// # Errors
-    /// The first that it returns.
-    pub(super) fn run_steps(
+    /// As [`VisionTower::features`].
+    pub(crate) fn features(
         &self,
-        call: &mut Forward<'_, D>,
-        workspace: &mut Workspace<D>,
-        mut run: impl FnMut(&Step<D>, &mut Workspace<D>, &mut Forward<'_, D>) -> Result<()>,
-    ) -> Result<()> {
-        // Every step has the same memory.
-        let Some(step) = self.steps.first() else { return Ok(()) };
-        workspace.fit(&step.device, &self.tensors, &self.routings)?;
-        self.steps.iter().try_for_each(|step| run(step, workspace, call))
+        tower: &VisionTower<D>,
+        pixels: &PixelValues,
+    ) -> Result<VisualFeatures<D>> {
+        tower.run(&self.program, self.captured, pixels)
     }
-}
-
-fn next_number() -> u64 {
-    static NUMBERS: AtomicU64 = AtomicU64::new(0);
-    NUMBERS.fetch_add(1, Ordering::Relaxed)
 }
 
 #[cfg(test)]

@@ -6,12 +6,13 @@ mod qwen2_moe;
 mod qwen3_moe;
 mod qwen3_vl_moe;
 
-use moexperts_core::Activation;
+use moexperts_core::{Activation, checks};
 
 use crate::{
+    blocks::{Attention, Rope},
     config::Config,
     error::{Error, Result},
-    model::{AttentionShape, DecoderSpec, ModelSpec, Rope},
+    model::{DecoderSpec, ModelSpec},
 };
 
 /// A family: the `model_type` of its configs and how to read them.
@@ -48,8 +49,13 @@ impl Task {
 }
 
 /// Every family, in alphabetical order.
-pub const FAMILIES: [Family; 5] =
-    [mixtral::FAMILY, olmoe::FAMILY, qwen2_moe::FAMILY, qwen3_moe::FAMILY, qwen3_vl_moe::FAMILY];
+pub const FAMILIES: [Family; 5] = [
+    mixtral::FAMILY,
+    olmoe::FAMILY,
+    qwen2_moe::FAMILY,
+    qwen3_moe::FAMILY,
+    qwen3_vl_moe::FAMILY,
+];
 
 impl Family {
     const fn causal_lm(
@@ -99,12 +105,28 @@ impl Family {
 /// # Errors
 /// [`Error::Config`] for a family that is not known, a missing key or an impossible value.
 pub fn describe(config: &Config) -> Result<ModelSpec> {
+    if let Some(quantization) = config.sub("quantization_config")? {
+        let method: Option<String> = quantization.optional("quant_method")?;
+        return Err(Error::Config {
+            file: config.file().to_owned(),
+            problem: format!(
+                "the weights are quantised{}, expected a checkpoint in F32, F16 or BF16",
+                method.map_or(String::new(), |method| format!(" by `{method}`"))
+            ),
+        });
+    }
     let spec = match Family::of(config)?.describe {
         Describe::CausalLm(describe) => ModelSpec { text: describe(config)?, vision: None },
         Describe::ImageTextToText(describe) => describe(config)?,
     };
     for moe in spec.text.moe_layers() {
-        if moe.router.top_k == 0 || moe.router.top_k > moe.num_experts {
+        let core = |error: moexperts_core::Error| Error::Config {
+            file: config.file().to_owned(),
+            problem: error.to_string(),
+        };
+        if moe.router.top_k > 0 && moe.router.top_k <= moe.num_experts {
+            checks::router(&moe.router, moe.num_experts).map_err(core)?;
+        } else {
             return Err(Error::Config {
                 file: config.file().to_owned(),
                 problem: format!(
@@ -162,11 +184,44 @@ fn bounded(config: &Config, key: &str, limit: usize, value: usize) -> Result<usi
 struct Defaults {
     rope_theta: f64,
     rms_norm_eps: f32,
+    /// The part of a head that the rotary embedding turns.
+    partial_rotary_factor: f64,
+}
+
+impl Defaults {
+    /// Rotary embeddings over whole heads.
+    const fn new(rope_theta: f64, rms_norm_eps: f32) -> Self {
+        Self { rope_theta, rms_norm_eps, partial_rotary_factor: 1.0 }
+    }
 }
 
 /// Reads what every family shares; the layers are left to the family.
 fn decoder(config: &Config, defaults: &Defaults) -> Result<DecoderSpec> {
     let hidden_size = dimension(config, "hidden_size")?;
+    let attention = attention(config, hidden_size)?;
+    Ok(DecoderSpec {
+        model_type: config.required("model_type")?,
+        backbone: "",
+        module: "model",
+        vocab_size: dimension(config, "vocab_size")?,
+        hidden_size,
+        rms_norm_eps: config.or("rms_norm_eps", defaults.rms_norm_eps)?,
+        max_position_embeddings: dimension(config, "max_position_embeddings")?,
+        tie_word_embeddings: config.or("tie_word_embeddings", false)?,
+        embedding_multiplier: 1.0,
+        logits_scaling: 1.0,
+        ropes: vec![Rope::read(
+            config,
+            attention.head_dim,
+            defaults.partial_rotary_factor,
+            defaults.rope_theta,
+        )?],
+        layers: Vec::new(),
+    })
+}
+
+/// Reads the heads of an attention.
+fn attention(config: &Config, hidden_size: usize) -> Result<Attention> {
     let heads = dimension(config, "num_attention_heads")?;
     let kv_heads = dimension_or(config, "num_key_value_heads", heads)?;
     let head_dim = match config.contains("head_dim") {
@@ -182,19 +237,19 @@ fn decoder(config: &Config, defaults: &Defaults) -> Result<DecoderSpec> {
             ),
         });
     }
-    Ok(DecoderSpec {
-        model_type: config.required("model_type")?,
-        backbone: "",
-        module: "model",
-        vocab_size: dimension(config, "vocab_size")?,
-        hidden_size,
-        rms_norm_eps: config.or("rms_norm_eps", defaults.rms_norm_eps)?,
-        max_position_embeddings: dimension(config, "max_position_embeddings")?,
-        tie_word_embeddings: config.or("tie_word_embeddings", false)?,
-        rope: Rope::read(config, head_dim, defaults.rope_theta)?,
-        attention: AttentionShape { heads, kv_heads, head_dim },
-        layers: Vec::new(),
-    })
+    Ok(Attention::new(heads, kv_heads, head_dim))
+}
+
+/// Whether layer `index` is a sliding one, as `layer_types` says, if it is there.
+fn slides(config: &Config, index: usize) -> Result<Option<bool>> {
+    let types = config.optional::<Vec<String>>("layer_types")?;
+    Ok(types.map(|types| types.get(index).is_some_and(|kind| kind == "sliding_attention")))
+}
+
+/// Reads a window; 0 means none.
+fn window(config: &Config) -> Result<Option<usize>> {
+    let window: Option<usize> = config.optional("sliding_window")?;
+    Ok(window.filter(|&window| window > 0))
 }
 
 /// Reads `hidden_act`.

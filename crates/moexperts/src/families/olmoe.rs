@@ -1,39 +1,33 @@
 //! OLMoE.
 
-use moexperts_core::{Orientation, RouterSpec};
+use moexperts_core::RouterSpec;
 
-use super::{Defaults, Family, activation, decoder, dimension, num_experts, num_layers};
+use super::{Defaults, Family, activation, attention, decoder, dimension, num_experts, num_layers};
 use crate::{
+    blocks::{Attention, FeedForward, LayerSpec, Mixer, Moe, QkNorm},
     config::Config,
     error::Result,
-    model::{DecoderSpec, ExpertNames, LayerSpec, MlpSpec, MoeSpec, QkNorm},
+    model::DecoderSpec,
 };
 
 pub(super) const FAMILY: Family = Family::causal_lm("olmoe", describe);
 
 fn describe(config: &Config) -> Result<DecoderSpec> {
-    let mut spec = decoder(config, &Defaults { rope_theta: 1e4, rms_norm_eps: 1e-5 })?;
-    let moe = MoeSpec {
-        num_experts: num_experts(config, 64)?,
-        moe_intermediate_size: dimension(config, "intermediate_size")?,
-        router: RouterSpec {
-            top_k: config.or("num_experts_per_tok", 8)?,
-            norm_topk_prob: config.or("norm_topk_prob", false)?,
-        },
-        activation: activation(config)?,
-        shared_expert: None,
-        names: ExpertNames::MLP,
-        fused: Orientation::OutIn,
-    };
-    let attention_bias = config.or("attention_bias", false)?;
-    let layer = LayerSpec {
-        qkv_bias: attention_bias,
-        o_bias: attention_bias,
+    let mut spec = decoder(config, &Defaults::new(1e4, 1e-5))?;
+    let experts = num_experts(config, 64)?;
+    let inner = dimension(config, "intermediate_size")?;
+    let top_k = config.or("num_experts_per_tok", 8)?;
+    let router = RouterSpec::softmax(top_k, config.or("norm_topk_prob", false)?);
+    let moe = Moe::new(experts, inner, router, activation(config)?);
+    let bias = config.or("attention_bias", false)?;
+    let attention = Attention {
+        qkv_bias: bias,
+        o_bias: bias,
         qk_norm: QkNorm::Whole,
         clip_qkv: config.optional("clip_qkv")?,
-        sliding_window: None,
-        mlp: MlpSpec::Moe(moe),
+        ..attention(config, spec.hidden_size)?
     };
+    let layer = LayerSpec::pre_norm(Mixer::Attention(attention), FeedForward::Moe(moe));
     spec.layers = vec![layer; num_layers(config)?];
     Ok(spec)
 }

@@ -1,64 +1,60 @@
 //! Qwen1.5-MoE and Qwen2-MoE.
 
-use moexperts_core::{Orientation, RouterSpec};
+use moexperts_core::RouterSpec;
 
-use super::{Defaults, Family, activation, decoder, dimension, is_sparse, num_experts, num_layers};
+use super::{
+    Defaults, Family, activation, attention, decoder, dimension, is_sparse, num_experts,
+    num_layers, slides, window,
+};
 use crate::{
+    blocks::{Attention, Dense, DenseNames, FeedForward, LayerSpec, Mixer, Moe, SharedExpert},
     config::Config,
     error::Result,
-    model::{DecoderSpec, ExpertNames, LayerSpec, MlpSpec, MoeSpec, QkNorm, SharedExpertSpec},
+    model::DecoderSpec,
 };
 
 pub(super) const FAMILY: Family = Family::causal_lm("qwen2_moe", describe);
 
 fn describe(config: &Config) -> Result<DecoderSpec> {
-    let mut spec = decoder(config, &Defaults { rope_theta: 1e4, rms_norm_eps: 1e-6 })?;
+    let mut spec = decoder(config, &Defaults::new(1e4, 1e-6))?;
     let activation = activation(config)?;
-    let moe = MoeSpec {
-        num_experts: num_experts(config, 60)?,
-        moe_intermediate_size: dimension(config, "moe_intermediate_size")?,
-        router: RouterSpec {
-            top_k: config.or("num_experts_per_tok", 4)?,
-            norm_topk_prob: config.or("norm_topk_prob", false)?,
-        },
-        activation,
-        shared_expert: Some(SharedExpertSpec {
-            intermediate_size: dimension(config, "shared_expert_intermediate_size")?,
-        }),
-        names: ExpertNames::MLP,
-        fused: Orientation::OutIn,
+    let experts = num_experts(config, 60)?;
+    let inner = dimension(config, "moe_intermediate_size")?;
+    let top_k = config.or("num_experts_per_tok", 4)?;
+    let router = RouterSpec::softmax(top_k, config.or("norm_topk_prob", false)?);
+    let shared = dimension(config, "shared_expert_intermediate_size")?;
+    let shared = Dense { names: DenseNames::of("shared_expert"), ..Dense::new(shared, activation) };
+    let moe = Moe {
+        shared_expert: Some(SharedExpert { mlp: shared, gate: Some("shared_expert_gate") }),
+        ..Moe::new(experts, inner, router, activation)
     };
-    let intermediate_size = dimension(config, "intermediate_size")?;
-    let qkv_bias = config.or("qkv_bias", true)?;
+    let dense = Dense::new(dimension(config, "intermediate_size")?, activation);
+    let attention = Attention {
+        qkv_bias: config.or("qkv_bias", true)?,
+        ..attention(config, spec.hidden_size)?
+    };
     for index in 0..num_layers(config)? {
-        let mlp = if is_sparse(config, index)? {
-            MlpSpec::Moe(moe.clone())
-        } else {
-            MlpSpec::Dense { intermediate_size, activation }
+        let feed_forward = match is_sparse(config, index)? {
+            true => FeedForward::Moe(moe.clone()),
+            false => FeedForward::Dense(dense),
         };
-        spec.layers.push(LayerSpec {
-            qkv_bias,
-            o_bias: false,
-            qk_norm: QkNorm::None,
-            clip_qkv: None,
-            sliding_window: sliding_window(config, index)?,
-            mlp,
-        });
+        let sliding_window = sliding_window(config, index)?;
+        let mixer = Mixer::Attention(Attention { sliding_window, ..attention.clone() });
+        spec.layers.push(LayerSpec::pre_norm(mixer, feed_forward));
     }
     Ok(spec)
 }
 
 /// `layer_types` where it is given; else every second layer below `max_window_layers` slides.
 fn sliding_window(config: &Config, index: usize) -> Result<Option<usize>> {
-    let slides = match config.optional::<Vec<String>>("layer_types")? {
-        Some(types) => types.get(index).is_some_and(|kind| kind == "sliding_attention"),
+    let slides = match slides(config, index)? {
+        Some(slides) => slides,
         None => index.is_multiple_of(2) && index < config.or("max_window_layers", 28)?,
     };
     if !slides || !config.or("use_sliding_window", false)? {
         return Ok(None);
     }
-    let window: Option<usize> = config.optional("sliding_window")?;
-    Ok(window.filter(|&window| window > 0))
+    window(config)
 }
 
 #[cfg(test)]
@@ -73,7 +69,10 @@ mod tests {
         let windows = |json: &serde_json::Value| -> Vec<Option<usize>> {
             let config = Config::parse("config.json", &json.to_string()).unwrap();
             let layers = describe(&config).unwrap().layers;
-            layers.iter().map(|layer| layer.sliding_window).collect()
+            let window = |layer: &LayerSpec| match &layer.mixer {
+                Mixer::Attention(attention) => attention.sliding_window,
+            };
+            layers.iter().map(window).collect()
         };
         let written = windows(&json);
         assert_eq!(written, [Some(5), None, Some(5), None, None]);

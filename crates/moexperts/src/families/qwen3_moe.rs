@@ -1,60 +1,57 @@
 //! Qwen3-MoE.
 
-use moexperts_core::{Orientation, RouterSpec};
+use moexperts_core::RouterSpec;
 
-use super::{Defaults, Family, activation, decoder, dimension, is_sparse, num_experts, num_layers};
+use super::{
+    Defaults, Family, activation, attention, decoder, dimension, is_sparse, num_experts,
+    num_layers, window,
+};
 use crate::{
+    blocks::{Attention, Dense, FeedForward, LayerSpec, Mixer, Moe, QkNorm},
     config::Config,
     error::Result,
-    model::{DecoderSpec, ExpertNames, LayerSpec, MlpSpec, MoeSpec, QkNorm},
+    model::DecoderSpec,
 };
 
 pub(super) const FAMILY: Family = Family::causal_lm("qwen3_moe", describe);
 
 fn describe(config: &Config) -> Result<DecoderSpec> {
-    let mut spec = decoder(config, &Defaults { rope_theta: 1e4, rms_norm_eps: 1e-6 })?;
-    let moe = MoeSpec {
-        num_experts: num_experts(config, 128)?,
-        moe_intermediate_size: dimension(config, "moe_intermediate_size")?,
-        router: RouterSpec {
-            top_k: config.or("num_experts_per_tok", 8)?,
-            norm_topk_prob: config.or("norm_topk_prob", false)?,
-        },
-        activation: activation(config)?,
-        shared_expert: None,
-        names: ExpertNames::MLP,
-        fused: Orientation::OutIn,
-    };
-    let window: Option<usize> = match config.or("use_sliding_window", false)? {
-        true => config.optional("sliding_window")?,
+    let mut spec = decoder(config, &Defaults::new(1e4, 1e-6))?;
+    let experts = num_experts(config, 128)?;
+    let inner = dimension(config, "moe_intermediate_size")?;
+    let top_k = config.or("num_experts_per_tok", 8)?;
+    let router = RouterSpec::softmax(top_k, config.or("norm_topk_prob", false)?);
+    let moe = Moe::new(experts, inner, router, activation(config)?);
+    let window = match config.or("use_sliding_window", false)? {
+        true => window(config)?,
         false => None,
     };
-    spec.layers = layers(config, &moe, window)?;
+    spec.layers = layers(config, spec.hidden_size, &moe, window)?;
     Ok(spec)
 }
 
-/// The blocks of the decoder, with `moe` where a layer has experts.
+/// The layers of the decoder, with `moe` where one has experts.
 pub(super) fn layers(
     config: &Config,
-    moe: &MoeSpec,
-    window: Option<usize>,
+    hidden_size: usize,
+    moe: &Moe,
+    sliding_window: Option<usize>,
 ) -> Result<Vec<LayerSpec>> {
-    let intermediate_size = dimension(config, "intermediate_size")?;
-    let attention_bias = config.or("attention_bias", false)?;
+    let dense = Dense::new(dimension(config, "intermediate_size")?, moe.activation);
+    let bias = config.or("attention_bias", false)?;
+    let attention = Attention {
+        qkv_bias: bias,
+        o_bias: bias,
+        qk_norm: QkNorm::PerHead,
+        sliding_window,
+        ..attention(config, hidden_size)?
+    };
     let layer = |index| -> Result<LayerSpec> {
-        let mlp = if is_sparse(config, index)? {
-            MlpSpec::Moe(moe.clone())
-        } else {
-            MlpSpec::Dense { intermediate_size, activation: moe.activation }
+        let feed_forward = match is_sparse(config, index)? {
+            true => FeedForward::Moe(moe.clone()),
+            false => FeedForward::Dense(dense),
         };
-        Ok(LayerSpec {
-            qkv_bias: attention_bias,
-            o_bias: attention_bias,
-            qk_norm: QkNorm::PerHead,
-            clip_qkv: None,
-            sliding_window: window.filter(|&window| window > 0),
-            mlp,
-        })
+        Ok(LayerSpec::pre_norm(Mixer::Attention(attention.clone()), feed_forward))
     };
     (0..num_layers(config)?).map(layer).collect()
 }

@@ -1,18 +1,26 @@
 //! Qwen3-VL-MoE: the decoder of Qwen3-MoE with positions in time, height and width, and a vision
 //! tower whose deepstack features enter its first layers.
 
-use moexperts_core::{Orientation, RouterSpec};
+use moexperts_core::RouterSpec;
 
 use super::{
     Defaults, Family, activation, activation_or, decoder, dimension, layers, num_experts, qwen3_moe,
 };
 use crate::{
+    blocks::{FusedExperts, Moe, MoeNames, VisionSpec, VisionTokens},
     config::Config,
     error::{Error, Result},
-    model::{DecoderSpec, ExpertNames, ModelSpec, MoeSpec, VisionSpec, VisionTokens},
+    model::{DecoderSpec, ModelSpec},
+    weights::Orientation,
 };
 
 pub(super) const FAMILY: Family = Family::image_text_to_text("qwen3_vl_moe", describe);
+
+/// The published checkpoints store fused experts as [E, in, out].
+const NAMES: &[MoeNames] = &[MoeNames {
+    fused: Some(FusedExperts { orientation: Orientation::InOut, ..FusedExperts::TRANSFORMERS }),
+    ..MoeNames::LLAMA
+}];
 
 fn describe(config: &Config) -> Result<ModelSpec> {
     let sub = |key: &str| -> Result<Config> {
@@ -37,21 +45,16 @@ fn describe(config: &Config) -> Result<ModelSpec> {
 }
 
 fn text(config: &Config) -> Result<DecoderSpec> {
-    let mut spec = decoder(config, &Defaults { rope_theta: 5e5, rms_norm_eps: 1e-6 })?;
+    let mut spec = decoder(config, &Defaults::new(5e5, 1e-6))?;
     spec.backbone = "text_config";
     spec.module = "model.language_model";
-    spec.rope.mrope_section = Some(mrope_section(config)?);
-    let moe = MoeSpec {
-        num_experts: num_experts(config, 60)?,
-        moe_intermediate_size: dimension(config, "moe_intermediate_size")?,
-        // Whatever `norm_topk_prob` says, as in transformers.
-        router: RouterSpec { top_k: config.or("num_experts_per_tok", 4)?, norm_topk_prob: true },
-        activation: activation(config)?,
-        shared_expert: None,
-        names: ExpertNames::MLP,
-        fused: Orientation::InOut,
-    };
-    spec.layers = qwen3_moe::layers(config, &moe, None)?;
+    spec.ropes[0].mrope_section = Some(mrope_section(config)?);
+    let experts = num_experts(config, 60)?;
+    let inner = dimension(config, "moe_intermediate_size")?;
+    // Whatever `norm_topk_prob` says, as in transformers.
+    let router = RouterSpec::softmax(config.or("num_experts_per_tok", 4)?, true);
+    let moe = Moe { names: NAMES, ..Moe::new(experts, inner, router, activation(config)?) };
+    spec.layers = qwen3_moe::layers(config, spec.hidden_size, &moe, None)?;
     Ok(spec)
 }
 

@@ -19,10 +19,12 @@ use crate::{
     error::{Error, Result},
     experts_implementation::Phase,
     language_model::LanguageModel,
-    model::{Input, LogitsRows, Position, Prompt, Session},
+    model::{Input, LogitsRows},
+    prompt::{Position, Prompt},
+    session::Session,
 };
 
-/// New tokens that room is made for in advance, at most.
+/// New tokens whose memory is reserved in advance, at most.
 const RESERVED: usize = 4096;
 
 /// One new token of one sequence.
@@ -82,12 +84,12 @@ pub struct Generation<'a, D: Device> {
     phase: Phase,
     failed: bool,
     stats: GenerationStats,
-    room: Room,
+    buffers: Buffers,
 }
 
-/// The forward in progress; room that is used again by the next.
+/// What the forward in progress reads and writes; the next uses the same memory.
 #[derive(Debug, Default)]
-struct Room {
+struct Buffers {
     batch: Batch,
     ids: Vec<u32>,
     positions: Vec<Position>,
@@ -203,14 +205,13 @@ impl<D: Device> LanguageModel<D> {
                 let (what, index) = ("token id", id as usize);
                 return Err(moexperts_core::Error::OutOfRange { what, index, limit }.into());
             }
-            // At least one token has to pass to give logits.
-            let read = &mut session.read[index];
-            read.truncate(read.shared(&prompt).min(tokens.len() - 1));
-            // So that a step need not make room; who generates more makes it as it comes.
+            let tokens = tokens.len();
+            session.go_on(self.device(), index, &prompt);
+            // So that a step allocates nothing, up to a bound.
             let context = self.spec().max_position_embeddings;
-            let positions = (tokens.len() + options.max_new_tokens.min(RESERVED)).min(context);
-            self.device().reserve_positions(&mut session.cache, index, positions)?;
-            read.reserve(positions);
+            let positions = (tokens + options.max_new_tokens.min(RESERVED)).min(context);
+            self.device().reserve_positions(&mut session.memory.state, index, positions)?;
+            session.read[index].reserve(positions);
             prompt.reserve(positions);
             sequences.push(Sequence {
                 prompt,
@@ -229,7 +230,7 @@ impl<D: Device> LanguageModel<D> {
             phase: Phase::Prefill,
             failed: false,
             stats: GenerationStats::default(),
-            room: Room::default(),
+            buffers: Buffers::default(),
         })
     }
 }
@@ -255,7 +256,7 @@ impl<D: Device> Generation<'_, D> {
 
     /// One forward over every sequence that goes on, and the tokens it gives.
     fn step(&mut self) -> Result<()> {
-        let Room { batch, ids, positions, logits } = &mut self.room;
+        let Buffers { batch, ids, positions, logits } = &mut self.buffers;
         batch.clear();
         ids.clear();
         positions.clear();

@@ -11,7 +11,7 @@ const SIZE: usize = 256;
 /// Rows that pass through it.
 const ROWS: [usize; 5] = [1, 8, 32, 128, 1024];
 
-/// A kernel of the CPU for weights of one dtype.
+/// A kernel of the CPU for weights of one format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CpuKernel {
     /// The instruction set it needs.
@@ -25,11 +25,11 @@ pub struct CpuKernel {
 
 /// Lists the kernels that this machine can run on weights of a dtype, the best first.
 pub fn cpu_kernels(cpu: &Cpu, weights: DType) -> Vec<CpuKernel> {
-    let used = Kernel::select(cpu.isa(), weights).isa();
-    let kernels = Kernel::all().filter(|kernel| kernel.weights() == weights);
+    let used = Kernel::select(cpu.isa(), weights).map(|kernel| kernel.isa());
+    let kernels = Kernel::all().filter(|kernel| kernel.format() == weights.into());
     let facts = |kernel: Kernel| {
         let isa = kernel.isa();
-        CpuKernel { isa, inputs: kernel.inputs(), in_use: isa == used }
+        CpuKernel { isa, inputs: kernel.inputs(), in_use: Some(isa) == used }
     };
     kernels.map(facts).collect()
 }
@@ -39,7 +39,7 @@ pub fn cpu_kernels(cpu: &Cpu, weights: DType) -> Vec<CpuKernel> {
 pub struct KernelChoice {
     /// The fewest rows, of those asked about, that it is chosen for.
     pub rows: usize,
-    /// Its name, as [`Device::kernel_name`] says.
+    /// Its name, as [`Tuning::kernel_name`](crate::Tuning::kernel_name) says.
     pub kernel: String,
 }
 

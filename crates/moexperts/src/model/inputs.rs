@@ -1,31 +1,51 @@
-//! What a forward reads that is neither weights nor cached.
+//! What a decoder's forward reads beside weights and state, on the device.
 
-use moexperts_core::Device;
+use moexperts_core::{Batch, Device};
 
-use super::{
-    Input, LogitsRows,
-    rope::{Angles, Rope},
+use crate::{
+    blocks::{Angles, Rope},
+    error::Result,
+    graph::VisualRows,
+    prompt::Position,
 };
-use crate::error::Result;
 
-/// The inputs of one forward on a device; room is kept from one forward to the next.
+/// Which rows of a batch get logits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LogitsRows {
+    /// Every token.
+    All,
+    /// The last token of each span.
+    LastOfSpan,
+}
+
+/// What a forward reads.
 #[derive(Debug)]
-pub(crate) struct Inputs<D: Device> {
-    /// Cosines and sines of every token, [T, head_dim / 2].
-    pub(crate) angles: [D::Tensor; 2],
-    host_angles: Angles,
-    logits: LogitsRows,
-    last: Vec<usize>,
+pub struct Input<'a, D: Device> {
+    /// Token ids `[T]`.
+    pub ids: &'a [u32],
+    /// Which sequence each token is of, and which place it has there.
+    pub batch: &'a Batch,
+    /// Where each token stands `[T]`.
+    pub positions: &'a [Position],
+    /// The rows that come from pictures.
+    pub visuals: &'a [VisualRows<D>],
+    /// The tokens whose logits are computed.
+    pub logits: LogitsRows,
+}
+
+/// What follows from an input, on the device; memory is kept from one forward to the next.
+#[derive(Debug)]
+pub(super) struct Inputs<D: Device> {
+    /// Cosines and sines of every token, [T, dims / 2], for each rotary embedding.
+    pub(super) angles: Vec<[D::Tensor; 2]>,
+    host_angles: Vec<Angles>,
+    /// The rows whose logits are computed.
+    pub(super) logits_rows: Vec<usize>,
 }
 
 impl<D: Device> Default for Inputs<D> {
     fn default() -> Self {
-        Self {
-            angles: Default::default(),
-            host_angles: Angles::default(),
-            logits: LogitsRows::All,
-            last: Vec::new(),
-        }
+        Self { angles: Vec::new(), host_angles: Vec::new(), logits_rows: Vec::new() }
     }
 }
 
@@ -33,11 +53,11 @@ impl<D: Device> Inputs<D> {
     /// Brings those of a batch to the device.
     ///
     /// # Errors
-    /// If there are not as many positions as tokens, or the device has no room.
+    /// If there are not as many positions as tokens, or the device is out of memory.
     pub(super) fn prepare(
         &mut self,
         device: &D,
-        rope: &Rope,
+        ropes: &[Rope],
         &Input { batch, positions, logits, .. }: &Input<'_, D>,
     ) -> Result<()> {
         let tokens = batch.tokens();
@@ -49,23 +69,24 @@ impl<D: Device> Inputs<D> {
             }
             .into());
         }
-        rope.angles(batch, positions, &mut self.host_angles);
-        let [cos, sin] = &mut self.angles;
-        let pairs = rope.head_dim / 2;
-        device.load_tensor(tokens, pairs, &self.host_angles.cos, cos)?;
-        device.load_tensor(tokens, pairs, &self.host_angles.sin, sin)?;
-        self.logits = logits;
-        self.last.clear();
-        let spans = batch.rows().filter(|(span, _)| span.tokens > 0);
-        self.last.extend(spans.map(|(_, rows)| rows.end - 1));
-        Ok(())
-    }
-
-    /// The rows logits are wanted of, `None` for all.
-    pub(crate) fn logits_rows(&self) -> Option<&[usize]> {
-        match self.logits {
-            LogitsRows::All => None,
-            LogitsRows::LastOfSpan => Some(&self.last),
+        self.angles.resize_with(ropes.len(), Default::default);
+        self.host_angles.resize_with(ropes.len(), Angles::default);
+        for (rope, (host, [cos, sin])) in
+            ropes.iter().zip(self.host_angles.iter_mut().zip(&mut self.angles))
+        {
+            rope.angles(batch, positions, host);
+            let pairs = rope.dims / 2;
+            device.load_tensor(tokens, pairs, &host.cos, cos)?;
+            device.load_tensor(tokens, pairs, &host.sin, sin)?;
         }
+        self.logits_rows.clear();
+        match logits {
+            LogitsRows::All => self.logits_rows.extend(0..tokens),
+            LogitsRows::LastOfSpan => {
+                let spans = batch.rows().filter(|(span, _)| span.tokens > 0);
+                self.logits_rows.extend(spans.map(|(_, rows)| rows.end - 1));
+            }
+        }
+        Ok(())
     }
 }

@@ -1,7 +1,7 @@
 //! What has to hold on every device: against transformers, and compiled.
 
 use moexperts::{
-    CompileMode, CompileOptions, DType, Device, Error, LanguageModel, core::made, model::Stage,
+    CompileMode, CompileOptions, DType, Device, Error, LanguageModel, Stage, core::made,
 };
 
 use crate::common::{BACKENDS, Golden, assert_close, greedy, rms};

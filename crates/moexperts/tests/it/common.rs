@@ -13,8 +13,14 @@ use moexperts::{
 use safetensors::{Dtype, SafeTensors};
 
 /// Every tiny checkpoint.
-pub(crate) const CASES: [&str; 6] =
-    ["qwen2_moe", "qwen2_moe_window", "qwen3_moe", "qwen3_moe_fused", "olmoe", "mixtral"];
+pub(crate) const CASES: [&str; 6] = [
+    "qwen2_moe",
+    "qwen2_moe_window",
+    "qwen3_moe",
+    "qwen3_moe_fused",
+    "olmoe",
+    "mixtral",
+];
 
 /// The backends that come with the CPU.
 pub(crate) const BACKENDS: [&str; 3] = ["eager", "batched_mm", "grouped_mm"];

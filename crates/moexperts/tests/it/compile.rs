@@ -1,6 +1,12 @@
 //! Compiled models: the same results, as plans whose pieces are known.
 
-use std::path::Path;
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use moexperts::{
     AutoModel, Cpu, CpuOptions, DType, Error, ExpertsBackend, ExpertsCall, ExpertsInterface,
@@ -491,4 +497,74 @@ fn a_model_on_another_device_handle_compiles_too() {
     let report = model.compile(overhead).unwrap();
     assert_eq!(report.captured, Some(false));
     assert!(report.to_string().ends_with("; no graph to capture on CPU"), "{report}");
+}
+
+/// Runs as `grouped_mm` does, under its name, and counts.
+#[derive(Debug)]
+struct Namesake(Arc<AtomicUsize>);
+
+impl ExpertsBackend<Cpu> for Namesake {
+    fn name(&self) -> &str {
+        "grouped_mm"
+    }
+
+    fn check(&self, spec: &ExpertsSpec, device: &Cpu) -> Result<()> {
+        GroupedMm.check(spec, device)
+    }
+
+    fn forward(&self, call: ExpertsCall<'_, Cpu>, out: &mut Tensor) -> Result<()> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        GroupedMm.forward(call, out)
+    }
+}
+
+#[test]
+fn a_backend_with_the_name_of_a_built_in_one_runs_though_that_is_compiled() {
+    let model = load("qwen3_moe", LoadOptions::new());
+    let ids = Golden::open("qwen3_moe").ids("input_ids");
+    let tokens = |model: &LanguageModel| -> Vec<u32> {
+        let events = model.generate_tokens(vec![ids.clone()], &greedy(5)).unwrap();
+        events.map(|event| event.unwrap().token).collect()
+    };
+    model.compile(CompileOptions::default()).unwrap();
+    let expected = tokens(&model);
+    let layers = model.spec().moe_layers().count();
+    let forwards = Arc::new(AtomicUsize::new(0));
+    model.set_experts_backend(Arc::new(Namesake(Arc::clone(&forwards)))).unwrap();
+    assert_eq!(tokens(&model), expected);
+    assert_eq!(forwards.load(Ordering::SeqCst), 5 * layers);
+    // A second of its kind has plans for itself.
+    let others = Arc::new(AtomicUsize::new(0));
+    model.set_experts_backend(Arc::new(Namesake(Arc::clone(&others)))).unwrap();
+    assert_eq!(tokens(&model), expected);
+    assert_eq!(forwards.load(Ordering::SeqCst), 5 * layers);
+    assert_eq!(others.load(Ordering::SeqCst), 5 * layers);
+}
+
+#[test]
+fn plans_go_with_their_backend() {
+    let model = load("mixtral", LoadOptions::new());
+    model.compile(CompileOptions::default()).unwrap();
+    let mut session = model.session(1).unwrap();
+    let run = |session| {
+        let generation = model.continue_tokens(session, vec![vec![3, 4, 5]], &greedy(3)).unwrap();
+        let mut generation = generation;
+        for event in generation.by_ref() {
+            event.unwrap();
+        }
+        generation.into_session()
+    };
+    session = run(session);
+    let kept = model.explain().unwrap().plans.len();
+    for _ in 0..4 {
+        let backend: Arc<dyn ExpertsBackend<Cpu>> = Arc::new(Namesake(Arc::default()));
+        let alive = Arc::downgrade(&backend);
+        model.set_experts_backend(backend).unwrap();
+        session = run(session);
+        assert!(alive.strong_count() > 0);
+        assert!(model.explain().unwrap().plans.len() > kept);
+        model.set_experts_implementation("grouped_mm").unwrap();
+        assert_eq!(alive.strong_count(), 0, "a session or a plan keeps the backend");
+        assert_eq!(model.explain().unwrap().plans.len(), kept);
+    }
 }

@@ -5,7 +5,7 @@
 
 use std::{env, fs, path::PathBuf};
 
-use moexperts::{CompileMode, Cpu, Cuda, DType, Device, LoadOptions};
+use moexperts::{CompileMode, Cpu, Cuda, DType, Execution, LoadOptions};
 
 use crate::{
     checks::{self, Expected, expected},

@@ -1,14 +1,11 @@
-//! One experts layer of kinds the four families do not have, against transformers' own modules.
+//! One experts layer of kinds that hardly a family has, against transformers' own modules.
 
 use std::sync::Arc;
 
 use moexperts::{
-    Activation, Cpu, CpuOptions, DType, Device, ExpertsCall, ExpertsSpec,
+    Activation, Cpu, CpuOptions, Execution, ExpertsCall, ExpertsSpec,
     checkpoint::Checkpoint,
-    core::{
-        Expert, Experts, GateUpLayout, Linear, Matrix, Orientation, Routing, Scratch, Storage,
-        Tensor,
-    },
+    core::{Expert, Experts, Linear, Matrix, Routing, Scratch, Storage, Tensor, WeightFormat},
 };
 
 use crate::common::{Golden, assert_close, data};
@@ -61,14 +58,9 @@ fn check(name: &str, spec: ExpertsSpec, experts: Vec<Expert<Matrix, Vec<f32>>>) 
     }
 }
 
-fn spec(activation: Activation, gate_up: GateUpLayout) -> ExpertsSpec {
-    ExpertsSpec {
-        activation,
-        gate_up,
-        bias: true,
-        orientation: Orientation::OutIn,
-        ..ExpertsSpec::gated_silu(HIDDEN, INTERMEDIATE, EXPERTS, DType::F32)
-    }
+fn spec(activation: Activation) -> ExpertsSpec {
+    ExpertsSpec::gated_silu(HIDDEN, INTERMEDIATE, EXPERTS, WeightFormat::F32)
+        .with_activation(activation)
 }
 
 /// Every `step`-th value of a bias [E, n] of expert `expert`, from `start`.
@@ -109,7 +101,7 @@ fn interleaved_transposed_experts_with_bias_and_clamped_swiglu_are_gpt_oss() {
         }
     });
     let activation = Activation::ClampedSwiglu { alpha: 1.702, limit: 7.0 };
-    check("gpt_oss", spec(activation, GateUpLayout::Interleaved), experts.collect());
+    check("gpt_oss", spec(activation).with_bias(), experts.collect());
 }
 
 #[test]
@@ -125,12 +117,7 @@ fn experts_without_a_gate_are_nemotron_h() {
         },
         down_proj: Linear { weight: down.row_range(e * HIDDEN..(e + 1) * HIDDEN), bias: None },
     });
-    let spec = ExpertsSpec {
-        gated: false,
-        bias: false,
-        ..spec(Activation::Relu2, GateUpLayout::Separate)
-    };
-    check("nemotron_h", spec, experts.collect());
+    check("nemotron_h", spec(Activation::Relu2).ungated(), experts.collect());
 }
 
 #[test]
@@ -160,6 +147,6 @@ fn concatenated_experts_with_bias_and_gelu() {
             },
         }
     });
-    let spec = spec(Activation::GeluTanh, GateUpLayout::Concatenated);
+    let spec = spec(Activation::GeluTanh).with_bias();
     check("gelu_tanh_bias", spec, experts.collect());
 }

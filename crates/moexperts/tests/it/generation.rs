@@ -174,3 +174,36 @@ fn a_prompt_that_cannot_be_is_refused() {
         "shorten the prompt to fewer than 256 tokens"
     );
 }
+
+/// Layers with a window drop what no token sees any more: a prompt that goes back behind that is read
+/// again, and gives what it gives alone.
+#[test]
+fn a_conversation_that_goes_back_behind_a_window_is_read_again() {
+    for case in ["gpt_oss", "gpt_oss_hub"] {
+        let model = load(case, LoadOptions::new().dtype(DType::F32));
+        // A layer with a window holds less than this.
+        let long: Vec<u32> = (0..1300_u32).map(|index| 3 + index * 37 % 120).collect();
+        let mut generation = model.generate_tokens(vec![long.clone()], &greedy(3)).unwrap();
+        for event in generation.by_ref() {
+            event.unwrap();
+        }
+        let read = generation.tokens(0).to_vec();
+        let mut session = generation.into_session();
+        let changed = |at: usize| {
+            let mut prompt = long[..at].to_vec();
+            prompt.extend([5, 9, 7]);
+            prompt
+        };
+        // At the end, shortly before it, long before it, and at the beginning.
+        let mut end = read.clone();
+        end.extend([5, 9, 7]);
+        for prompt in [end, changed(1299), changed(600), changed(40), changed(0)] {
+            let mut again =
+                model.continue_tokens(session, vec![prompt.clone()], &greedy(4)).unwrap();
+            let tokens: Vec<u32> = again.by_ref().map(|event| event.unwrap().token).collect();
+            assert_eq!(tokens, run(&model, &[&prompt], &greedy(4))[0], "{case}: {}", prompt.len());
+            assert!(again.stats().prompt_tokens >= 3, "{case}");
+            session = again.into_session();
+        }
+    }
+}

@@ -1,6 +1,6 @@
 //! Against transformers, stage by stage.
 
-use moexperts::{Cpu, CpuOptions, DType, LoadOptions, core::Device, cpu::Isa};
+use moexperts::{Cpu, CpuOptions, DType, Execution, LoadOptions, cpu::Isa};
 
 use crate::{
     checks,

@@ -387,7 +387,7 @@ fn measured_in_its_own_process() {
     assert_eq!(names.len(), TENSORS);
     for name in &names {
         let matrix = checkpoint.matrix(name, [512, 1024]).unwrap();
-        assert_eq!(matrix.dtype(), DType::Bf16);
+        assert_eq!(matrix.format(), DType::Bf16.into());
         let moexperts_core::Elements::Bf16(values) = matrix.elements() else { unreachable!() };
         let bytes = values.as_ptr_range();
         assert!(mapping.contains(&(bytes.start as usize)), "{name}");

@@ -39,7 +39,8 @@ fn an_unknown_model_type() {
     assert_eq!(
         problem("model_type", json!("llama")),
         "config.json: model_type `llama` is not known, \
-         expected one of `mixtral`, `olmoe`, `qwen2_moe`, `qwen3_moe`, `qwen3_vl_moe`"
+         expected one of `gpt_oss`, `granitemoe`, `minimax_m2`, `mixtral`, `olmoe`, `qwen2_moe`, \
+         `qwen3_moe`, `qwen3_vl_moe`"
     );
 }
 
@@ -119,5 +120,5 @@ fn router_weights_that_are_no_numbers() {
     fs::write(folder.path().join("model.safetensors"), bytes).unwrap();
     let model = load(folder.path()).unwrap();
     let error = model.logits(Golden::open("qwen2_moe").ids("input_ids")).unwrap_err();
-    assert_eq!(error.to_string(), "router logits is not finite at token 0");
+    assert_eq!(error.to_string(), "router logits are not finite at token 0");
 }

@@ -4,12 +4,11 @@ use std::sync::LazyLock;
 
 use moexperts::{
     AutoModel, AutoModelForCausalLm, AutoModelForImageTextToText, Cpu, CpuOptions, DType,
-    Generation, Image, LanguageModel, LoadOptions, Message, Prompt, Visual,
-    compile::CompileOptions,
-    core::{Device, Tensor, made},
+    Generation, Image, LanguageModel, LoadOptions, Message, Prompt, Stage, Visual,
+    compile::{CompileMode, CompileOptions},
+    core::{Memory as _, Tensor, made},
     cpu::Isa,
     image_processor::PixelValues,
-    model::Stage,
 };
 use serde_json::Value;
 
@@ -169,6 +168,44 @@ fn features_of_the_vision_tower_are_transformers() {
             assert_close(name, &deepstack, expected, F32_TOLERANCE);
         }
         assert!(features.iter().all(|features| features.deepstack.len() == 2));
+    }
+}
+
+#[test]
+fn the_vision_tower_compiles_and_gives_the_same_features() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = load(LoadOptions::new());
+    let names = ["one", "two", "middle", "video"];
+    let features = |model: &LanguageModel, name: &str| -> Vec<Vec<f32>> {
+        let mut all = Vec::new();
+        for visual in visuals(name, &golden(name)) {
+            let features = model.visual_features(&visual).unwrap();
+            all.push(read(&features.embeddings));
+            all.extend(features.deepstack.iter().map(read));
+        }
+        all
+    };
+    let plain: Vec<_> = names.iter().map(|name| features(&model, name)).collect();
+    for mode in [CompileMode::Default, CompileMode::MaxAutotune] {
+        let cache_dir = Some(folder.path().to_owned());
+        model.compile(CompileOptions { mode, cache_dir, ..CompileOptions::default() }).unwrap();
+        // Twice, for the memory of the first is used again; the sizes differ.
+        for _ in 0..2 {
+            for (name, plain) in names.iter().zip(&plain) {
+                for (got, expected) in features(&model, name).iter().zip(plain) {
+                    let expected: Vec<f64> = expected.iter().map(|&x| f64::from(x)).collect();
+                    assert_close(&format!("{name} {mode}"), got, &expected, F32_TOLERANCE);
+                }
+            }
+        }
+        let plans = model.explain().unwrap().plans;
+        let pictures: Vec<_> =
+            plans.iter().filter(|plan| plan.class.starts_with("pictures of up to")).collect();
+        assert!(!pictures.is_empty(), "{mode}");
+        for plan in pictures {
+            assert_eq!((plan.pieces, plan.captured), (1, false));
+            assert!(plan.steps.iter().any(|step| step.operation == "full_attention"));
+        }
     }
 }
 

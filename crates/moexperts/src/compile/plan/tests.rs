@@ -1,18 +1,20 @@
-use std::{collections::HashMap, path::Path};
+use std::{collections::HashMap, path::Path, sync::Arc};
 
-use moexperts_core::ExpertsInterface;
+use moexperts_core::{Execution, ExpertsInterface};
 use moexperts_cpu::{Cpu, CpuOptions};
 
 use super::*;
 use crate::{
     compile::{
+        BackendTraits,
         fuse::{JoinedExperts, fuse},
-        trace::trace,
     },
     experts_implementation::DEFAULT,
     families,
     files::ModelFiles,
-    model::{Decoder, LogitsRows, Weights},
+    graph::{RowCounts, Shape, Value},
+    model::{Decoder, LogitsRows},
+    weights::Weights,
 };
 
 const CASES: [&str; 7] = [
@@ -29,8 +31,10 @@ fn decoder(case: &str) -> Decoder<Cpu> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata").join(case);
     let files = ModelFiles::open(&folder).unwrap();
     let cpu = Cpu::new(CpuOptions::default()).unwrap();
-    let mut weights = Weights::new(&cpu, &files.checkpoint, None, &());
-    Decoder::load(families::describe(&files.config).unwrap().text, &mut weights).unwrap()
+    let spec = families::describe(&files.config).unwrap().text;
+    let inventory = spec.tensors(&files.checkpoint);
+    let mut weights = Weights::new(&cpu, &files.checkpoint, inventory, None, &());
+    Decoder::load(spec, &mut weights).unwrap()
 }
 
 fn classes() -> Vec<ShapeClass> {
@@ -49,9 +53,10 @@ fn graph(
     backend: &Arc<dyn ExpertsBackend<Cpu>>,
     class: ShapeClass,
 ) -> Graph<Cpu> {
-    let mut graph = trace(decoder, backend, class).unwrap();
+    let mut graph = decoder.graph().clone();
     let dense = ExpertsInterface::get(DEFAULT).unwrap();
-    fuse(&mut graph, decoder.device(), class.tokens, &dense, &JoinedExperts::default());
+    let joined = JoinedExperts::default();
+    fuse(&mut graph, decoder.device(), class, &dense, Some(&**backend), &joined);
     graph
 }
 
@@ -67,10 +72,11 @@ fn every_plan(mut check: impl FnMut(&str, &Decoder<Cpu>, Nodes, &Plan<Cpu>)) {
                     reads: graph.nodes.iter().map(|node| node.reads.clone()).collect(),
                     writes: graph.nodes.iter().map(|node| node.writes.clone()).collect(),
                     values: graph.values.clone(),
-                    output: graph.output,
+                    output: graph.outputs[0],
                 };
-                let plan = Plan::new(decoder.device(), graph, class, Arc::clone(&backend));
-                assert_eq!(plan.steps.len(), nodes.reads.len(), "{what}");
+                let traits = BackendTraits::of(&*backend);
+                let plan = Plan::new(decoder.device(), graph, class, traits);
+                assert_eq!(plan.steps().len(), nodes.reads.len(), "{what}");
                 check(&what, &decoder, nodes, &plan);
             }
         }
@@ -91,11 +97,10 @@ impl Nodes {
     }
 
     /// Values or pairs of a value, for the largest shape of a class.
-    fn len(&self, value: Value, class: ShapeClass) -> usize {
+    fn len(&self, value: Value, counts: RowCounts) -> usize {
         match self.values[value.0] {
-            Shape::Tensor { rows: Rows::Tokens, cols } => class.tokens * cols,
-            Shape::Tensor { rows: Rows::Logits, cols } => class.logits_rows * cols,
-            Shape::Routing { experts_per_token } => class.tokens * experts_per_token,
+            Shape::Tensor { rows, cols } => rows.count(counts) * cols,
+            Shape::Routing { experts_per_token } => counts.tokens * experts_per_token,
         }
     }
 }
@@ -108,7 +113,7 @@ fn every_value_is_still_in_its_place_when_it_is_read() {
         // By kind and place.
         let mut holds: HashMap<(bool, usize), Value> = HashMap::new();
         let mut place_of: HashMap<Value, usize> = HashMap::new();
-        for (index, step) in plan.steps.iter().enumerate() {
+        for (index, step) in plan.steps().iter().enumerate() {
             let what = format!("{what}: step {index}, {}", step.op.name());
             let reads = nodes.reads[index].iter().zip(&step.reads);
             let writes = nodes.writes[index].iter().zip(&step.writes);
@@ -134,11 +139,16 @@ fn every_value_is_still_in_its_place_when_it_is_read() {
                 }
                 place_of.insert(*value, place);
                 holds.insert((kind, place), *value);
-                let room = if kind { &plan.routings } else { &plan.tensors };
-                assert!(nodes.len(*value, plan.class) <= room[place], "{what}");
+                let counts = plan.class.at_most();
+                let held = plan.program.held(nodes.values[value.0], place, counts);
+                assert!(nodes.len(*value, counts) <= held, "{what}");
             }
         }
-        assert_eq!(holds.get(&(false, plan.output)), Some(&nodes.output), "{what}: the logits");
+        assert_eq!(
+            holds.get(&(false, plan.program.outputs[0])),
+            Some(&nodes.output),
+            "{what}: the logits"
+        );
     });
 }
 
@@ -149,7 +159,7 @@ fn the_workspace_is_smaller_than_all_values_together() {
         written.sort_unstable();
         written.dedup();
         let bytes = |&value: &Value| {
-            nodes.len(value, plan.class) * if nodes.is_routing(value) { 8 } else { 4 }
+            nodes.len(value, plan.class.at_most()) * if nodes.is_routing(value) { 8 } else { 4 }
         };
         let all: usize = written.iter().map(bytes).sum();
         let largest = written.iter().map(bytes).max().unwrap_or(0);
@@ -161,9 +171,9 @@ fn the_workspace_is_smaller_than_all_values_together() {
 #[test]
 fn a_plan_breaks_at_the_routed_experts_of_a_backend_that_reads_the_routing() {
     every_plan(|what, decoder, _, plan| {
-        let routed = decoder.experts().count();
+        let routed = decoder.experts().len();
         let breaks: Vec<&Step<Cpu>> = plan.breaks().map(|(step, _)| step).collect();
-        if plan.backend.name() != "eager" {
+        if plan.backend.name != "eager" {
             assert_eq!((plan.pieces(), breaks.len()), (1, 0), "{what}");
             return;
         }

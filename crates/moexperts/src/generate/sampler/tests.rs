@@ -152,7 +152,7 @@ fn logits_that_are_no_numbers_are_refused() {
             &[],
         ] {
             let refused = sampler.next_token(logits, &[5, 6]).unwrap_err();
-            assert_eq!(refused.to_string(), "logits is not finite at token 2", "{logits:?}");
+            assert_eq!(refused.to_string(), "logits are not finite at token 2", "{logits:?}");
         }
     }
 }

@@ -5,17 +5,17 @@ use std::f64::consts::PI;
 
 use moexperts_core::Batch;
 
-use super::Position;
 use crate::{
     config::Config,
     error::{Error, Result},
+    prompt::Position,
 };
 
 /// How positions become angles.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rope {
-    /// Width of a head.
-    pub head_dim: usize,
+    /// Values of a head that turn; those after them pass as they are.
+    pub dims: usize,
     /// Base of the wavelengths.
     pub rope_theta: f64,
     /// `max_position_embeddings`.
@@ -70,11 +70,11 @@ pub enum RopeScaling {
     },
 }
 
-/// Cosines and sines [T, head_dim / 2], row-major, and the frequencies they were made with.
+/// Cosines and sines [T, dims / 2], row-major, and the frequencies they were made with.
 #[derive(Debug, Default)]
-pub(super) struct Angles {
-    pub(super) cos: Vec<f32>,
-    pub(super) sin: Vec<f32>,
+pub(crate) struct Angles {
+    pub(crate) cos: Vec<f32>,
+    pub(crate) sin: Vec<f32>,
     inv_freq: Vec<f64>,
     inv_freq_of: Option<usize>,
 }
@@ -85,9 +85,17 @@ const KNOWN: &str = "`default`, `linear`, `dynamic`, `yarn`, `llama3`";
 impl Rope {
     /// Reads both dialects: `rope_theta` with `rope_scaling`, and `rope_parameters`.
     ///
+    /// - `head_dim`: width of a head
+    /// - `partial`: `partial_rotary_factor` where it is absent: the part of a head that turns
+    ///
     /// # Errors
     /// [`Error::Config`] for a kind that is not known or a missing or impossible value.
-    pub fn read(config: &Config, head_dim: usize, default_theta: f64) -> Result<Self> {
+    pub fn read(
+        config: &Config,
+        head_dim: usize,
+        partial: f64,
+        default_theta: f64,
+    ) -> Result<Self> {
         let max_position_embeddings: usize = config.required("max_position_embeddings")?;
         let parameters = match config.sub("rope_scaling")? {
             Some(scaling) => Some(scaling),
@@ -101,28 +109,38 @@ impl Rope {
             Some(theta) => theta,
             None => config.or("rope_theta", default_theta)?,
         };
+        let factor = "partial_rotary_factor";
+        let inner = parameters.as_ref().map(|parameters| parameters.optional(factor));
+        let partial = match inner.transpose()?.flatten() {
+            Some(partial) => partial,
+            None => config.or(factor, partial)?,
+        };
+        if !(partial > 0.0 && partial <= 1.0) {
+            return Err(config.refused(factor, "a part of a head, more than 0 and at most 1"));
+        }
+        let dims = (head_dim as f64 * partial) as usize;
         let scaling = match &parameters {
             Some(parameters) => read_scaling(config, parameters, max_position_embeddings)?,
             None => RopeScaling::Default,
         };
-        if head_dim < 2 || !head_dim.is_multiple_of(2) || rope_theta.is_nan() || rope_theta <= 0.0 {
+        if dims < 2 || !dims.is_multiple_of(2) || rope_theta.is_nan() || rope_theta <= 0.0 {
             return Err(Error::Config {
                 file: config.file().to_owned(),
                 problem: format!(
-                    "rotary embedding of heads of {head_dim} with base {rope_theta} is impossible, \
-                     expected an even width and a positive base"
+                    "rotary embedding of {dims} values with base {rope_theta} is impossible, \
+                     expected an even number of values and a positive base"
                 ),
             });
         }
         let mrope_section = None;
-        Ok(Self { head_dim, rope_theta, max_position_embeddings, scaling, mrope_section })
+        Ok(Self { dims, rope_theta, max_position_embeddings, scaling, mrope_section })
     }
 
     /// Radians a position, for each pair of values, for a sequence of `tokens` tokens in all.
     pub fn inv_freq(&self, tokens: usize) -> Vec<f64> {
         let plain = |theta: f64| {
-            let exponent = |pair: usize| (2 * pair) as f64 / self.head_dim as f64;
-            (0..self.head_dim / 2).map(move |pair| theta.powf(-exponent(pair)))
+            let exponent = |pair: usize| (2 * pair) as f64 / self.dims as f64;
+            (0..self.dims / 2).map(move |pair| theta.powf(-exponent(pair)))
         };
         match self.scaling {
             RopeScaling::Default => plain(self.rope_theta).collect(),
@@ -130,7 +148,7 @@ impl Rope {
                 plain(self.rope_theta).map(|freq| freq / factor).collect()
             }
             RopeScaling::Dynamic { factor } => {
-                let (max, width) = (self.max_position_embeddings as f64, self.head_dim as f64);
+                let (max, width) = (self.max_position_embeddings as f64, self.dims as f64);
                 let length = max.max(tokens as f64);
                 let stretch = factor * length / max - (factor - 1.0);
                 plain(self.rope_theta * stretch.powf(width / (width - 2.0))).collect()
@@ -168,7 +186,7 @@ impl Rope {
     }
 
     /// Cosines and sines of every row of a batch at its position.
-    pub(super) fn angles(&self, batch: &Batch, positions: &[Position], out: &mut Angles) {
+    pub(crate) fn angles(&self, batch: &Batch, positions: &[Position], out: &mut Angles) {
         out.cos.clear();
         out.sin.clear();
         let scaling = self.attention_scaling();
@@ -217,7 +235,7 @@ impl Rope {
         else {
             return (0.0, 0.0);
         };
-        let width = self.head_dim as f64;
+        let width = self.dims as f64;
         let pair_with = |rotations: f64| {
             width * (original / (rotations * 2.0 * PI)).ln() / (2.0 * self.rope_theta.ln())
         };
@@ -307,7 +325,7 @@ mod tests {
             let name = case["name"].as_str().unwrap();
             let config = Config::parse("config.json", &case["config"].to_string()).unwrap();
             let head_dim = config.required("head_dim").unwrap();
-            let rope = Rope::read(&config, head_dim, 10_000.0).unwrap();
+            let rope = Rope::read(&config, head_dim, 1.0, 10_000.0).unwrap();
             let tokens = case["seq_len"].as_u64().unwrap_or(0) as usize;
             let expected = case["inv_freq"].as_array().unwrap();
             let got = rope.inv_freq(tokens);
@@ -325,7 +343,7 @@ mod tests {
     fn pairs_turn_by_time_height_and_width_in_turn_as_far_as_the_sections_reach() {
         let text = r#"{"max_position_embeddings": 8}"#;
         let config = Config::parse("config.json", text).unwrap();
-        let mut rope = Rope::read(&config, 16, 1e4).unwrap();
+        let mut rope = Rope::read(&config, 16, 1.0, 1e4).unwrap();
         let axes = |rope: &Rope| (0..8).map(|pair| rope.axis(pair)).collect::<Vec<_>>();
         assert_eq!(axes(&rope), [0; 8]);
         rope.mrope_section = Some([4, 2, 2]);
@@ -338,7 +356,7 @@ mod tests {
     fn an_unknown_kind_is_an_error_that_lists_the_known() {
         let text = r#"{"max_position_embeddings": 8, "rope_scaling": {"type": "su"}}"#;
         let config = Config::parse("config.json", text).unwrap();
-        let error = Rope::read(&config, 4, 1e4).unwrap_err();
+        let error = Rope::read(&config, 4, 1.0, 1e4).unwrap_err();
         assert!(error.to_string().ends_with(
             "rope_type `su` is not known, \
              expected one of `default`, `linear`, `dynamic`, `yarn`, `llama3`"

@@ -6,7 +6,7 @@
 use super::VisionSpec;
 
 /// Rows of the position table that a patch takes part of.
-pub(super) const TAPS: usize = 4;
+pub(crate) const TAPS: usize = 4;
 
 /// Row and column of every patch of a frame [h, w], in the order of the patches.
 fn places([h, w]: [usize; 2], merge: usize) -> impl Iterator<Item = [usize; 2]> {
@@ -20,7 +20,7 @@ fn places([h, w]: [usize; 2], merge: usize) -> impl Iterator<Item = [usize; 2]> 
 
 /// The position table, a square of `position_side`, spread over a grid with its corners at the
 /// corners: for every patch, [`TAPS`] rows of the table and their weights.
-pub(super) fn interpolation(spec: &VisionSpec, [t, h, w]: [usize; 3]) -> (Vec<u32>, Vec<f32>) {
+pub(crate) fn interpolation(spec: &VisionSpec, [t, h, w]: [usize; 3]) -> (Vec<u32>, Vec<f32>) {
     let side = spec.position_side;
     let (mut rows, mut weights) = (Vec::new(), Vec::new());
     for [row, col] in places([h, w], spec.spatial_merge_size) {
@@ -46,7 +46,7 @@ fn taps(index: usize, size: usize, side: usize) -> [(usize, f32); 2] {
 
 /// Cosines and sines of every patch: two [t · h · w, head_dim / 2], row-major. The first half of
 /// the pairs turns by the patch's row, the second by its column.
-pub(super) fn angles(spec: &VisionSpec, [t, h, w]: [usize; 3]) -> [Vec<f32>; 2] {
+pub(crate) fn angles(spec: &VisionSpec, [t, h, w]: [usize; 3]) -> [Vec<f32>; 2] {
     let quarter = spec.hidden_size / spec.heads / 4;
     let exponent = |pair: usize| -(pair as f64) / quarter as f64;
     let inv_freq: Vec<f64> =

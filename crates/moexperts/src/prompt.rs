@@ -2,8 +2,8 @@
 
 use std::{ops::Range, sync::Arc};
 
-use super::VisionSpec;
 use crate::{
+    blocks::VisionSpec,
     error::{Error, Result},
     image_processor::PixelValues,
 };

@@ -1,36 +1,42 @@
-//! The memory that the values of a plan lie in.
+//! The memory that the values of a program lie in.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::collections::VecDeque;
 
 use moexperts_core::Device;
 
-use super::plan::Plan;
-use crate::{error::Result, experts_implementation::Phase};
+use super::RowCounts;
+use crate::error::Result;
 
-/// The values of one caller's compiled forwards, and the plan of its last one.
+/// What a place has to hold in a forward: the larger of these times the rows of their kind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct PlaceSize {
+    /// Values, or pairs of a routing, for each token.
+    pub(super) per_token: usize,
+    /// Values for each row of logits.
+    pub(super) per_logits_row: usize,
+}
+
+impl PlaceSize {
+    pub(crate) fn values(self, counts: RowCounts) -> usize {
+        (self.per_token * counts.tokens).max(self.per_logits_row * counts.logits)
+    }
+}
+
+/// The values of one caller's forwards, from one forward to the next.
 #[derive(Debug)]
 pub(crate) struct Workspace<D: Device> {
     pub(super) tensors: Vec<D::Tensor>,
-    /// What each tensor has room for.
-    sizes: Vec<usize>,
+    /// Values that each tensor takes without allocating.
+    pub(super) sizes: Vec<usize>,
     pub(super) routings: Vec<D::Routing>,
     pairs: Vec<usize>,
-    /// What the device keeps of the plans that ran here, by their numbers; the last one's at the end.
+    /// What the device keeps of the programs that ran here, by their numbers; the last one's at the
+    /// end.
     recordings: VecDeque<(u64, D::Recording)>,
-    pub(crate) last: Option<LastPlan<D>>,
 }
 
-/// Plans whose recordings are kept.
+/// Programs whose recordings are kept.
 const RECORDINGS: usize = 8;
-
-/// The plan of a caller's last forward, and when it is that of the next.
-#[derive(Debug)]
-pub(crate) struct LastPlan<D: Device> {
-    /// The number of the model's state.
-    pub(crate) state: u64,
-    pub(crate) phase: Phase,
-    pub(crate) plan: Arc<Plan<D>>,
-}
 
 impl<D: Device> Default for Workspace<D> {
     fn default() -> Self {
@@ -40,15 +46,20 @@ impl<D: Device> Default for Workspace<D> {
             routings: Vec::new(),
             pairs: Vec::new(),
             recordings: VecDeque::new(),
-            last: None,
         }
     }
 }
 
 impl<D: Device> Workspace<D> {
-    /// Makes room for tensors and routings of so many values and pairs, where there is less.
-    pub(super) fn fit(&mut self, device: &D, tensors: &[usize], routings: &[usize]) -> Result<()> {
-        for (place, &size) in tensors.iter().enumerate() {
+    /// Makes every place as large as a forward needs it, where it is smaller.
+    pub(super) fn fit(
+        &mut self,
+        device: &D,
+        tensors: &[PlaceSize],
+        routings: &[PlaceSize],
+        counts: RowCounts,
+    ) -> Result<()> {
+        for (place, size) in tensors.iter().map(|size| size.values(counts)).enumerate() {
             if place == self.tensors.len() {
                 self.tensors.push(D::Tensor::default());
                 self.sizes.push(0);
@@ -58,7 +69,7 @@ impl<D: Device> Workspace<D> {
                 self.sizes[place] = size;
             }
         }
-        for (place, &pairs) in routings.iter().enumerate() {
+        for (place, pairs) in routings.iter().map(|size| size.values(counts)).enumerate() {
             if place == self.routings.len() {
                 self.routings.push(D::Routing::default());
                 self.pairs.push(0);
@@ -71,19 +82,25 @@ impl<D: Device> Workspace<D> {
         Ok(())
     }
 
-    /// Takes out what the device keeps of a plan.
-    pub(super) fn take_recording(&mut self, plan: u64) -> D::Recording {
-        let place = self.recordings.iter().position(|(number, _)| *number == plan);
+    /// Takes out a tensor, which leaves an empty place.
+    pub(super) fn take(&mut self, place: usize) -> D::Tensor {
+        self.sizes[place] = 0;
+        std::mem::take(&mut self.tensors[place])
+    }
+
+    /// Takes out what the device keeps of a program.
+    pub(super) fn take_recording(&mut self, program: u64) -> D::Recording {
+        let place = self.recordings.iter().position(|(number, _)| *number == program);
         let kept = place.and_then(|place| self.recordings.remove(place));
         kept.map_or_else(D::Recording::default, |(_, recording)| recording)
     }
 
-    /// Keeps what the device keeps of a plan, and forgets that of one that did not run for long.
-    pub(super) fn keep_recording(&mut self, plan: u64, recording: D::Recording) {
+    /// Keeps what the device keeps of a program, and drops that of the one that ran longest ago.
+    pub(super) fn keep_recording(&mut self, program: u64, recording: D::Recording) {
         if self.recordings.len() == RECORDINGS {
             self.recordings.pop_front();
         }
-        self.recordings.push_back((plan, recording));
+        self.recordings.push_back((program, recording));
     }
 
     /// Gives `work` some tensors to write and all the others to read.

@@ -43,13 +43,16 @@ unsafe impl GlobalAlloc for Counting {
 static COUNTING: Counting = Counting;
 
 /// Every tiny checkpoint that reads text.
-const CASES: [&str; 6] = [
+const CASES: [&str; 9] = [
     "qwen2_moe",
     "qwen2_moe_window",
     "qwen3_moe",
     "qwen3_moe_fused",
     "olmoe",
     "mixtral",
+    "gpt_oss",
+    "granitemoe",
+    "minimax_m2",
 ];
 
 /// The backends that come with the CPU.

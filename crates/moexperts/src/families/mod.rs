@@ -1,5 +1,8 @@
 //! Model families: a file each, saying what a `config.json` means and what the weights are called.
 
+mod gpt_oss;
+mod granitemoe;
+mod minimax_m2;
 mod mixtral;
 mod olmoe;
 mod qwen2_moe;
@@ -49,7 +52,10 @@ impl Task {
 }
 
 /// Every family, in alphabetical order.
-pub const FAMILIES: [Family; 5] = [
+pub const FAMILIES: [Family; 8] = [
+    gpt_oss::FAMILY,
+    granitemoe::FAMILY,
+    minimax_m2::FAMILY,
     mixtral::FAMILY,
     olmoe::FAMILY,
     qwen2_moe::FAMILY,

@@ -13,13 +13,17 @@ use moexperts::{
 use safetensors::{Dtype, SafeTensors};
 
 /// Every tiny checkpoint.
-pub(crate) const CASES: [&str; 6] = [
+pub(crate) const CASES: [&str; 10] = [
     "qwen2_moe",
     "qwen2_moe_window",
     "qwen3_moe",
     "qwen3_moe_fused",
     "olmoe",
     "mixtral",
+    "gpt_oss",
+    "gpt_oss_hub",
+    "granitemoe",
+    "minimax_m2",
 ];
 
 /// The backends that come with the CPU.

@@ -17,7 +17,7 @@ use crate::{
     weights::Weights,
 };
 
-const CASES: [&str; 7] = [
+const CASES: [&str; 10] = [
     "qwen2_moe",
     "qwen2_moe_window",
     "qwen3_moe",
@@ -25,6 +25,9 @@ const CASES: [&str; 7] = [
     "olmoe",
     "mixtral",
     "qwen3_vl_moe",
+    "gpt_oss",
+    "granitemoe",
+    "minimax_m2",
 ];
 
 fn decoder(case: &str) -> Decoder<Cpu> {

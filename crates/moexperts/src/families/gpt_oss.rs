@@ -1,0 +1,74 @@
+//! gpt-oss.
+
+use moexperts_core::{Activation, RouterSpec};
+
+use super::{
+    Defaults, Family, attention, decoder, dimension, num_experts, num_layers, slides, window,
+};
+use crate::{
+    blocks::{Attention, FeedForward, FusedExperts, LayerSpec, Mixer, Moe, MoeNames, RopeScaling},
+    config::Config,
+    error::Result,
+    model::DecoderSpec,
+    weights::Orientation,
+};
+
+pub(super) const FAMILY: Family = Family::causal_lm("gpt_oss", describe);
+
+/// Rows of gate and up alternate, and every projection is stored [E, in, out].
+const NAMES: &[MoeNames] = &[MoeNames {
+    router: "router",
+    separate: None,
+    fused: Some(FusedExperts {
+        orientation: Orientation::InOut,
+        interleaved: true,
+        ..FusedExperts::TRANSFORMERS
+    }),
+    ..MoeNames::LLAMA
+}];
+
+fn describe(config: &Config) -> Result<DecoderSpec> {
+    let mut spec = decoder(config, &Defaults::new(1.5e5, 1e-5))?;
+    if !config.contains("rope_parameters") && !config.contains("rope_scaling") {
+        spec.ropes[0].scaling = default_scaling();
+    }
+    let activation = Activation::ClampedSwiglu {
+        alpha: config.or("swiglu_alpha", 1.702)?,
+        limit: config.or("swiglu_limit", 7.0)?,
+    };
+    let inner = dimension(config, "intermediate_size")?;
+    let router = RouterSpec::softmax(config.or("num_experts_per_tok", 4)?, true);
+    let moe = Moe {
+        router_bias: true,
+        expert_bias: true,
+        names: NAMES,
+        ..Moe::new(num_experts(config, 128)?, inner, router, activation)
+    };
+    let bias = config.or("attention_bias", true)?;
+    let attention = Attention {
+        qkv_bias: bias,
+        o_bias: bias,
+        sinks: true,
+        ..attention(config, spec.hidden_size)?
+    };
+    let window = window(config)?;
+    for index in 0..num_layers(config)? {
+        let slides = slides(config, index)?.unwrap_or(index.is_multiple_of(2));
+        let sliding_window = window.filter(|_| slides);
+        let mixer = Mixer::Attention(Attention { sliding_window, ..attention.clone() });
+        spec.layers.push(LayerSpec::pre_norm(mixer, FeedForward::Moe(moe.clone())));
+    }
+    Ok(spec)
+}
+
+/// How wavelengths are stretched where the config says nothing.
+fn default_scaling() -> RopeScaling {
+    RopeScaling::Yarn {
+        factor: 32.0,
+        original_max_position_embeddings: 4096.0,
+        beta_fast: 32.0,
+        beta_slow: 1.0,
+        attention_factor: 0.1 * 32_f64.ln() + 1.0,
+        truncate: false,
+    }
+}

@@ -1,0 +1,54 @@
+//! GraniteMoe.
+
+use moexperts_core::RouterSpec;
+
+use super::{Defaults, Family, activation, attention, decoder, dimension, num_experts, num_layers};
+use crate::{
+    blocks::{Attention, FeedForward, FusedExperts, LayerSpec, Mixer, Moe, MoeNames},
+    config::Config,
+    error::Result,
+    model::DecoderSpec,
+};
+
+pub(super) const FAMILY: Family = Family::causal_lm("granitemoe", describe);
+
+/// As the published checkpoints have them, and as transformers 5 saves them.
+const NAMES: &[MoeNames] = &[
+    MoeNames {
+        module: "block_sparse_moe",
+        router: "router.layer",
+        separate: None,
+        fused: Some(FusedExperts {
+            gate_up_proj: "input_linear.weight",
+            down_proj: "output_linear.weight",
+            ..FusedExperts::TRANSFORMERS
+        }),
+        ..MoeNames::LLAMA
+    },
+    MoeNames { module: "block_sparse_moe", router: "router", separate: None, ..MoeNames::LLAMA },
+];
+
+fn describe(config: &Config) -> Result<DecoderSpec> {
+    let mut spec = decoder(config, &Defaults::new(1e4, 1e-6))?;
+    spec.embedding_multiplier = config.or("embedding_multiplier", 1.0)?;
+    spec.logits_scaling = config.or("logits_scaling", 1.0)?;
+    let inner = dimension(config, "intermediate_size")?;
+    let router = RouterSpec::softmax(config.or("num_experts_per_tok", 2)?, true);
+    let moe = Moe {
+        names: NAMES,
+        ..Moe::new(num_experts(config, 8)?, inner, router, activation(config)?)
+    };
+    let bias = config.or("attention_bias", false)?;
+    let attention = Attention {
+        qkv_bias: bias,
+        o_bias: bias,
+        scale: config.or("attention_multiplier", 1.0)?,
+        ..attention(config, spec.hidden_size)?
+    };
+    let layer = LayerSpec {
+        residual_multiplier: config.or("residual_multiplier", 1.0)?,
+        ..LayerSpec::pre_norm(Mixer::Attention(attention), FeedForward::Moe(moe))
+    };
+    spec.layers = vec![layer; num_layers(config)?];
+    Ok(spec)
+}

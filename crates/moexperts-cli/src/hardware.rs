@@ -6,7 +6,7 @@ mod cuda;
 use moexperts::{DType, Device, core::Result};
 
 /// A device as the program shows and measures it.
-pub(crate) trait Hardware: Device {
+pub(crate) trait Hardware: Device<Experts = Self> {
     /// Threads it computes with, where their number is the user's to choose.
     fn threads(&self) -> Option<usize>;
 

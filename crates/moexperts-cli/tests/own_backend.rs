@@ -5,7 +5,7 @@
 use std::{process::ExitCode, sync::Arc, thread::sleep, time::Duration};
 
 use moexperts::{
-    Cpu, Device as _, ExpertsBackend, ExpertsCall, ExpertsInterface, ExpertsSpec,
+    Cpu, Execution, ExpertsBackend, ExpertsCall, ExpertsInterface, ExpertsSpec,
     core::{Error, Result, Tensor},
 };
 use moexperts_report::Results;

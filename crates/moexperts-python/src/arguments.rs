@@ -29,7 +29,7 @@ pub(crate) type Routes = (usize, usize, String, usize);
 
 pub(crate) fn raised(error: Error) -> PyErr {
     match error {
-        Error::DType { .. } => PyTypeError::new_err(error.to_string()),
+        Error::Format { .. } => PyTypeError::new_err(error.to_string()),
         _ => PyValueError::new_err(error.to_string()),
     }
 }

@@ -2,10 +2,7 @@
 
 use moexperts::{
     Cpu,
-    core::{
-        Activation, Error, Expert, Experts, ExpertsSpec, GateUpLayout, Linear, Matrix, Orientation,
-        Result, Routing,
-    },
+    core::{Activation, Error, Expert, Experts, ExpertsSpec, Linear, Matrix, Result, Routing},
     cpu::{BatchedMm, Eager, GroupedMm, RowsBackend, RowsCall},
 };
 use pyo3::{exceptions::PyValueError, prelude::*};
@@ -41,12 +38,22 @@ fn activation(name: &str, alpha: f32, limit: f32) -> PyResult<Activation> {
     }
 }
 
+/// How the rows of gate and up lie in `gate_up_proj`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum GateUp {
+    /// All gate rows before all up rows.
+    Concatenated,
+    /// In turn.
+    Interleaved,
+}
+
 /// The experts of one layer, where torch keeps their weights.
 ///
 /// Whoever calls it holds the tensors meanwhile; between calls they may change or go.
 #[pyclass(frozen, module = "moexperts._native")]
 pub(crate) struct Layer {
     spec: ExpertsSpec,
+    gate_up: GateUp,
     /// Without biases: these are read anew by each call.
     experts: Experts<Cpu>,
     inputs: Inputs,
@@ -79,20 +86,10 @@ impl Layer {
         let downs = matrices(down, dtype, transposed).map_err(raised)?;
         let (hidden, intermediate) =
             downs.first().map_or((0, 0), |down| (down.rows(), down.cols()));
-        let gate_up =
-            if interleaved { GateUpLayout::Interleaved } else { GateUpLayout::Concatenated };
-        let spec = ExpertsSpec {
-            hidden,
-            intermediate,
-            experts: downs.len(),
-            dtype,
-            gated,
-            activation,
-            bias: false,
-            gate_up,
-            orientation: Orientation::OutIn,
-            post_expert_norm: false,
-        };
+        let gate_up = if interleaved { GateUp::Interleaved } else { GateUp::Concatenated };
+        let spec = ExpertsSpec::gated_silu(hidden, intermediate, downs.len(), dtype.into());
+        let spec = spec.with_activation(activation);
+        let spec = if gated { spec } else { spec.ungated() };
         if gate_ups.len() != downs.len() {
             return Err(PyValueError::new_err(format!(
                 "gate_up_proj has {} experts, down_proj has {}",
@@ -101,11 +98,11 @@ impl Layer {
             )));
         }
         let experts = gate_ups.into_iter().zip(downs);
-        let experts = experts.map(|(gate_up, down)| expert(&spec, &gate_up, down));
+        let experts = experts.map(|(both, down)| expert(&spec, gate_up, &both, down));
         let experts = experts.collect::<Result<_>>().map_err(raised)?;
         let experts = Experts::resident(spec, experts).map_err(raised)?;
         let inputs = if unrounded { Inputs::Unrounded } else { Inputs::AsKernelsLike };
-        Ok(Self { spec, experts, inputs })
+        Ok(Self { spec, gate_up, experts, inputs })
     }
 
     /// Computes the layer into `out`, [T, H] of the dtype of `x`, contiguous.
@@ -162,7 +159,7 @@ impl Layer {
         gate_up: &BiasRows,
         down: &BiasRows,
     ) -> Result<Experts<Cpu>> {
-        let spec = ExpertsSpec { bias: true, ..self.spec };
+        let spec = self.spec.with_bias();
         let hit = hit(routing, spec.experts);
         let expert = |(index, hit): (usize, &bool)| {
             let Expert { gate_proj, up_proj, down_proj } = self.experts.expert(index);
@@ -172,13 +169,13 @@ impl Layer {
             };
             let (both, down) =
                 if *hit { (gate_up.row(index), down.row(index)) } else { (Vec::new(), Vec::new()) };
-            let (gate, up) = match (&gate_proj, spec.gate_up) {
+            let (gate, up) = match (&gate_proj, self.gate_up) {
                 (None, _) => (Vec::new(), both),
-                (Some(_), GateUpLayout::Interleaved) => {
+                (Some(_), GateUp::Interleaved) => {
                     let of = |first: usize| both.iter().skip(first).step_by(2).copied().collect();
                     (of(0), of(1))
                 }
-                (Some(_), _) => {
+                (Some(_), GateUp::Concatenated) => {
                     let (gate, up) = both.split_at(both.len() / 2);
                     (gate.to_vec(), up.to_vec())
                 }
@@ -193,20 +190,27 @@ impl Layer {
     }
 }
 
-fn expert(spec: &ExpertsSpec, gate_up: &Matrix, down: Matrix) -> Result<Expert<Matrix, Vec<f32>>> {
+fn expert(
+    spec: &ExpertsSpec,
+    gate_up: GateUp,
+    both: &Matrix,
+    down: Matrix,
+) -> Result<Expert<Matrix, Vec<f32>>> {
     let linear = |weight: Matrix| Linear { weight, bias: None };
-    let rows = gate_up.rows();
+    let rows = both.rows();
     let expected = if spec.gated { 2 * spec.intermediate } else { spec.intermediate };
-    if [rows, gate_up.cols()] != [expected, spec.hidden] {
-        let got = [rows, gate_up.cols()];
+    if [rows, both.cols()] != [expected, spec.hidden] {
+        let got = [rows, both.cols()];
         return Err(Error::shape("gate_up_proj of an expert", [expected, spec.hidden], got));
     }
-    let (gate, up) = match (spec.gated, spec.gate_up) {
-        (false, _) => (None, gate_up.clone()),
-        (true, GateUpLayout::Interleaved) => {
-            (Some(gate_up.rows_stepped(0..rows, 2)), gate_up.rows_stepped(1.min(rows)..rows, 2))
+    let (gate, up) = match (spec.gated, gate_up) {
+        (false, _) => (None, both.clone()),
+        (true, GateUp::Interleaved) => {
+            (Some(both.rows_stepped(0..rows, 2)), both.rows_stepped(1.min(rows)..rows, 2))
         }
-        (true, _) => (Some(gate_up.row_range(0..rows / 2)), gate_up.row_range(rows / 2..rows)),
+        (true, GateUp::Concatenated) => {
+            (Some(both.row_range(0..rows / 2)), both.row_range(rows / 2..rows))
+        }
     };
     Ok(Expert { gate_proj: gate.map(linear), up_proj: linear(up), down_proj: linear(down) })
 }

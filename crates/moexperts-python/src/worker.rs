@@ -7,8 +7,8 @@ use std::{
 
 use moexperts::{
     Cpu, CpuOptions,
-    core::{Result, Routing, Scratch},
-    cpu::Isa,
+    core::{DType, Result, Routing, Scratch, WeightFormat},
+    cpu::{Isa, product::Kernel},
 };
 
 use crate::openmp;
@@ -59,12 +59,20 @@ impl Worker {
 
     fn new(threads: usize, inputs: Inputs) -> Result<Self> {
         let mut cpu = cpu(threads, None)?;
-        // The instruction sets beyond it multiply bf16 with bf16.
-        if inputs == Inputs::Unrounded && cpu.isa() > Isa::Avx512 {
-            cpu = self::cpu(threads, Some(Isa::Avx512))?;
+        if inputs == Inputs::Unrounded && rounds_inputs(cpu.isa()) {
+            let best = cpu.isa();
+            let included = Isa::available().filter(|&isa| best.includes(isa));
+            let isa = included.filter(|&isa| !rounds_inputs(isa)).last();
+            cpu = self::cpu(threads, Some(isa.unwrap_or(Isa::Portable)))?;
         }
         Ok(Self { inputs, cpu, scratch: Scratch::default(), routing: Routing::default() })
     }
+}
+
+/// Whether some kernel of an instruction set takes its inputs in another dtype than float32.
+fn rounds_inputs(isa: Isa) -> bool {
+    let mut kernels = WeightFormat::ALL.iter().filter_map(|&format| Kernel::select(isa, format));
+    kernels.any(|kernel| kernel.inputs() != DType::F32)
 }
 
 fn idle() -> MutexGuard<'static, Vec<Worker>> {

@@ -143,7 +143,7 @@ pub(crate) struct BenchModelArgs {
 
 /// Measures the vision tower of a model.
 ///
-/// Each row is one image of noise: the time to resize it and to cut it into patches; the median
+/// Each row is one image of noise in one way to compile: the time to resize it and to cut it into patches; the median
 /// time of several runs of the tower with the range from the 10th to the 90th percentile, GFLOP/s,
 /// and the fraction of the multiplications the machine can do at most, measured in the same run (of a
 /// GPU those of its linear layer, as in `bench layer`).
@@ -152,7 +152,7 @@ pub(crate) struct BenchModelArgs {
 Examples:
   moexperts bench vision --model ./Qwen3-VL-30B-A3B-Instruct
   moexperts bench vision --model ./qwen3-vl --image-size 512x512,1024x768 --dtype f32
-  moexperts bench vision --model ./qwen3-vl --json vision.json")]
+  moexperts bench vision --model ./qwen3-vl --compile none,default --json vision.json")]
 pub(crate) struct BenchVisionArgs {
     /// Widths and heights of the images in pixels, separated by commas.
     #[arg(long, value_name = "WxH", value_delimiter = ',', default_value = "1024x1024")]
@@ -162,6 +162,20 @@ pub(crate) struct BenchVisionArgs {
     /// longer than that.
     #[arg(long, value_name = "SECONDS", default_value = "0.5", value_parser = seconds)]
     pub(crate) time: Duration,
+
+    /// Ways to compile the model, separated by commas: `none` (the default), `default`,
+    /// `reduce-overhead`, `max-autotune`, `max-autotune-no-cudagraphs`.
+    #[arg(
+        long,
+        value_name = "MODES",
+        value_delimiter = ',',
+        value_parser = str::parse::<Compiling>,
+        help_heading = "Compile"
+    )]
+    pub(crate) compile: Vec<Compiling>,
+
+    #[command(flatten)]
+    pub(crate) limits: CompileLimits,
 
     /// Chooses the pixels.
     #[arg(long, value_name = "N", default_value_t = 0)]

@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use moexperts::{Activation, DType, ExpertsSpec};
+use moexperts::{Activation, DType, ExpertsSpec, core::WeightFormat};
 
 /// The largest number of a shape: bytes of all experts can be counted.
 const MAX: usize = 1 << 20;
@@ -14,14 +14,14 @@ pub(crate) struct Shape {
     pub(crate) name: String,
     /// K: experts a token goes to.
     pub(crate) top_k: usize,
-    /// Everything else, whatever its dtype.
+    /// Everything else, whatever its format.
     base: ExpertsSpec,
 }
 
 impl Shape {
     /// With weights of a dtype.
     pub(crate) fn spec(&self, dtype: DType) -> ExpertsSpec {
-        ExpertsSpec { dtype, ..self.base }
+        self.base.with_format(dtype.into())
     }
 
     /// Whether it was given as numbers.
@@ -36,7 +36,7 @@ impl Shape {
 }
 
 const fn silu(hidden: usize, intermediate: usize, experts: usize) -> ExpertsSpec {
-    ExpertsSpec::gated_silu(hidden, intermediate, experts, DType::Bf16)
+    ExpertsSpec::gated_silu(hidden, intermediate, experts, WeightFormat::BF16)
 }
 
 /// Name, K and the rest, from the models' `config.json`.
@@ -48,11 +48,7 @@ const NAMED: [(&str, usize, ExpertsSpec); 6] = [
     (
         "gpt-oss-20b",
         4,
-        ExpertsSpec {
-            activation: Activation::ClampedSwiglu { alpha: 1.702, limit: 7.0 },
-            bias: true,
-            ..silu(2880, 2880, 32)
-        },
+        silu(2880, 2880, 32).with_activation(Activation::CLAMPED_SWIGLU).with_bias(),
     ),
     ("deepseek-v3", 8, silu(7168, 2048, 256)),
 ];
@@ -135,7 +131,7 @@ mod tests {
     fn numbers_are_in_the_order_of_the_letters() {
         let Shapes(shapes) = "64,32,8,2".parse().unwrap();
         let spec = shapes[0].spec(DType::F16);
-        assert_eq!(spec, ExpertsSpec::gated_silu(64, 32, 8, DType::F16));
+        assert_eq!(spec, ExpertsSpec::gated_silu(64, 32, 8, WeightFormat::F16));
         assert_eq!(shapes[0].top_k, 2);
     }
 

@@ -9,8 +9,8 @@ use std::{
 };
 
 use moexperts::{
-    Device, Error, ExpertsImplementation, GenerateOptions, LanguageModel, Message, Prompt, Visual,
-    model::Session,
+    Device, Error, ExpertsImplementation, GenerateOptions, LanguageModel, Message, Prompt, Session,
+    Visual,
 };
 use rustyline::error::ReadlineError;
 

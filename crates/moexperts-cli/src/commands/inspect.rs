@@ -10,9 +10,10 @@ use std::num::NonZero;
 
 use moexperts::{
     AnyDevice, Cpu, Device, Error, LanguageModel,
+    blocks::{Mixer, VisionSpec},
     core::DeviceKind,
     inspect::{Machine, Memory},
-    model::VisionSpec,
+    model::DecoderSpec,
     units::counted,
 };
 
@@ -98,7 +99,6 @@ fn machine<D: Hardware>(cpu: &Cpu, device: &D, bandwidth: &Bandwidth) -> String 
 
 fn describe<D: Device>(model: &LanguageModel<D>, bandwidth: &Bandwidth) -> String {
     let spec = model.spec();
-    let attention = spec.attention;
     let mut rows = vec![
         ("origin", model.origin().to_owned()),
         ("family", spec.model_type.clone()),
@@ -106,7 +106,7 @@ fn describe<D: Device>(model: &LanguageModel<D>, bandwidth: &Bandwidth) -> Strin
         ("hidden size (H)", spec.hidden_size.to_string()),
     ];
     if let Some(moe) = spec.moe_layers().next() {
-        let shared = moe.shared_expert.map(|shared| shared.intermediate_size);
+        let shared = moe.shared_expert.map(|shared| shared.mlp.intermediate_size);
         let shared = shared.map_or(String::new(), |width| format!(", the shared one {width}"));
         rows.extend([
             ("expert width (I)", format!("{}{shared}", moe.moe_intermediate_size)),
@@ -114,9 +114,8 @@ fn describe<D: Device>(model: &LanguageModel<D>, bandwidth: &Bandwidth) -> Strin
             ("experts a token (K)", moe.router.top_k.to_string()),
         ]);
     }
-    let [heads, kv_heads, width] = [attention.heads, attention.kv_heads, attention.head_dim];
+    rows.extend(heads(spec).map(|text| ("heads", text)));
     rows.extend([
-        ("heads", format!("{heads} for queries, {kv_heads} for keys and values, {width} wide")),
         ("vocabulary (V)", spec.vocab_size.to_string()),
         ("context", counted(spec.max_position_embeddings, "token")),
         ("experts backend", summary::executed(model, true)),
@@ -126,6 +125,21 @@ fn describe<D: Device>(model: &LanguageModel<D>, bandwidth: &Bandwidth) -> Strin
     }
     rows.extend(weights(model, bandwidth));
     table(rows)
+}
+
+/// The heads of the attentions: of each kind of layer, if there are several.
+fn heads(spec: &DecoderSpec) -> impl Iterator<Item = String> {
+    let mut kinds: Vec<String> = Vec::new();
+    for layer in &spec.layers {
+        let Mixer::Attention(attention) = &layer.mixer else { continue };
+        let [heads, kv_heads] = [attention.heads, attention.kv_heads];
+        let width = attention.head_dim;
+        let text = format!("{heads} for queries, {kv_heads} for keys and values, {width} wide");
+        if !kinds.contains(&text) {
+            kinds.push(text);
+        }
+    }
+    kinds.into_iter()
 }
 
 fn vision(spec: &VisionSpec) -> [(&'static str, String); 3] {

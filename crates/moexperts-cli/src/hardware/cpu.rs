@@ -3,7 +3,7 @@
 use std::fs;
 
 use moexperts::{
-    Cpu, DType, Device as _,
+    Cpu, DType, Execution as _,
     core::Result,
     cpu::limits::peak,
     inspect::{ProcessMemory, describe_cpu, read_bandwidth},

@@ -1,7 +1,7 @@
 //! A GPU.
 
 use moexperts::{
-    Cuda, DType, Device as _,
+    Cuda, DType, Execution as _,
     core::Result,
     cuda::{driver::Properties, limits::Limits},
     inspect::describe_gpu,

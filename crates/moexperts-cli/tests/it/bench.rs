@@ -240,21 +240,25 @@ fn vision(words: &[&str]) -> Program {
 fn a_vision_tower_has_a_row_for_each_image() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("vision.json");
-    let words = ["--image-size", "32x24,48x48", "--model", VISION];
+    let words = ["--image-size", "32x24,48x48", "--model", VISION, "--compile", "none,default"];
     let run = vision(&[&words[..], &["--json", file.to_str().unwrap()]].concat()).run();
     assert_eq!((run.code, run.stderr.as_str()), (Some(0), ""));
     assert!(run.stdout.contains("\ntower     4 layers of 24, 2 deepstack mergers, f32\n"));
 
     let rows = rows(&file, &VISION_KEYS);
-    let expected = [("32x24", 8 * 6), ("48x48", 12 * 12)];
+    let images = [("32x24", 8 * 6), ("48x48", 12 * 12)];
+    let expected: Vec<_> = images
+        .into_iter()
+        .flat_map(|image| ["none", "default"].map(|compile| (image, compile)))
+        .collect();
     assert_eq!(rows.len(), expected.len());
-    for ((image, patches), row) in expected.into_iter().zip(&rows) {
+    for (((image, patches), compile), row) in expected.into_iter().zip(&rows) {
         assert_eq!((&row["image"], &row["patches"]), (&image.into(), &patches.into()));
         assert_eq!((&row["model"], &row["dtype"]), (&VISION.into(), &"f32".into()));
         assert_eq!((&row["device"], &row["threads"]), (&"cpu".into(), &1.into()));
         assert_eq!(
             (&row["implementation"], &row["compile"]),
-            (&"moexperts".into(), &"none".into())
+            (&"moexperts".into(), &compile.into())
         );
         let number = |key: &str| row[key].as_f64().unwrap();
         assert!(number("prepare_ms") > 0.0);
@@ -269,8 +273,8 @@ fn a_vision_tower_has_a_row_for_each_image() {
         let fraction = number("gflop_per_s") / number("limit_gflop_per_s");
         assert!(close(number("fraction_of_limit"), fraction));
         let lines = table(&run.stdout, image);
-        assert_eq!(lines.len(), 1);
-        assert_eq!(lines[0][1], patches.to_string());
+        assert_eq!(lines.len(), 2);
+        assert!(lines.iter().any(|line| line[1] == compile && line[2] == patches.to_string()));
     }
 }
 

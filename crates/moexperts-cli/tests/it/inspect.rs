@@ -29,8 +29,9 @@ fn shows_every_section() {
         let line = backends.lines().find(|line| line.trim_start().starts_with(name)).unwrap();
         line.trim_start()[name.len()..].split_whitespace().map(str::to_owned).collect::<Vec<_>>()
     };
-    assert_eq!(answers("bf16"), ["yes", "yes", "yes"]);
-    assert_eq!(answers("norm after"), ["-", "-", "-"]);
+    for property in ["bf16", "no gate", "biases"] {
+        assert_eq!(answers(property), ["yes", "yes", "yes"], "{property}");
+    }
 
     let kernels = section(&text, "Kernels by dtype of the weights, the best first");
     assert!(kernels.contains("portable*"));

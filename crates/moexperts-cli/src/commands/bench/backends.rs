@@ -16,7 +16,7 @@ pub(super) struct Backends<D: Device> {
     named: bool,
 }
 
-impl<D: Device> Backends<D> {
+impl<D: Device<Experts = D>> Backends<D> {
     /// Those of these names; every registered one if there are none.
     pub(super) fn named(names: &[String]) -> Result<Self, CliError> {
         let named = !names.is_empty();

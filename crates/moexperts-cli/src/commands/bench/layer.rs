@@ -115,7 +115,7 @@ impl<D: Hardware> Bench<'_, D> {
 }
 
 /// The backends that can run these experts, and why the others cannot.
-fn able<D: Device>(
+fn able<D: Device<Experts = D>>(
     backends: &Backends<D>,
     spec: &ExpertsSpec,
     device: &D,

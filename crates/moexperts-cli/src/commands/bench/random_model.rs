@@ -18,8 +18,9 @@ use moexperts::{
     config::Config,
     families,
     files::ModelFiles,
-    model::{DecoderSpec, MlpSpec},
+    model::DecoderSpec,
     units::counted,
+    weights::{AsPublished, TensorSpec},
 };
 use serde_json::Value;
 
@@ -29,12 +30,6 @@ use crate::{args::Shape, error::CliError, summary::bytes};
 /// About what names, headers and views take for each tensor: nothing beside real weights, but most
 /// of the memory where a million experts have a weight each.
 const BYTES_PER_TENSOR: u128 = 512;
-
-/// The most tensors of a layer beside those of its experts.
-const TENSORS_BESIDE_EXPERTS: u128 = 20;
-
-/// The embedding, the last norm and the head.
-const TENSORS_BESIDE_LAYERS: u128 = 3;
 
 /// A model that is described, and not yet in memory.
 #[derive(Debug)]
@@ -102,20 +97,10 @@ impl RandomModel {
 
     /// Bytes of memory; wide, because the largest shapes and numbers of layers are beyond 64 bits.
     fn size_bytes(&self) -> u128 {
-        let mut part = self.spec.clone();
-        let mut weights_with = |layers| {
-            part.layers = layers;
-            part.total_weights() as u128
+        let bytes = |tensor: &TensorSpec| {
+            let elements = tensor.elements() * self.dtype.size_bytes() as u128;
+            elements + tensor.count() as u128 * BYTES_PER_TENSOR
         };
-        let outside = weights_with(Vec::new());
-        let (mut weights, mut tensors) = (outside, TENSORS_BESIDE_LAYERS);
-        for layer in &self.spec.layers {
-            weights += weights_with(vec![layer.clone()]) - outside;
-            tensors += TENSORS_BESIDE_EXPERTS;
-            if let MlpSpec::Moe(moe) = &layer.mlp {
-                tensors += 3 * moe.num_experts as u128;
-            }
-        }
-        weights * self.dtype.size_bytes() as u128 + tensors * BYTES_PER_TENSOR
+        self.spec.tensors(&AsPublished).iter().map(bytes).sum()
     }
 }

@@ -2,14 +2,21 @@
 
 mod row;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use moexperts::{Device, Error, Image, LanguageModel, model::VisionSpec, units::counted};
+use moexperts::{
+    CompiledPlans, Device, Error, Image, LanguageModel, blocks::VisionSpec, units::counted,
+};
 
 use self::row::{Measured, Row};
-use super::{limits::Limits, random::Random, runs::timed, table::Report};
+use super::{
+    limits::Limits,
+    random::Random,
+    runs::{enough, timed},
+    table::Report,
+};
 use crate::{
-    args::{BenchVisionArgs, ImageSize},
+    args::{BenchVisionArgs, Compiling, ImageSize},
     commands::load,
     error::CliError,
     hardware::Hardware,
@@ -29,8 +36,11 @@ pub(in crate::commands) fn bench<D: Hardware>(
 ) -> Result<(), CliError> {
     let model = &load(device, args.load.model.as_deref(), args.load.options())?;
     let tower = model.require_vision()?;
-    let columns = Row::columns(&args.image_size);
-    let mut report = Report::new(columns, args.image_size.len(), args.json.as_deref());
+    let ways = ways(args, model)?;
+    let names: Vec<Compiling> = ways.iter().map(|(compile, _)| *compile).collect();
+    let columns = Row::columns(&args.image_size, &names);
+    let rows = args.image_size.len() * ways.len();
+    let mut report = Report::new(columns, rows, args.json.as_deref());
     report.line(&format!("machine   {}", model.device().machine()))?;
     report.line(&format!("model     {}", model.origin()))?;
     report.line(&format!("tower     {}, {}", described(tower.spec()), tower.dtype()))?;
@@ -42,9 +52,10 @@ pub(in crate::commands) fn bench<D: Hardware>(
     for &size in &args.image_size {
         report.doing(size.to_string());
         limits.refresh()?;
-        let measured = measure(model, &noise(size, args.seed)?, args.time)?;
-        let row = Row::new(model, tower, size, &measured, limits.peak());
-        report.row(&row.cells(), &row)?;
+        for measured in measure(model, &ways, &noise(size, args.seed)?, args.time)? {
+            let row = Row::new(model, tower, size, &measured, limits.peak());
+            report.row(&row.cells(), &row)?;
+        }
     }
     limits.again()?;
     report.line(&limits.summary(model.origin()))
@@ -64,20 +75,58 @@ fn noise(ImageSize { width, height }: ImageSize, seed: u64) -> Result<Image, Cli
     Ok(Image::from_rgb8(width, height, rgb)?)
 }
 
+/// A way to compile, and what compiling made.
+type Way<D> = (Compiling, Option<CompiledPlans<D>>);
+
+/// The ways to compile that take part.
+fn ways<D: Device>(
+    args: &BenchVisionArgs,
+    model: &LanguageModel<D>,
+) -> Result<Vec<Way<D>>, CliError> {
+    if args.compile.is_empty() {
+        return Ok(vec![(Compiling::None, None)]);
+    }
+    let way = |&compile: &Compiling| {
+        let Compiling::Mode(mode) = compile else { return Ok((compile, None)) };
+        // Plans of the tower are made at its first picture of a size.
+        model.compile(args.limits.options(mode, Vec::new(), Vec::new()))?;
+        Ok((compile, model.compiled()))
+    };
+    args.compile.iter().map(way).collect()
+}
+
+/// One image, in each way to compile in turn.
 fn measure<D: Device>(
     model: &LanguageModel<D>,
+    ways: &[Way<D>],
     image: &Image,
     time: Duration,
-) -> Result<Measured, CliError> {
-    let tower = model.require_vision()?;
+) -> Result<Vec<Measured>, CliError> {
     let visual = model.prepare_image(image)?;
     let features = || {
-        tower.features(visual.pixels())?;
+        model.visual_features(&visual)?;
         Ok::<_, Error>(model.device().synchronize()?)
     };
-    Ok(Measured {
+    let prepare_seconds = timed(|| model.prepare_image(image), time)?;
+    let measured = |(compile, _): &Way<D>| Measured {
+        compile: *compile,
         grid: visual.pixels().grid_thw(),
-        prepare_seconds: timed(|| model.prepare_image(image), time)?,
-        seconds: timed(features, time)?,
-    })
+        prepare_seconds: prepare_seconds.clone(),
+        seconds: Vec::new(),
+    };
+    let mut all: Vec<Measured> = ways.iter().map(measured).collect();
+    // What is made at the first run is made now.
+    for (_, plans) in ways {
+        model.set_compiled(plans.clone())?;
+        features()?;
+    }
+    while !all.iter().all(|measured| enough(&measured.seconds, time)) {
+        for ((_, plans), measured) in ways.iter().zip(&mut all) {
+            model.set_compiled(plans.clone())?;
+            let start = Instant::now();
+            features()?;
+            measured.seconds.push(start.elapsed().as_secs_f64());
+        }
+    }
+    Ok(all)
 }

@@ -8,7 +8,7 @@ use std::sync::{
 
 use moexperts::{
     DType, Device, ExpertsBackend, ExpertsCall, ExpertsSpec, LanguageModel,
-    core::{Result, Routing},
+    core::{Result, Routing, WeightFormat},
 };
 use moexperts_report::Work;
 
@@ -29,7 +29,7 @@ pub(in super::super) struct Counted {
 /// None if it is to stop before: that is asked after every token.
 pub(in super::super) fn count<D: Device>(
     model: &LanguageModel<D>,
-    backend: &Backend<D>,
+    backend: &Backend<D::Experts>,
     task: &Task,
     stop: impl Fn() -> bool,
 ) -> std::result::Result<Option<Counted>, CliError> {
@@ -80,7 +80,7 @@ impl Beside {
                 spec.hidden_size,
                 moe.moe_intermediate_size,
                 moe.num_experts,
-                DType::F32,
+                WeightFormat::F32,
             );
             moe.router.top_k * layer.weights_per_expert()
         });

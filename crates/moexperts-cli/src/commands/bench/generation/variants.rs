@@ -11,7 +11,7 @@ use crate::{
 /// A backend in a way to compile.
 #[derive(Debug)]
 pub(in super::super) struct Variant<D: Device> {
-    pub(in super::super) backend: Backend<D>,
+    pub(in super::super) backend: Backend<D::Experts>,
     pub(in super::super) compile: Compiling,
     /// What compiling made.
     plans: Option<CompiledPlans<D>>,
@@ -30,7 +30,7 @@ impl<D: Device> Variant<D> {
 /// What is asked for.
 #[derive(Debug)]
 pub(in super::super) struct Asked<'a, D: Device> {
-    pub(in super::super) backends: &'a [Backend<D>],
+    pub(in super::super) backends: &'a [Backend<D::Experts>],
     /// Not at all if there is none.
     pub(in super::super) compile: &'a [Compiling],
     pub(in super::super) limits: &'a CompileLimits,
@@ -44,7 +44,7 @@ pub(in super::super) struct Asked<'a, D: Device> {
 pub(in super::super) struct Variants<D: Device> {
     pub(in super::super) able: Vec<Variant<D>>,
     /// Backends that break a `fullgraph`.
-    pub(in super::super) broken: Vec<(Backend<D>, Compiling, Error)>,
+    pub(in super::super) broken: Vec<(Backend<D::Experts>, Compiling, Error)>,
     /// A line for each compilation.
     pub(in super::super) lines: Vec<String>,
 }

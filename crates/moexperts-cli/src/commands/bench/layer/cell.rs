@@ -198,7 +198,7 @@ mod tests {
     use crate::hardware::Hardware;
 
     fn measured<D: Hardware>(device: &D, room: Room) -> Vec<Measured> {
-        let spec = ExpertsSpec::gated_silu(64, 32, 8, DType::Bf16);
+        let spec = ExpertsSpec::gated_silu(64, 32, 8, DType::Bf16.into());
         let weights = Weights::random(device, spec, 3, room).unwrap();
         let (backends, _) = Backends::named(&[]).unwrap().able(|_| Ok::<_, Error>(())).unwrap();
         let cell = Cell {

@@ -55,7 +55,7 @@ impl Row {
         let ms = time.scaled(1e3);
         Self {
             shape: shape.to_owned(),
-            dtype: spec.dtype.name(),
+            dtype: spec.format.name(),
             device: device.to_owned(),
             threads,
             tokens,

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use moexperts::{
-    Device, Error, ExpertsSpec,
+    DType, Device, Error, ExpertsSpec,
     core::{self, Expert, Experts, Linear, Matrix, MatrixLayout, Storage},
 };
 
@@ -46,7 +46,8 @@ impl<D: Hardware> Weights<D> {
     ) -> Result<Self, CliError> {
         let plan = Plan::new(&spec, room.machine_budget(), room.own_budget())?;
         let mut pool = Pool::zeros(plan.pool_bytes);
-        let values = Uniform { dtype: spec.dtype, limit: SCALE, seed, purpose: 0 };
+        let dtype = dense(&spec).map_err(Error::from)?;
+        let values = Uniform { dtype, limit: SCALE, seed, purpose: 0 };
         pool.fill(0..plan.pool_bytes, values, filling_threads(device));
         let pool: Arc<dyn Storage> = Arc::new(pool);
         let mut random = Random::new(seed, &[1]);
@@ -118,6 +119,15 @@ impl Plan {
     }
 }
 
+/// The element type of weights that are stored one by one, as random ones are made.
+fn dense(spec: &ExpertsSpec) -> core::Result<DType> {
+    spec.format.dense().ok_or_else(|| core::Error::Unknown {
+        what: "format of random weights",
+        got: spec.format.name().to_owned(),
+        known: DType::ALL.map(|dtype| format!("`{dtype}`")).join(", "),
+    })
+}
+
 /// The expert that begins at a byte of the pool: gate, up, down, one after another.
 fn expert(
     pool: &Arc<dyn Storage>,
@@ -125,10 +135,11 @@ fn expert(
     spec: &ExpertsSpec,
     random: &mut Random,
 ) -> core::Result<Expert<Matrix, Vec<f32>>> {
-    let projection_bytes = spec.hidden * spec.intermediate * spec.dtype.size_bytes();
+    let dtype = dense(spec)?;
+    let projection_bytes = spec.format.size_bytes(spec.intermediate, spec.hidden);
     let mut projection = |index: usize, rows: usize, cols: usize| {
         let offset_bytes = start + index * projection_bytes;
-        let layout = MatrixLayout::row_major(offset_bytes, spec.dtype, rows, cols);
+        let layout = MatrixLayout::row_major(offset_bytes, dtype, rows, cols);
         let bias = spec.bias.then(|| (0..rows).map(|_| random.within(SCALE)).collect());
         Ok(Linear { weight: Matrix::new(Arc::clone(pool), layout)?, bias })
     };
@@ -145,11 +156,11 @@ mod tests {
 
     use super::*;
 
-    const SMALL: ExpertsSpec = ExpertsSpec::gated_silu(24, 5, 3, DType::Bf16);
+    const SMALL: ExpertsSpec = ExpertsSpec::gated_silu(24, 5, 3, core::WeightFormat::BF16);
 
     #[test]
     fn experts_that_fit_lie_one_after_another() {
-        let spec = ExpertsSpec::gated_silu(2048, 1408, 60, DType::Bf16);
+        let spec = ExpertsSpec::gated_silu(2048, 1408, 60, DType::Bf16.into());
         let plan = Plan::new(&spec, 16 << 30, None).unwrap();
         assert_eq!((plan.sets, plan.pool_bytes), (2, 2 * 60 * spec.bytes_per_expert()));
         assert_eq!(plan.place(61), 61 * spec.bytes_per_expert());
@@ -158,7 +169,7 @@ mod tests {
 
     #[test]
     fn experts_that_do_not_fit_overlap_inside_the_pool() {
-        let spec = ExpertsSpec::gated_silu(7168, 2048, 256, DType::Bf16);
+        let spec = ExpertsSpec::gated_silu(7168, 2048, 256, DType::Bf16.into());
         let plan = Plan::new(&spec, 8 << 30, None).unwrap();
         assert_eq!((plan.sets, plan.pool_bytes), (1, OVERLAP_BYTES));
         let mut places: Vec<usize> = (0..256).map(|index| plan.place(index)).collect();
@@ -175,7 +186,7 @@ mod tests {
 
     #[test]
     fn a_device_with_memory_of_its_own_has_copies_of_one_set() {
-        let spec = ExpertsSpec::gated_silu(2048, 1408, 60, DType::Bf16);
+        let spec = ExpertsSpec::gated_silu(2048, 1408, 60, DType::Bf16.into());
         let set_bytes = 60 * spec.bytes_per_expert();
         let plan = Plan::new(&spec, 16 << 30, Some(32 << 30)).unwrap();
         assert_eq!((plan.sets, plan.pool_bytes, plan.copied), (2, set_bytes, true));
@@ -208,7 +219,7 @@ mod tests {
     #[test]
     fn weights_repeat_with_the_seed_and_are_small_and_spread() {
         for dtype in DType::ALL {
-            let spec = ExpertsSpec { dtype, bias: true, ..SMALL };
+            let spec = SMALL.with_format(dtype.into()).with_bias();
             let weights = |threads: usize, seed| {
                 let options = CpuOptions { threads: threads.try_into().ok(), isa: None };
                 let cpu = Cpu::new(options).unwrap();

@@ -19,8 +19,13 @@ pub(super) const VOCABULARY: usize = 32000;
 type Rest = fn(&ExpertsSpec) -> Value;
 
 /// The named shapes whose models are of a family that can be loaded.
-const NAMED: [(&str, Rest); 4] =
-    [("qwen1.5-moe", qwen2_moe), ("olmoe", olmoe), ("qwen3-30b", qwen3_moe), ("mixtral", mixtral)];
+const NAMED: [(&str, Rest); 5] = [
+    ("qwen1.5-moe", qwen2_moe),
+    ("olmoe", olmoe),
+    ("qwen3-30b", qwen3_moe),
+    ("mixtral", mixtral),
+    ("gpt-oss-20b", gpt_oss),
+];
 
 /// The config, but for what says nothing of the computation. There is no end of sequence: random
 /// models say nothing that could end.
@@ -117,6 +122,33 @@ fn mixtral(spec: &ExpertsSpec) -> Value {
         "rope_theta": 1e6,
         "sliding_window": null,
         "vocab_size": 32000,
+    })
+}
+
+/// `openai/gpt-oss-20b`, but for its packed experts.
+fn gpt_oss(spec: &ExpertsSpec) -> Value {
+    json!({
+        "model_type": "gpt_oss",
+        "attention_bias": true,
+        "head_dim": 64,
+        "intermediate_size": spec.intermediate,
+        "max_position_embeddings": 131_072,
+        "num_attention_heads": 64,
+        "num_key_value_heads": 8,
+        "num_local_experts": spec.experts,
+        "rms_norm_eps": 1e-5,
+        "rope_scaling": {
+            "beta_fast": 32.0,
+            "beta_slow": 1.0,
+            "factor": 32.0,
+            "original_max_position_embeddings": 4096,
+            "rope_type": "yarn",
+            "truncate": false,
+        },
+        "rope_theta": 150_000,
+        "sliding_window": 128,
+        "swiglu_limit": 7.0,
+        "vocab_size": 201_088,
     })
 }
 

@@ -2,19 +2,19 @@
 //! tensor lies, then the tensors without gaps. Written here, because the format's crate makes one
 //! only of tensors that are already somewhere else.
 
-use moexperts::DType;
+use moexperts::{DType, weights::TensorKind};
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 
 use super::{
     super::pool::{ALIGNMENT, Pool, SCALE, Uniform},
-    tensors::{Tensor, Values},
+    tensors::Tensor,
 };
 
 /// The largest value of an embedding. Attention adds about the same to every token of a sequence:
 /// unless the tokens' own values are larger, all choose the same experts after a few layers.
 const EMBEDDING_SCALE: f32 = 4.0;
 
-/// The image of tensors that are sorted by their values.
+/// The image of tensors that are sorted by their kinds.
 pub(super) fn of(tensors: &[Tensor], dtype: DType, seed: u64, threads: usize) -> Pool {
     let size_bytes = |tensor: &Tensor| tensor.shape.iter().product::<usize>() * dtype.size_bytes();
     let header = header(tensors, dtype, size_bytes);
@@ -22,15 +22,15 @@ pub(super) fn of(tensors: &[Tensor], dtype: DType, seed: u64, threads: usize) ->
     let mut image = Pool::zeros(header.len() + data_bytes);
     image.bytes_mut()[..header.len()].copy_from_slice(&header);
     let mut end = header.len();
-    for tensors in tensors.chunk_by(|a, b| a.values == b.values) {
+    for tensors in tensors.chunk_by(|a, b| a.kind == b.kind) {
         let start = end;
         end += tensors.iter().map(size_bytes).sum::<usize>();
         let uniform = |limit, purpose| Uniform { dtype, limit, seed, purpose };
-        match tensors[0].values {
-            Values::Embedding => image.fill(start..end, uniform(EMBEDDING_SCALE, 0), threads),
-            Values::Weights => image.fill(start..end, uniform(SCALE, 1), threads),
-            Values::Ones => image.repeat(start..end, 1.0, dtype),
-            Values::Zeros => image.repeat(start..end, 0.0, dtype),
+        match tensors[0].kind {
+            TensorKind::Embedding => image.fill(start..end, uniform(EMBEDDING_SCALE, 0), threads),
+            TensorKind::Norm => image.repeat(start..end, 1.0, dtype),
+            TensorKind::Bias => image.repeat(start..end, 0.0, dtype),
+            _ => image.fill(start..end, uniform(SCALE, 1), threads),
         }
     }
     image

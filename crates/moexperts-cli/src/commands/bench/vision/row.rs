@@ -1,11 +1,14 @@
 //! A row: one image through the tower.
 
-use moexperts::{LanguageModel, model::VisionTower};
+use moexperts::{LanguageModel, VisionTower};
 use moexperts_report::Statistics;
 use serde::Serialize;
 
 use super::super::{device_name, digits, percent, rounded, table::Column};
-use crate::{args::ImageSize, hardware::Hardware};
+use crate::{
+    args::{Compiling, ImageSize},
+    hardware::Hardware,
+};
 
 /// As the JSON file has it.
 #[derive(Debug, Serialize)]
@@ -18,8 +21,8 @@ pub(super) struct Row {
     image: String,
     patches: usize,
     implementation: &'static str,
-    /// Nothing is compiled here; results of other systems in the same form say `default` and so on.
-    compile: &'static str,
+    /// `none`, or a mode.
+    compile: String,
     prepare_ms: f64,
     median_ms: f64,
     p10_ms: f64,
@@ -29,9 +32,10 @@ pub(super) struct Row {
     fraction_of_limit: f64,
 }
 
-/// What one image took.
+/// What one image took, in one way to compile.
 #[derive(Debug)]
 pub(super) struct Measured {
+    pub(super) compile: Compiling,
     /// Patches in time, height and width.
     pub(super) grid: [usize; 3],
     /// From the image to patches.
@@ -60,7 +64,7 @@ impl Row {
             image: size.to_string(),
             patches: measured.grid.iter().product(),
             implementation: "moexperts",
-            compile: "none",
+            compile: measured.compile.to_string(),
             prepare_ms: rounded(1e3 * Statistics::of(&measured.prepare_seconds).median),
             median_ms: rounded(ms.median),
             p10_ms: rounded(ms.p10),
@@ -71,10 +75,11 @@ impl Row {
         }
     }
 
-    /// The columns of the table, for images of these sizes.
-    pub(super) fn columns(sizes: &[ImageSize]) -> Vec<Column> {
+    /// The columns of the table, for images of these sizes and these ways to compile.
+    pub(super) fn columns(sizes: &[ImageSize], ways: &[Compiling]) -> Vec<Column> {
         vec![
             Column::words("image", sizes.iter().map(ToString::to_string)),
+            Column::words("compile", ways.iter().map(ToString::to_string)),
             Column::number("patches", 0),
             Column::number("prepare ms", 0),
             Column::number("ms", 6),
@@ -88,6 +93,7 @@ impl Row {
     pub(super) fn cells(&self) -> Vec<String> {
         vec![
             self.image.clone(),
+            self.compile.clone(),
             self.patches.to_string(),
             digits(self.prepare_ms),
             digits(self.median_ms),

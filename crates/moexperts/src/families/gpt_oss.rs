@@ -2,9 +2,7 @@
 
 use moexperts_core::{Activation, RouterSpec};
 
-use super::{
-    Defaults, Family, attention, decoder, dimension, num_experts, num_layers, slides, window,
-};
+use super::{Defaults, Family, decoder, dimension, num_experts, num_layers, slides, window};
 use crate::{
     blocks::{Attention, FeedForward, FusedExperts, LayerSpec, Mixer, Moe, MoeNames, RopeScaling},
     config::Config,
@@ -28,7 +26,8 @@ const NAMES: &[MoeNames] = &[MoeNames {
 }];
 
 fn describe(config: &Config) -> Result<DecoderSpec> {
-    let mut spec = decoder(config, &Defaults::new(1.5e5, 1e-5))?;
+    let (mut spec, attention) =
+        decoder(config, &Defaults { head_dim: Some(64), ..Defaults::new(1.5e5, 1e-5) })?;
     if !config.contains("rope_parameters") && !config.contains("rope_scaling") {
         spec.ropes[0].scaling = default_scaling();
     }
@@ -45,12 +44,7 @@ fn describe(config: &Config) -> Result<DecoderSpec> {
         ..Moe::new(num_experts(config, 128)?, inner, router, activation)
     };
     let bias = config.or("attention_bias", true)?;
-    let attention = Attention {
-        qkv_bias: bias,
-        o_bias: bias,
-        sinks: true,
-        ..attention(config, spec.hidden_size)?
-    };
+    let attention = Attention { qkv_bias: bias, o_bias: bias, sinks: true, ..attention };
     let window = window(config)?;
     for index in 0..num_layers(config)? {
         let slides = slides(config, index)?.unwrap_or(index.is_multiple_of(2));

@@ -2,7 +2,7 @@
 
 use moexperts_core::RouterSpec;
 
-use super::{Defaults, Family, activation, attention, decoder, dimension, num_experts, num_layers};
+use super::{Defaults, Family, activation, decoder, dimension, num_experts, num_layers};
 use crate::{
     blocks::{Attention, FeedForward, FusedExperts, LayerSpec, Mixer, Moe, MoeNames},
     config::Config,
@@ -29,7 +29,7 @@ const NAMES: &[MoeNames] = &[
 ];
 
 fn describe(config: &Config) -> Result<DecoderSpec> {
-    let mut spec = decoder(config, &Defaults::new(1e4, 1e-6))?;
+    let (mut spec, attention) = decoder(config, &Defaults::new(1e4, 1e-6))?;
     spec.embedding_multiplier = config.or("embedding_multiplier", 1.0)?;
     spec.logits_scaling = config.or("logits_scaling", 1.0)?;
     let inner = dimension(config, "intermediate_size")?;
@@ -43,7 +43,7 @@ fn describe(config: &Config) -> Result<DecoderSpec> {
         qkv_bias: bias,
         o_bias: bias,
         scale: config.or("attention_multiplier", 1.0)?,
-        ..attention(config, spec.hidden_size)?
+        ..attention
     };
     let layer = LayerSpec {
         residual_multiplier: config.or("residual_multiplier", 1.0)?,

@@ -2,7 +2,7 @@
 
 use moexperts_core::RouterSpec;
 
-use super::{Defaults, Family, activation, attention, decoder, dimension, num_experts, num_layers};
+use super::{Defaults, Family, activation, decoder, dimension, num_experts, num_layers};
 use crate::{
     blocks::{Attention, ExpertNames, FeedForward, LayerSpec, Mixer, Moe, MoeNames, QkNorm},
     config::Config,
@@ -23,13 +23,17 @@ const NAMES: &[MoeNames] = &[
     MoeNames { pick_bias: "e_score_correction_bias", ..MoeNames::LLAMA },
 ];
 
+/// Width of a head where the config does not say it.
+const HEAD_DIM: usize = 128;
+
 fn describe(config: &Config) -> Result<DecoderSpec> {
-    let head_dim = config.or("head_dim", 128)?;
+    let head_dim = config.or("head_dim", HEAD_DIM)?;
     let turned: Option<usize> = config.optional("rotary_dim")?;
-    let mut spec = decoder(
+    let (mut spec, attention) = decoder(
         config,
         &Defaults {
             partial_rotary_factor: turned.map_or(1.0, |turned| turned as f64 / head_dim as f64),
+            head_dim: Some(HEAD_DIM),
             ..Defaults::new(5e6, 1e-6)
         },
     )?;
@@ -40,7 +44,7 @@ fn describe(config: &Config) -> Result<DecoderSpec> {
         names: NAMES,
         ..Moe::new(num_experts(config, 256)?, inner, router, activation(config)?)
     };
-    let attention = Attention { qk_norm: QkNorm::Whole, ..attention(config, spec.hidden_size)? };
+    let attention = Attention { qk_norm: QkNorm::Whole, ..attention };
     let layer = LayerSpec::pre_norm(Mixer::Attention(attention), FeedForward::Moe(moe));
     spec.layers = vec![layer; num_layers(config)?];
     Ok(spec)

@@ -2,9 +2,7 @@
 
 use moexperts_core::RouterSpec;
 
-use super::{
-    Defaults, Family, activation, attention, decoder, dimension, num_experts, num_layers, window,
-};
+use super::{Defaults, Family, activation, decoder, dimension, num_experts, num_layers, window};
 use crate::{
     blocks::{Attention, ExpertNames, FeedForward, LayerSpec, Mixer, Moe, MoeNames},
     config::Config,
@@ -25,13 +23,12 @@ const NAMES: &[MoeNames] = &[
 ];
 
 fn describe(config: &Config) -> Result<DecoderSpec> {
-    let mut spec = decoder(config, &Defaults::new(1e6, 1e-5))?;
+    let (mut spec, attention) = decoder(config, &Defaults::new(1e6, 1e-5))?;
     let experts = num_experts(config, 8)?;
     let inner = dimension(config, "intermediate_size")?;
     let router = RouterSpec::softmax(config.or("num_experts_per_tok", 2)?, true);
     let moe = Moe { names: NAMES, ..Moe::new(experts, inner, router, activation(config)?) };
-    let attention =
-        Attention { sliding_window: window(config)?, ..attention(config, spec.hidden_size)? };
+    let attention = Attention { sliding_window: window(config)?, ..attention };
     let layer = LayerSpec::pre_norm(Mixer::Attention(attention), FeedForward::Moe(moe));
     spec.layers = vec![layer; num_layers(config)?];
     Ok(spec)

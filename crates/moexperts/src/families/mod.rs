@@ -192,20 +192,23 @@ struct Defaults {
     rms_norm_eps: f32,
     /// The part of a head that the rotary embedding turns.
     partial_rotary_factor: f64,
+    /// Width of a head; `hidden_size` divided by the heads if `None`.
+    head_dim: Option<usize>,
 }
 
 impl Defaults {
-    /// Rotary embeddings over whole heads.
+    /// Rotary embeddings over whole heads, which share the hidden size.
     const fn new(rope_theta: f64, rms_norm_eps: f32) -> Self {
-        Self { rope_theta, rms_norm_eps, partial_rotary_factor: 1.0 }
+        Self { rope_theta, rms_norm_eps, partial_rotary_factor: 1.0, head_dim: None }
     }
 }
 
-/// Reads what every family shares; the layers are left to the family.
-fn decoder(config: &Config, defaults: &Defaults) -> Result<DecoderSpec> {
+/// Reads what every family shares: a decoder whose layers are left to the family, and the heads of
+/// its attention.
+fn decoder(config: &Config, defaults: &Defaults) -> Result<(DecoderSpec, Attention)> {
     let hidden_size = dimension(config, "hidden_size")?;
-    let attention = attention(config, hidden_size)?;
-    Ok(DecoderSpec {
+    let attention = attention(config, hidden_size, defaults.head_dim)?;
+    let decoder = DecoderSpec {
         model_type: config.required("model_type")?,
         backbone: "",
         module: "model",
@@ -223,16 +226,21 @@ fn decoder(config: &Config, defaults: &Defaults) -> Result<DecoderSpec> {
             defaults.rope_theta,
         )?],
         layers: Vec::new(),
-    })
+    };
+    Ok((decoder, attention))
 }
 
 /// Reads the heads of an attention.
-fn attention(config: &Config, hidden_size: usize) -> Result<Attention> {
+fn attention(
+    config: &Config,
+    hidden_size: usize,
+    default_head_dim: Option<usize>,
+) -> Result<Attention> {
     let heads = dimension(config, "num_attention_heads")?;
     let kv_heads = dimension_or(config, "num_key_value_heads", heads)?;
     let head_dim = match config.contains("head_dim") {
         true => dimension(config, "head_dim")?,
-        false => hidden_size / heads,
+        false => default_head_dim.unwrap_or(hidden_size / heads),
     };
     if head_dim == 0 || !heads.is_multiple_of(kv_heads) {
         return Err(Error::Config {

@@ -2,7 +2,7 @@
 
 use moexperts_core::RouterSpec;
 
-use super::{Defaults, Family, activation, attention, decoder, dimension, num_experts, num_layers};
+use super::{Defaults, Family, activation, decoder, dimension, num_experts, num_layers};
 use crate::{
     blocks::{Attention, FeedForward, LayerSpec, Mixer, Moe, QkNorm},
     config::Config,
@@ -13,7 +13,7 @@ use crate::{
 pub(super) const FAMILY: Family = Family::causal_lm("olmoe", describe);
 
 fn describe(config: &Config) -> Result<DecoderSpec> {
-    let mut spec = decoder(config, &Defaults::new(1e4, 1e-5))?;
+    let (mut spec, attention) = decoder(config, &Defaults::new(1e4, 1e-5))?;
     let experts = num_experts(config, 64)?;
     let inner = dimension(config, "intermediate_size")?;
     let top_k = config.or("num_experts_per_tok", 8)?;
@@ -25,7 +25,7 @@ fn describe(config: &Config) -> Result<DecoderSpec> {
         o_bias: bias,
         qk_norm: QkNorm::Whole,
         clip_qkv: config.optional("clip_qkv")?,
-        ..attention(config, spec.hidden_size)?
+        ..attention
     };
     let layer = LayerSpec::pre_norm(Mixer::Attention(attention), FeedForward::Moe(moe));
     spec.layers = vec![layer; num_layers(config)?];

@@ -3,8 +3,8 @@
 use moexperts_core::RouterSpec;
 
 use super::{
-    Defaults, Family, activation, attention, decoder, dimension, is_sparse, num_experts,
-    num_layers, slides, window,
+    Defaults, Family, activation, decoder, dimension, is_sparse, num_experts, num_layers, slides,
+    window,
 };
 use crate::{
     blocks::{Attention, Dense, DenseNames, FeedForward, LayerSpec, Mixer, Moe, SharedExpert},
@@ -16,7 +16,7 @@ use crate::{
 pub(super) const FAMILY: Family = Family::causal_lm("qwen2_moe", describe);
 
 fn describe(config: &Config) -> Result<DecoderSpec> {
-    let mut spec = decoder(config, &Defaults::new(1e4, 1e-6))?;
+    let (mut spec, attention) = decoder(config, &Defaults::new(1e4, 1e-6))?;
     let activation = activation(config)?;
     let experts = num_experts(config, 60)?;
     let inner = dimension(config, "moe_intermediate_size")?;
@@ -29,10 +29,7 @@ fn describe(config: &Config) -> Result<DecoderSpec> {
         ..Moe::new(experts, inner, router, activation)
     };
     let dense = Dense::new(dimension(config, "intermediate_size")?, activation);
-    let attention = Attention {
-        qkv_bias: config.or("qkv_bias", true)?,
-        ..attention(config, spec.hidden_size)?
-    };
+    let attention = Attention { qkv_bias: config.or("qkv_bias", true)?, ..attention };
     for index in 0..num_layers(config)? {
         let feed_forward = match is_sparse(config, index)? {
             true => FeedForward::Moe(moe.clone()),

@@ -3,8 +3,7 @@
 use moexperts_core::RouterSpec;
 
 use super::{
-    Defaults, Family, activation, attention, decoder, dimension, is_sparse, num_experts,
-    num_layers, window,
+    Defaults, Family, activation, decoder, dimension, is_sparse, num_experts, num_layers, window,
 };
 use crate::{
     blocks::{Attention, Dense, FeedForward, LayerSpec, Mixer, Moe, QkNorm},
@@ -16,7 +15,7 @@ use crate::{
 pub(super) const FAMILY: Family = Family::causal_lm("qwen3_moe", describe);
 
 fn describe(config: &Config) -> Result<DecoderSpec> {
-    let mut spec = decoder(config, &Defaults::new(1e4, 1e-6))?;
+    let (mut spec, attention) = decoder(config, &Defaults::new(1e4, 1e-6))?;
     let experts = num_experts(config, 128)?;
     let inner = dimension(config, "moe_intermediate_size")?;
     let top_k = config.or("num_experts_per_tok", 8)?;
@@ -26,14 +25,14 @@ fn describe(config: &Config) -> Result<DecoderSpec> {
         true => window(config)?,
         false => None,
     };
-    spec.layers = layers(config, spec.hidden_size, &moe, window)?;
+    spec.layers = layers(config, attention, &moe, window)?;
     Ok(spec)
 }
 
 /// The layers of the decoder, with `moe` where one has experts.
 pub(super) fn layers(
     config: &Config,
-    hidden_size: usize,
+    heads: Attention,
     moe: &Moe,
     sliding_window: Option<usize>,
 ) -> Result<Vec<LayerSpec>> {
@@ -44,7 +43,7 @@ pub(super) fn layers(
         o_bias: bias,
         qk_norm: QkNorm::PerHead,
         sliding_window,
-        ..attention(config, hidden_size)?
+        ..heads
     };
     let layer = |index| -> Result<LayerSpec> {
         let feed_forward = match is_sparse(config, index)? {

@@ -45,7 +45,7 @@ fn describe(config: &Config) -> Result<ModelSpec> {
 }
 
 fn text(config: &Config) -> Result<DecoderSpec> {
-    let mut spec = decoder(config, &Defaults::new(5e5, 1e-6))?;
+    let (mut spec, attention) = decoder(config, &Defaults::new(5e5, 1e-6))?;
     spec.backbone = "text_config";
     spec.module = "model.language_model";
     spec.ropes[0].mrope_section = Some(mrope_section(config)?);
@@ -54,7 +54,7 @@ fn text(config: &Config) -> Result<DecoderSpec> {
     // Whatever `norm_topk_prob` says, as in transformers.
     let router = RouterSpec::softmax(config.or("num_experts_per_tok", 4)?, true);
     let moe = Moe { names: NAMES, ..Moe::new(experts, inner, router, activation(config)?) };
-    spec.layers = qwen3_moe::layers(config, spec.hidden_size, &moe, None)?;
+    spec.layers = qwen3_moe::layers(config, attention, &moe, None)?;
     Ok(spec)
 }
 

@@ -35,6 +35,14 @@ fn a_missing_key() {
 }
 
 #[test]
+fn quantised_weights() {
+    assert_eq!(
+        problem("quantization_config", json!({"quant_method": "mxfp4"})),
+        "config.json: the weights are quantised by `mxfp4`, expected a checkpoint in F32, F16 or BF16"
+    );
+}
+
+#[test]
 fn an_unknown_model_type() {
     assert_eq!(
         problem("model_type", json!("llama")),

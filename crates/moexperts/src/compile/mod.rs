@@ -170,7 +170,7 @@ impl<D: Device> Compiled<D> {
         self.plan_and_tuning(Subject::Decoder(decoder, backend), class).map(|(plan, _)| plan)
     }
 
-    /// The plan of a vision tower's forward over so many patches; made if there is none.
+    /// The plan of a vision tower's forward over a number of patches; made if there is none.
     ///
     /// # Errors
     /// As a forward where kernels are measured.

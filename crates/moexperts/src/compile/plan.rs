@@ -131,7 +131,7 @@ impl<D: Device> Plan<D> {
         tower: &VisionTower<D>,
         pixels: &PixelValues,
     ) -> Result<VisualFeatures<D>> {
-        tower.run(&self.program, self.captured, pixels)
+        tower.run(&self.program, pixels)
     }
 }
 

@@ -96,7 +96,7 @@ impl<D: Device> VisionTower<D> {
     /// # Errors
     /// If the pixels are not cut into patches as the tower takes them.
     pub fn features(&self, pixels: &PixelValues) -> Result<VisualFeatures<D>> {
-        self.run(&self.program, false, pixels)
+        self.run(&self.program, pixels)
     }
 
     /// [`features`](Self::features) by a program of this tower's forward.
@@ -106,10 +106,9 @@ impl<D: Device> VisionTower<D> {
     pub(crate) fn run(
         &self,
         program: &Program<D>,
-        captured: bool,
         pixels: &PixelValues,
     ) -> Result<VisualFeatures<D>> {
-        self.with_memory(program, captured, pixels, |run, workspace| {
+        self.with_memory(program, pixels, |run, workspace| {
             program.run(run, workspace)?;
             let mut outputs = program.take_outputs(workspace).into_iter();
             let embeddings = outputs.next().unwrap_or_default();
@@ -127,7 +126,7 @@ impl<D: Device> VisionTower<D> {
         pixels: &PixelValues,
         mut work: impl FnMut(usize, &Step<D>, &mut Workspace<D>, &mut Run<'_, D>) -> Result<()> + Send,
     ) -> Result<()> {
-        self.with_memory(program, false, pixels, |run, workspace| {
+        self.with_memory(program, pixels, |run, workspace| {
             program.run_steps(run, workspace, &mut work)
         })
     }
@@ -135,7 +134,6 @@ impl<D: Device> VisionTower<D> {
     fn with_memory<R: Send>(
         &self,
         program: &Program<D>,
-        captured: bool,
         pixels: &PixelValues,
         work: impl FnOnce(&mut Run<'_, D>, &mut Workspace<D>) -> Result<R> + Send,
     ) -> Result<R> {
@@ -144,7 +142,7 @@ impl<D: Device> VisionTower<D> {
         let mut memory = memories().pop().unwrap_or_default();
         let TowerMemory { scratch, angles, workspace } = &mut memory;
         let (spec, grid, patches) = (&self.spec, pixels.grid_thw(), pixels.patches());
-        let result = program.enter(workspace, captured, |workspace| {
+        let result = program.enter(workspace, false, |workspace| {
             let (rows, weights) = grid::interpolation(spec, grid);
             let pairs = spec.hidden_size / spec.heads / 2;
             let [cos, sin] = grid::angles(spec, grid);

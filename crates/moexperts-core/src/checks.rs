@@ -271,7 +271,7 @@ pub fn full_attention(
     })
 }
 
-/// Whether a layer of so many experts can have the router.
+/// Whether a layer of `experts` experts can have the router.
 ///
 /// # Errors
 /// [`Error::Router`].

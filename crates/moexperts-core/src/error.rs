@@ -91,7 +91,7 @@ pub enum Error {
         /// Why not.
         problem: String,
     },
-    /// A router that no layer with so many experts can have.
+    /// A router that a layer with this number of experts cannot have.
     #[error("router: `{what}` is {got}, expected {expected}")]
     Router {
         /// The field of [`RouterSpec`](crate::RouterSpec).

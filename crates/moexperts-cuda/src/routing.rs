@@ -52,7 +52,7 @@ impl Cuda {
     /// model is refused for when it is loaded.
     ///
     /// # Errors
-    /// [`Error::Router`](moexperts_core::Error::Router) if there is no such router of so many experts;
+    /// [`Error::Router`](moexperts_core::Error::Router) if a layer of that many experts cannot have the router;
     /// [`Error::Device`](moexperts_core::Error::Device) if it has more experts than a block has shared
     /// memory for, which is tens of thousands.
     pub fn check_router(&self, spec: &RouterSpec, experts: usize) -> Result<()> {

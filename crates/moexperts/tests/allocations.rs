@@ -1,5 +1,5 @@
-//! A decode step allocates nothing, whether the model is compiled or not. A file of its own, with one test: the counter sees
-//! the whole process.
+//! A decode step allocates nothing, whether the model is compiled or not. This is the only test of the
+//! file, since the counter sees the whole process.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 

@@ -25,7 +25,7 @@ pub struct LoadReport {
     pub converted_bytes: usize,
 }
 
-/// What [`Progress`] calls bringing weights to a device with a memory of its own.
+/// What [`Progress`] calls bringing weights to a device whose memory is not the host's.
 const UPLOAD: &str = "bringing weights to the GPU";
 
 /// What [`Progress`] calls exchanging the axes of experts stored `[in, out]`.

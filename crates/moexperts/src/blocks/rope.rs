@@ -116,7 +116,10 @@ impl Rope {
             None => config.or(factor, partial)?,
         };
         if !(partial > 0.0 && partial <= 1.0) {
-            return Err(config.refused(factor, "a part of a head, more than 0 and at most 1"));
+            let problem = format!(
+                "the rotary embedding turns {partial} of a head, expected more than 0 and at most 1"
+            );
+            return Err(Error::Config { file: config.file().to_owned(), problem });
         }
         let dims = (head_dim as f64 * partial) as usize;
         let scaling = match &parameters {

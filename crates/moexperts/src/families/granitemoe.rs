@@ -32,6 +32,9 @@ fn describe(config: &Config) -> Result<DecoderSpec> {
     let (mut spec, attention) = decoder(config, &Defaults::new(1e4, 1e-6))?;
     spec.embedding_multiplier = config.or("embedding_multiplier", 1.0)?;
     spec.logits_scaling = config.or("logits_scaling", 1.0)?;
+    if !spec.logits_scaling.is_normal() {
+        return Err(config.refused("logits_scaling", "a number other than 0"));
+    }
     let inner = dimension(config, "intermediate_size")?;
     let router = RouterSpec::softmax(config.or("num_experts_per_tok", 2)?, true);
     let moe = Moe {

@@ -7,6 +7,7 @@ mod checks;
 mod common;
 mod compile;
 mod compile_matrix;
+mod dialects;
 mod experts_golden;
 mod generation;
 mod golden;

@@ -47,20 +47,21 @@ static ROUTE: Kernel<RouteParams> = Kernel::new(&MODULE, "route", 128);
 static ROUTE_PICKED: Kernel<RouteParams> = Kernel::new(&MODULE, "route_picked", 128);
 static ROUTE_ALL: Kernel<RouteAllParams> = Kernel::new(&MODULE, "route_all", 256);
 
-impl Cuda {
-    /// Whether [`route`](moexperts_core::Operations::route) takes such a router with a pick bias: what a
-    /// model is refused for when it is loaded.
-    ///
-    /// # Errors
-    /// [`Error::Router`](moexperts_core::Error::Router) if a layer of that many experts cannot have the router;
-    /// [`Error::Device`](moexperts_core::Error::Device) if it has more experts than a block has shared
-    /// memory for, which is tens of thousands.
-    pub fn check_router(&self, spec: &RouterSpec, experts: usize) -> Result<()> {
-        checks::router(spec, experts)?;
-        score_number(spec)?;
-        picks_on_logits(spec)?;
-        tokens_per_block(self, spec, experts).map(drop)
+/// Whether `route` takes a router, as [`Operations::check_router`](moexperts_core::Operations) says: one
+/// with a pick bias or groups needs shared memory, which is enough for tens of thousands of experts.
+pub(crate) fn check(cuda: &Cuda, spec: &RouterSpec, experts: usize, pick_bias: bool) -> Result<()> {
+    checks::router(spec, experts)?;
+    score_number(spec)?;
+    picks_on_logits(spec)?;
+    match is_plain(spec, pick_bias) {
+        true => Ok(()),
+        false => tokens_per_block(cuda, spec, experts).map(drop),
     }
+}
+
+/// Whether experts are picked on their logits alone, which needs no shared memory.
+fn is_plain(spec: &RouterSpec, pick_bias: bool) -> bool {
+    !pick_bias && spec.groups.is_none()
 }
 
 /// The experts of each token and their weights, then the slices of a shared expert; NaN weights for a
@@ -79,9 +80,8 @@ pub(crate) fn route(
     let lengths = [pick_bias, per_expert_scale].map(|vector| vector.map(CudaVector::len));
     checks::route(logits.shape(), spec, lengths, gate.map(CudaTensor::shape))?;
     let (score, picks_on_logits) = (score_number(spec)?, picks_on_logits(spec)?);
-    let plain = pick_bias.is_none() && spec.groups.is_none();
     // A warp a token.
-    let (kernel, tokens_per_block, shared_bytes) = if plain {
+    let (kernel, tokens_per_block, shared_bytes) = if is_plain(spec, pick_bias.is_some()) {
         (&ROUTE, WARPS, 0)
     } else {
         let tokens_per_block = tokens_per_block(cuda, spec, experts)?;

@@ -7,8 +7,8 @@ mod common;
 use common::{Outcome, Walk, check, devices, read, tensor, values};
 use moexperts_conformance::{RouterCase, RouterInputs, RouterLogits, router_cases, run_routers};
 use moexperts_core::{
-    Activation, DType, Device, Error, ExpertGroups, GateFunction, Matrix, Result, RopePairing,
-    RouteOperands, RouterSpec, Routing, SharedSlices, made,
+    Activation, DType, Device, Error, ExpertGroups, GateFunction, Matrix, Operations, Result,
+    RopePairing, RouteOperands, RouterSpec, Routing, SharedSlices, made,
 };
 use moexperts_cpu::{Cpu, CpuOptions};
 use moexperts_cuda::Cuda;
@@ -268,7 +268,7 @@ fn every_router_is_the_references() {
         let report = run_routers(&cuda).unwrap_or_else(|failure| panic!("{name}: {failure}"));
         assert!(report.compared > 20 * report.undecided, "{report:?}");
         for case in router_cases() {
-            cuda.check_router(&case.spec, case.experts).unwrap();
+            cuda.check_router(&case.spec, case.experts, true).unwrap();
         }
     }
 }
@@ -285,7 +285,7 @@ fn a_router_of_very_many_experts_takes_fewer_tokens_at_a_time_or_is_refused() {
             let case = RouterCase { experts, logits: RouterLogits::Tied, ..case };
             let inputs = case.inputs();
             let result = case.routing(&cuda, &inputs);
-            let refused = cuda.check_router(&case.spec, experts).err();
+            let refused = cuda.check_router(&case.spec, experts, true).err();
             assert_eq!(result.as_ref().err(), refused.as_ref(), "{name}: {experts}");
             match result {
                 Ok(routing) => assert_eq!(case.compare(&inputs, &routing), Ok(case.tokens)),
@@ -297,7 +297,9 @@ fn a_router_of_very_many_experts_takes_fewer_tokens_at_a_time_or_is_refused() {
             assert_eq!(refused.is_none(), fits, "{name}: {experts}");
         }
         let none = RouterSpec::sigmoid(3);
-        assert!(matches!(cuda.check_router(&none, 2), Err(Error::Router { .. })));
+        assert!(matches!(cuda.check_router(&none, 2, false), Err(Error::Router { .. })));
+        // Without a bias and groups, no shared memory is needed.
+        cuda.check_router(&none, most + 1, false).unwrap();
     }
 }
 

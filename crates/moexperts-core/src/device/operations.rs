@@ -2,7 +2,7 @@
 
 use crate::{
     Activation, Batch, DeviceLinear, Error, Execution, Memory, RouteOperands, RouterSpec, Scratch,
-    StateSpec, error::Result,
+    StateSpec, checks, error::Result,
 };
 
 /// An operation of a device, with a method of its name in [`Operations`].
@@ -238,6 +238,19 @@ pub trait Operations: Execution {
     fn check_attention(&self, spec: &AttentionSpec, sinks: bool) -> Result<()> {
         let _ = (spec, sinks);
         Ok(())
+    }
+
+    /// Whether the device has this router for a number of experts, with a pick bias or without: what
+    /// a model's loader calls, so that a router that is not supported is refused before it runs.
+    ///
+    /// By default it has every router.
+    ///
+    /// # Errors
+    /// [`Error::Device`](crate::Error::Device) that says what is not supported;
+    /// [`Error::Router`](crate::Error::Router) if a layer of that many experts cannot have it.
+    fn check_router(&self, spec: &RouterSpec, experts: usize, pick_bias: bool) -> Result<()> {
+        let _ = pick_bias;
+        checks::router(spec, experts)
     }
 
     /// Row `ids[t]` of `table` [V, H] for each t: [T, H].

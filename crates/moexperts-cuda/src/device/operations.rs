@@ -22,6 +22,10 @@ impl Operations for Cuda {
         attention::check(self, spec)
     }
 
+    fn check_router(&self, spec: &RouterSpec, experts: usize, pick_bias: bool) -> Result<()> {
+        routing::check(self, spec, experts, pick_bias)
+    }
+
     fn embed(&self, table: &CudaMatrix, ids: &[u32], out: &mut CudaTensor) -> Result<()> {
         rows::embed(self, table, ids, out)
     }

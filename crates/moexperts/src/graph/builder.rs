@@ -60,10 +60,7 @@ impl<D: Device> Builder<D> {
 
     /// Width of a value.
     pub(crate) fn cols(&self, x: Value) -> usize {
-        match self.graph.values[x.0] {
-            Shape::Tensor { cols, .. } => cols,
-            Shape::Routing { experts_per_token } => experts_per_token,
-        }
+        self.graph.cols(x)
     }
 
     fn push(&mut self, op: Op<D>, part: &'static str, reads: &[Value], writes: &[Value]) {

@@ -129,6 +129,14 @@ impl<D: Device> Graph<D> {
         }
     }
 
+    /// Width of a value; of a routing, K.
+    pub(crate) fn cols(&self, value: Value) -> usize {
+        match self.values[value.0] {
+            Shape::Tensor { cols, .. } => cols,
+            Shape::Routing { experts_per_token } => experts_per_token,
+        }
+    }
+
     /// Lets everything that reads, changes or returns `from` do so with `to`.
     pub(crate) fn replace(&mut self, from: Value, to: Value) {
         let nodes = self.nodes.iter_mut();

@@ -221,7 +221,7 @@ fn build<D: Device>(spec: &DecoderSpec, weights: &mut Weights<'_, D>) -> Result<
     Ok(graph.finish(vec![logits]))
 }
 
-/// Whether a device has every operation of a graph.
+/// Whether a device has every operation of a graph, in the forms that it needs.
 ///
 /// # Errors
 /// The first refusal, which names the operation.
@@ -230,8 +230,13 @@ pub(super) fn check_operations<D: Device>(graph: &Graph<D>, device: &D) -> Resul
         device.check_operation(operation)?;
     }
     for node in &graph.nodes {
-        if let Op::Attention { spec, sinks, .. } = &node.op {
-            device.check_attention(spec, sinks.is_some())?;
+        match &node.op {
+            Op::Attention { spec, sinks, .. } => device.check_attention(spec, sinks.is_some())?,
+            Op::Route(router) => {
+                let experts = graph.cols(node.reads[0]);
+                device.check_router(&router.spec, experts, router.pick_bias.is_some())?;
+            }
+            _ => {}
         }
     }
     Ok(())

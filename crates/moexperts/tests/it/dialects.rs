@@ -34,36 +34,31 @@ fn load_from(folder: &Path, case: &str, tensors: &[Tensor]) -> LanguageModel {
 /// The experts of each layer, stored one by one as w1, w3 and w2, as `gate_up_proj` and `down_proj`.
 fn fused(stored: Vec<Tensor>) -> Vec<Tensor> {
     let mut all = Vec::new();
-    // By projection and expert: what is stacked follows the numbers of the experts.
-    let mut experts: BTreeMap<(String, usize), Vec<(usize, Dtype, Vec<usize>, Vec<u8>)>> =
-        BTreeMap::new();
-    for (name, dtype, shape, bytes) in stored {
-        match name.split_once(".experts.") {
-            None => all.push((name, dtype, shape, bytes)),
-            Some((module, rest)) => {
-                let (expert, weight) = rest.split_once('.').unwrap();
-                let place = match weight {
-                    "w1.weight" => ("gate_up_proj", 0),
-                    "w3.weight" => ("gate_up_proj", 1),
-                    _ => ("down_proj", 0),
-                };
-                let key = (format!("{module}.experts.{}", place.0), expert.parse().unwrap());
-                experts.entry(key).or_default().push((place.1, dtype, shape, bytes));
-            }
-        }
+    // By projection, expert and half: a stack follows the numbers of the experts.
+    let mut parts: BTreeMap<(String, usize, usize), Tensor> = BTreeMap::new();
+    for tensor in stored {
+        let Some((module, rest)) = tensor.0.split_once(".experts.") else {
+            all.push(tensor);
+            continue;
+        };
+        let (expert, weight) = rest.split_once('.').unwrap();
+        let (projection, half) = match weight {
+            "w1.weight" => ("gate_up_proj", 0),
+            "w3.weight" => ("gate_up_proj", 1),
+            _ => ("down_proj", 0),
+        };
+        let stack = format!("{module}.experts.{projection}");
+        parts.insert((stack, expert.parse().unwrap(), half), tensor);
     }
     let mut stacks: BTreeMap<String, Tensor> = BTreeMap::new();
-    for ((name, _), mut parts) in experts {
-        parts.sort_by_key(|(half, ..)| *half);
-        for (index, (_, dtype, shape, bytes)) in parts.into_iter().enumerate() {
-            let empty = || (name.clone(), dtype, vec![0, 0, shape[1]], Vec::new());
-            let stack = stacks.entry(name.clone()).or_insert_with(empty);
-            if index == 0 {
-                (stack.2[0], stack.2[1]) = (stack.2[0] + 1, 0);
-            }
-            stack.2[1] += shape[0];
-            stack.3.extend(bytes);
+    for ((stack, _, half), (_, dtype, shape, bytes)) in parts {
+        let empty = || (stack.clone(), dtype, vec![0, 0, shape[1]], Vec::new());
+        let (_, _, sizes, all_bytes) = stacks.entry(stack.clone()).or_insert_with(empty);
+        if half == 0 {
+            (sizes[0], sizes[1]) = (sizes[0] + 1, 0);
         }
+        sizes[1] += shape[0];
+        all_bytes.extend(bytes);
     }
     all.extend(stacks.into_values());
     all

@@ -1,8 +1,9 @@
-//! Operations and experts forwards allocate nothing once their buffers have grown. A file of its own,
-//! with one test: the counter sees the whole process.
+//! Operations and experts forwards allocate nothing once their buffers have grown. A separate binary
+//! with one test, because an allocator is the whole process's: it would count other tests too.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail with them")]
 
+#[path = "it/common/mod.rs"]
 mod common;
 
 use std::{
@@ -24,22 +25,22 @@ struct Counting;
 
 static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
 
-// SAFETY: everything is passed on to the system's allocator as it came.
+// SAFETY: every method passes its arguments on to the system's allocator, which keeps the contract.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: as the caller owes.
+        // SAFETY: `layout` has a size, by this method's contract.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: as the caller owes.
+        // SAFETY: the pointer is one of this allocator, so of `System`, with this layout.
         unsafe { System.dealloc(pointer, layout) }
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: as the caller owes.
+        // SAFETY: the pointer is one of this allocator, so of `System`, with this layout.
         unsafe { System.realloc(pointer, layout, size) }
     }
 }
@@ -47,7 +48,7 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static COUNTING: Counting = Counting;
 
-/// What the work allocates, inside, as in a model: the way into the pool has a queue of its own.
+/// How often the work allocates inside the pool, as in a model: entering it uses a queue that grows.
 fn allocations(cpu: &Cpu, work: impl FnOnce() + Send) -> usize {
     cpu.enter(|| {
         let before = ALLOCATIONS.load(Ordering::Relaxed);
@@ -57,7 +58,7 @@ fn allocations(cpu: &Cpu, work: impl FnOnce() + Send) -> usize {
 }
 
 #[test]
-fn what_has_grown_once_allocates_nothing() {
+fn buffers_that_have_grown_allocate_nothing() {
     for threads in 1..=3 {
         let cpu = Cpu::new(CpuOptions { threads: NonZero::new(threads), isa: None })
             .expect("threads can be made");
@@ -199,6 +200,6 @@ fn reserved_positions_allocate_nothing(cpu: &Cpu) {
             }
         }
         assert_eq!(cpu.state_bytes(state), bytes);
-        assert!(attend(state, 0, positions, positions) > 0, "what was not reserved");
+        assert!(attend(state, 0, positions, positions) > 0, "positions that were not reserved");
     }
 }

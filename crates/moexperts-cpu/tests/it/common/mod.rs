@@ -1,6 +1,6 @@
-//! What the integration tests share.
+//! Helpers that the integration tests share.
 
-#![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(dead_code, reason = "the test of allocations uses a part")]
 
 pub(crate) mod attention;
 
@@ -10,25 +10,34 @@ use moexperts_conformance::skipped;
 use moexperts_core::{DeviceLinear, Operations, Result, Scratch, Tensor};
 use moexperts_cpu::{Cpu, CpuOptions, Isa};
 
-/// The instruction sets of this machine; those it lacks are named once, or fail the tests.
-static ISAS: LazyLock<Vec<Isa>> = LazyLock::new(|| {
+/// Devices with 1, 2 and 3 threads, for every instruction set of this machine; those it lacks are
+/// named once, or fail the tests. Made once: tests use them at the same time, as callers do.
+static DEVICES: LazyLock<Vec<[Cpu; 3]>> = LazyLock::new(|| {
     let missing = Isa::ALL.into_iter().filter(|isa| !isa.runs_here());
     missing.for_each(|isa| skipped(isa.name()));
-    Isa::available().collect()
+    let with_threads = |isa: Isa| {
+        [1, 2, 3].map(|threads| {
+            let options = CpuOptions { threads: NonZero::new(threads), isa: Some(isa) };
+            Cpu::new(options).unwrap()
+        })
+    };
+    Isa::available().map(with_threads).collect()
 });
 
 /// A device for every instruction set of this machine.
 pub(crate) fn devices() -> impl Iterator<Item = Cpu> {
-    ISAS.iter().map(|&isa| device(isa, 2))
+    devices_by_threads().map(|[_, two, _]| two)
 }
 
+/// The device of an instruction set with 1, 2 or 3 threads.
 pub(crate) fn device(isa: Isa, threads: usize) -> Cpu {
-    Cpu::new(CpuOptions { threads: NonZero::new(threads), isa: Some(isa) }).unwrap()
+    let mut devices = devices_by_threads().flatten();
+    devices.find(|cpu| cpu.isa() == isa && cpu.thread_count() == threads).unwrap()
 }
 
 /// Devices of one instruction set with 1, 2 and 3 threads, for every instruction set.
 pub(crate) fn devices_by_threads() -> impl Iterator<Item = [Cpu; 3]> {
-    ISAS.iter().map(|&isa| [1, 2, 3].map(|threads| device(isa, threads)))
+    DEVICES.iter().cloned()
 }
 
 /// Values in `-1 .. 1` (SplitMix64).
@@ -48,7 +57,7 @@ pub(crate) fn tensor(rows: usize, cols: usize, seed: u64) -> Tensor {
     Tensor::from_vec(rows, cols, values(rows * cols, seed)).unwrap()
 }
 
-/// One linear layer, its result and its room its own.
+/// One linear layer, with a new result and new scratch.
 pub(crate) fn linear(cpu: &Cpu, x: &Tensor, linear: &DeviceLinear<Cpu>) -> Result<Tensor> {
     let mut out = Tensor::default();
     cpu.linear(x, &[linear], &mut Scratch::default(), std::slice::from_mut(&mut out))?;

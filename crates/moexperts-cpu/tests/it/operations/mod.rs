@@ -1,17 +1,16 @@
 //! The operations of [`Cpu`] against plain f64 loops, at every instruction set of this machine.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests fail with them")]
-
-#[path = "../common/mod.rs"]
-mod common;
+mod arbitrary;
 mod linear;
 mod norm;
 mod reuse;
 
-use common::{bits, device, devices, devices_by_threads, linear, tensor, values};
-use moexperts_conformance::{Bounded, RouterCase, Tolerance, router_cases, run_routers};
+use crate::common::{bits, device, devices, devices_by_threads, linear, tensor, values};
+use moexperts_conformance::{
+    Bounded, RouterCase, Tolerance, check_operation, router_cases, run_routers,
+};
 use moexperts_core::{
-    Activation, DType, Error, GateFunction, Linear, Matrix, Memory, Operations, Result,
+    Activation, DType, Error, GateFunction, Linear, Matrix, Memory, Operation, Operations, Result,
     RopePairing, Tensor, made, reference,
 };
 use moexperts_cpu::{Cpu, Isa};
@@ -34,6 +33,15 @@ fn is_shape_error<T>(result: Result<T>) -> bool {
 
 fn is_count_error<T>(result: Result<T>) -> bool {
     matches!(result, Err(Error::Count { .. }))
+}
+
+#[test]
+fn every_operation_is_that_of_its_name() {
+    for cpu in devices() {
+        let problems = Operation::ALL.map(|operation| check_operation(&cpu, operation).err());
+        let problems: Vec<String> = problems.into_iter().flatten().collect();
+        assert!(problems.is_empty(), "{}: {problems:#?}", cpu.isa().name());
+    }
 }
 
 #[test]
@@ -84,35 +92,44 @@ fn a_tensor_of_another_shape_has_the_same_values() {
 fn rope_turns_the_first_values_of_each_head_and_leaves_the_rest() {
     for cpu in devices() {
         for (head_dim, half) in [(8, 4), (64, 32), (10, 3), (6, 0), (2, 1)] {
-            let (tokens, heads_of_token) = (5, 3);
-            let x = tensor(tokens, heads_of_token * head_dim, 6);
-            let angles = values(tokens * half, 7);
-            let of = |function: fn(f32) -> f32| {
-                let values = angles.iter().map(|&angle| function(3.0 * angle)).collect();
-                Tensor::from_vec(tokens, half, values).unwrap()
-            };
-            let (cos, sin) = (of(f32::cos), of(f32::sin));
             for pairing in RopePairing::ALL {
-                let mut turned = x.clone();
-                cpu.rope(&mut turned, head_dim, pairing, &cos, &sin).unwrap();
-                let heads = x.data().chunks_exact(head_dim).zip(turned.data().chunks(head_dim));
-                for (index, (old, got)) in heads.enumerate() {
-                    let token = index / heads_of_token;
-                    let rest = 2 * half..head_dim;
-                    assert_eq!(bits(&got[rest.clone()]), bits(&old[rest]));
-                    for pair in 0..half {
-                        let [first, second] = pairing.places(pair, half);
-                        let (cos, sin) = (cos.row(token)[pair], sin.row(token)[pair]);
-                        for (place, other, sign) in [(first, second, -1.0), (second, first, 1.0)] {
-                            let kept = f64::from(old[place]) * f64::from(cos);
-                            let moved = sign * f64::from(old[other]) * f64::from(sin);
-                            let allowance = 3.0 * ROUNDING * (kept.abs() + moved.abs());
-                            assert_near(got[place], kept + moved, allowance, || {
-                                format!("{} {pairing:?} of {head_dim}, at {place}", cpu.isa())
-                            });
-                        }
-                    }
-                }
+                check_rope(&cpu, [5, 3], [head_dim, half], pairing);
+            }
+        }
+    }
+}
+
+/// Turns `half` pairs of each head of a token.
+fn check_rope(
+    cpu: &Cpu,
+    [tokens, heads]: [usize; 2],
+    [head_dim, half]: [usize; 2],
+    pairing: RopePairing,
+) {
+    let x = tensor(tokens, heads * head_dim, 6);
+    let angles = values(tokens * half, 7);
+    let of = |function: fn(f32) -> f32| {
+        let values = angles.iter().map(|&angle| function(3.0 * angle)).collect();
+        Tensor::from_vec(tokens, half, values).unwrap()
+    };
+    let (cos, sin) = (of(f32::cos), of(f32::sin));
+    let mut turned = x.clone();
+    cpu.rope(&mut turned, head_dim, pairing, &cos, &sin).unwrap();
+    let both = x.data().chunks_exact(head_dim).zip(turned.data().chunks(head_dim));
+    for (index, (old, got)) in both.enumerate() {
+        let token = index / heads;
+        let rest = 2 * half..head_dim;
+        assert_eq!(bits(&got[rest.clone()]), bits(&old[rest]));
+        for pair in 0..half {
+            let [first, second] = pairing.places(pair, half);
+            let (cos, sin) = (cos.row(token)[pair], sin.row(token)[pair]);
+            for (place, other, sign) in [(first, second, -1.0), (second, first, 1.0)] {
+                let kept = f64::from(old[place]) * f64::from(cos);
+                let moved = sign * f64::from(old[other]) * f64::from(sin);
+                let allowance = 3.0 * ROUNDING * (kept.abs() + moved.abs());
+                assert_near(got[place], kept + moved, allowance, || {
+                    format!("{} {pairing:?} of {head_dim}, at {place}", cpu.isa())
+                });
             }
         }
     }
@@ -353,7 +370,7 @@ fn the_number_of_threads_changes_no_bit() {
             let outputs = outputs.iter().flat_map(|output| bits(output.data()));
             let some = router_cases().into_iter().step_by(7);
             let routings = some.flat_map(|case| {
-                // As many tokens as threads share.
+                // Enough tokens that threads share them.
                 let case = RouterCase { tokens: 300, ..case };
                 let routing = case.routing(&cpu, &case.inputs()).unwrap();
                 [routing.top_k_index(), &bits(routing.top_k_weights())].concat()

@@ -1,11 +1,7 @@
-//! What autotuning turns changes how fast [`Cpu`] is: results stay within the tolerance, and all but
-//! one knob change no bit.
+//! The knobs change how fast [`Cpu`] is: results stay within the tolerance, and all but one knob change
+//! no bit.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests fail with them")]
-
-mod common;
-
-use common::{bits, devices_by_threads, linear, tensor, values};
+use crate::common::{bits, devices_by_threads, linear, tensor, values};
 use moexperts_conformance::{
     Bounded, Case, GateUpLayout, Layer, Mismatch, Routes, RoutingWeights, Tolerance, Values, cases,
 };

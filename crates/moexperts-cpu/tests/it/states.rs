@@ -1,11 +1,6 @@
-//! What layers keep: each its own, through a window no more than it sees, and what of it may be
-//! forgotten.
+//! The state of layers: each has a separate one, a window limits its size, and its end can be cut off.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests fail with them")]
-
-mod common;
-
-use common::{
+use crate::common::{
     attention::{Sequence, State, attend, attend_in, check_token, new_state, spec},
     bits, device, devices, values,
 };
@@ -20,7 +15,7 @@ fn position_bytes(spec: &AttentionSpec) -> usize {
     4 * spec.kv_heads * (spec.head_dim + spec.value_dim)
 }
 
-/// What a sequence is read in, one span after the other: the values of all of them.
+/// Reads a sequence in spans, one after the other: the values of all of them.
 fn read(
     cpu: &Cpu,
     state: &mut State,
@@ -70,7 +65,7 @@ fn layers() -> Vec<Layer> {
 }
 
 #[test]
-fn every_layer_attends_to_its_own_state() {
+fn every_layer_attends_to_its_state() {
     const LEN: [usize; 3] = [1400, 40, 3];
     for cpu in devices() {
         let layers = layers();

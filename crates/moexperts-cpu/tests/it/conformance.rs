@@ -1,10 +1,6 @@
 //! Every built-in backend at every instruction set of this machine against the conformance suite.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests fail with them")]
-
-mod common;
-
-use common::{bits, devices, devices_by_threads};
+use crate::common::{bits, devices, devices_by_threads};
 use moexperts_conformance::{
     Layer, agree, agree_exactly, arbitrary_case, cases, check_case, run, same_bits,
 };
@@ -21,7 +17,7 @@ fn every_backend_passes_every_case_at_every_instruction_set() {
         for backend in Cpu::built_in_experts() {
             let report =
                 run(&*backend, &cpu).unwrap_or_else(|failure| panic!("{}: {failure}", cpu.isa()));
-            // These experts are refused for reasons of their own; nothing else may be.
+            // Only these experts may be refused: no CPU backend has their kinds.
             let refused = cases().iter().filter(|case| case.name == "unusual").count();
             assert_eq!(report.refused.len(), refused, "{}: {report}", cpu.isa());
             assert!(report.refused.iter().all(|refusal| refusal.case.name == "unusual"));

@@ -1,10 +1,6 @@
-//! Attention of [`Cpu`] against plain f64 loops, and what must not change a bit of it.
+//! Attention of [`Cpu`] against plain f64 loops, and invariance of its bits.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests fail with them")]
-
-mod common;
-
-use common::{
+use crate::common::{
     attention::{Sequence, attend, attend_in, check, check_whole, new_state, spec},
     bits, device, devices, devices_by_threads,
 };
@@ -238,7 +234,7 @@ fn the_number_of_threads_changes_no_bit() {
 }
 
 #[test]
-fn what_does_not_fit_the_state_is_an_error() {
+fn a_batch_that_does_not_fit_the_state_is_an_error() {
     let (cpu, spec) = (device(Isa::Portable, 1), spec(4, 2, 8));
     let rows = Sequence::new(3, &spec, 1);
     let try_spans = |spans: &[(usize, usize, usize)]| {

@@ -1,15 +1,11 @@
 //! The conformance suite catches backends that break its rules, each in one way.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests fail with them")]
-
-mod common;
-
 use std::sync::{
     Arc,
     atomic::{AtomicUsize, Ordering},
 };
 
-use common::device;
+use crate::common::device;
 use moexperts_conformance::{Problem, agree, agree_exactly, run, same_bits};
 use moexperts_core::{
     Error, Execution, ExpertsBackend, ExpertsCall, ExpertsSpec, Result, Routing, Tensor,

@@ -1,4 +1,4 @@
-//! What a result and the room of a caller held before does not matter.
+//! Earlier contents of a result and of a caller's scratch do not matter.
 
 use moexperts_core::{
     AttentionCall, AttentionSpec, Batch, DType, DeviceLinear, Matrix, Memory, Operations, Result,
@@ -6,12 +6,10 @@ use moexperts_core::{
 };
 use moexperts_cpu::Cpu;
 
-use crate::{
-    common::{bits, devices, tensor, values},
-    linear::layers,
-};
+use super::linear::layers;
+use crate::common::{bits, devices, tensor, values};
 
-/// Runs an operation into results and room of its own, then into those that held other shapes and
+/// Runs an operation with a new result and new scratch, then with those that held other shapes and
 /// values before, or what the operation left there.
 fn check_reuse(what: &str, run: impl Fn(&mut Scratch, &mut Tensor) -> Result<()>) {
     let fresh = made(|out| run(&mut Scratch::default(), out)).unwrap();
@@ -27,7 +25,7 @@ fn check_reuse(what: &str, run: impl Fn(&mut Scratch, &mut Tensor) -> Result<()>
 }
 
 #[test]
-fn what_a_result_held_before_does_not_matter() {
+fn earlier_contents_of_a_result_do_not_matter() {
     for cpu in devices() {
         for tokens in [0, 1, 5, 40] {
             let what = |operation: &str| format!("{} {operation} of {tokens}", cpu.isa());
@@ -54,7 +52,7 @@ fn what_a_result_held_before_does_not_matter() {
                 let (larger, larger_layer) = larger_layer(dtype);
                 for index in 0..2 {
                     check_reuse(&what("linear"), |scratch, out| {
-                        // Leaves more in the room than the layers need.
+                        // Leaves more in the scratch than the layers need.
                         cpu.linear(&larger, &[&larger_layer], scratch, &mut [Tensor::default()])?;
                         let mut outs = [Tensor::zeros(300, 3), Tensor::zeros(2, 3)];
                         std::mem::swap(out, &mut outs[index]);
@@ -102,7 +100,7 @@ fn check_attention_reuse(cpu: &Cpu, tokens: usize, what: &str) {
 }
 
 #[test]
-fn what_a_routing_and_read_values_held_before_does_not_matter() {
+fn earlier_contents_of_a_routing_and_of_read_values_do_not_matter() {
     for cpu in devices() {
         let (logits, gate) = (tensor(20, 33, 16), tensor(20, 1, 17));
         for (slices, top_k) in [(0, 4), (0, 0), (3, 4), (2, 33)] {

@@ -1,13 +1,9 @@
-//! Activations and weights that somebody else owns: in every dtype, with every stride, on threads
-//! of a host, the bits are those of a layer of this project's own.
-
-#![allow(clippy::unwrap_used, reason = "helpers of tests fail with them")]
-
-mod common;
+//! Borrowed activations and weights: in every dtype, with every stride, on threads of a host, the bits
+//! are those of a layer whose tensors this project made.
 
 use std::{num::NonZero, sync::Arc, thread};
 
-use common::{bits, devices};
+use crate::common::{bits, devices};
 use half::{bf16, f16};
 use moexperts_conformance::{Case, Layer, cases};
 use moexperts_core::{
@@ -74,7 +70,7 @@ impl Spread {
     }
 }
 
-/// What `write` leaves in rows of a dtype, in f32.
+/// The values that `write` leaves in rows of a dtype, in f32.
 fn written(dtype: DType, shape: [usize; 2], write: impl FnOnce(RowsMut<'_>)) -> Vec<f32> {
     let len = shape[0] * shape[1];
     match dtype {
@@ -306,7 +302,7 @@ fn check_pairs(
 }
 
 #[test]
-fn what_does_not_agree_is_an_error() {
+fn arguments_that_disagree_are_an_error() {
     let cpu = &devices().next().unwrap();
     let case = cases().into_iter().find(|case| case.name == "big").unwrap();
     let layer = Layer::new(&case);

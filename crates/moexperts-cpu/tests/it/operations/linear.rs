@@ -6,11 +6,8 @@ use moexperts_core::{
 };
 use moexperts_cpu::{Cpu, Isa};
 
-use crate::{
-    assert_near,
-    common::{bits, device, devices, devices_by_threads, linear, tensor, values},
-    is_count_error, is_shape_error, wide,
-};
+use super::{assert_near, is_count_error, is_shape_error, wide};
+use crate::common::{bits, device, devices, devices_by_threads, linear, tensor, values};
 
 #[test]
 fn a_linear_layer_is_the_sum_of_products_and_its_bias() {
@@ -24,22 +21,40 @@ fn a_linear_layer_is_the_sum_of_products_and_its_bias() {
                     let stored = values(2 * outputs * inputs, 2);
                     let stored = Matrix::from_f32(2 * outputs, inputs, &stored, dtype).unwrap();
                     let weight = stored.rows_stepped(1..2 * outputs, 2);
-                    let layer = Linear { weight, bias };
-                    let out = linear(&cpu, &x, &layer).unwrap();
-                    assert_eq!([out.rows(), out.cols()], [tokens, outputs]);
-                    for token in 0..tokens {
-                        let exact: Vec<Bounded> =
-                            wide(x.row(token)).into_iter().map(Bounded::exact).collect();
-                        let expected = reference::linear(&layer, &wide(x.row(token)));
-                        let allowed = Tolerance::new(dtype).linear(&layer, &exact);
-                        for column in 0..outputs {
-                            let got = out.row(token)[column];
-                            assert_near(got, expected[column], allowed[column].error, || {
-                                format!("{} {dtype} out[{token}, {column}]", cpu.isa())
-                            });
-                        }
-                    }
+                    check_linear(&cpu, &x, &Linear { weight, bias }, dtype);
                 }
+            }
+        }
+    }
+}
+
+/// Compares a layer with the reference.
+pub(super) fn check_linear(cpu: &Cpu, x: &Tensor, layer: &DeviceLinear<Cpu>, dtype: DType) {
+    let out = linear(cpu, x, layer).unwrap();
+    assert_eq!([out.rows(), out.cols()], [x.rows(), layer.weight.rows()]);
+    for token in 0..x.rows() {
+        let exact: Vec<Bounded> = wide(x.row(token)).into_iter().map(Bounded::exact).collect();
+        let expected = reference::linear(layer, &wide(x.row(token)));
+        let allowed = Tolerance::new(dtype).linear(layer, &exact);
+        for (column, &got) in out.row(token).iter().enumerate() {
+            assert_near(got, expected[column], allowed[column].error, || {
+                format!("{} {dtype} out[{token}, {column}]", cpu.isa())
+            });
+        }
+    }
+}
+
+/// Few rows, rows that fill panels, and rows that the threads divide.
+#[test]
+fn a_linear_layer_without_inputs_gives_its_bias() {
+    for cpu in devices_by_threads().flatten() {
+        for (tokens, dtype) in [1, 40, 601].into_iter().flat_map(|t| DType::ALL.map(|d| (t, d))) {
+            let x = Tensor::zeros(tokens, 0);
+            for bias in [None, Some(values(37, 3))] {
+                let expected = bias.clone().unwrap_or(vec![0.0; 37]).repeat(tokens);
+                let weight = Matrix::from_f32(37, 1, &[1.0; 37], dtype).unwrap().col_range(0..0);
+                let out = linear(&cpu, &x, &Linear { weight, bias }).unwrap();
+                assert_eq!(out.data(), expected, "{} {tokens}", cpu.fingerprint());
             }
         }
     }
@@ -59,18 +74,7 @@ fn a_linear_layer_of_many_rows_is_the_same_however_it_is_divided() {
             let results = devices.each_ref().map(|cpu| linear(cpu, &x, &layer).unwrap());
             assert_eq!(bits(results[0].data()), bits(results[1].data()), "{dtype}");
             assert_eq!(bits(results[0].data()), bits(results[2].data()), "{dtype}");
-            for token in (0..tokens).step_by(13) {
-                let row = wide(x.row(token));
-                let exact: Vec<Bounded> = row.iter().map(|&x| Bounded::exact(x)).collect();
-                let expected = reference::linear(&layer, &row);
-                let allowed = Tolerance::new(dtype).linear(&layer, &exact);
-                for column in 0..outputs {
-                    let got = results[0].row(token)[column];
-                    assert_near(got, expected[column], allowed[column].error, || {
-                        format!("{} {dtype} out[{token}, {column}]", devices[0].isa())
-                    });
-                }
-            }
+            check_linear(&devices[0], &x, &layer, dtype);
         }
     }
 }

@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_set_includes_comes_before_it_on_its_architecture_with_all_that_includes() {
+    fn included_sets_come_first_share_the_architecture_and_are_closed() {
         for isa in Isa::ALL {
             assert!(isa.includes(isa) && isa.includes(Isa::Portable));
             for &other in isa.set().includes {

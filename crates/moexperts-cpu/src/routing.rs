@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_picked_far_below_the_largest_logit_has_weights() {
+    fn experts_picked_far_below_the_largest_logit_have_weights() {
         let cpu = Cpu::new(CpuOptions::default()).unwrap();
         let logits = Tensor::from_vec(1, 3, vec![3e38, -3e38, -3e38]).unwrap();
         let bias = vec![0.0, 2.0, 2.0];

@@ -1,6 +1,6 @@
 //! The machine, as the CPU's kernels see it.
 
-use super::Memory;
+use super::memory::Memory;
 use crate::{
     Cpu, Isa,
     limits::{self, ReadBandwidth},

@@ -5,7 +5,7 @@
 //! reordered and an output is summed in the order of the columns. Weights of a type the instruction
 //! does not take are widened a few rows at a time into a buffer in the first-level cache.
 
-use std::{mem::MaybeUninit, ptr::null};
+use std::{mem::MaybeUninit, ops::Range, ptr::null};
 
 use super::{
     panel::{Input, PANEL},
@@ -192,54 +192,86 @@ pub(super) unsafe fn walk<T: LaneTiles<X, W>, X: Input, W>(
                     }
                     None => (stored.cast::<T::Operand>(), call.row_stride),
                 };
-                // The rows that come next are prefetched while the first panel passes over these.
-                let next = stored.wrapping_add(T::ROWS * call.row_stride);
-                let mut panel = panels.start;
-                while panel < panels.end {
-                    let width = T::PANELS.min(panels.end - panel);
-                    let mut x = [call.panels.as_ptr(); 2];
-                    let mut sums = [out; 2];
-                    for p in 0..2 {
-                        let panel = panel + p.min(width - 1);
-                        let step = first_col / X::PAIR * call.step_stride;
-                        // SAFETY: the panel has this column and `out` this row of its results, by
-                        // this function's contract.
-                        unsafe {
-                            x[p] = x[p].add(panel * call.panel_stride + step);
-                            sums[p] = sums[p].add((panel * call.outputs + first_row) * PANEL);
-                        }
-                    }
-                    let tile = Tile {
-                        panels: x,
-                        step_stride: call.step_stride,
-                        weights,
-                        row_stride,
-                        cols,
-                        sums,
-                        begin: first_col == 0,
-                        ahead: if panel == panels.start { next } else { null() },
-                        ahead_stride: call.row_stride,
-                    };
-                    // SAFETY: `rows` rows of `cols` columns lie at `weights`, staged or not, `cols`
-                    // columns at the panels from this one on, and their sums in `out`.
-                    unsafe {
-                        let packed = call.step_stride == X::PAIR * PANEL;
-                        match (width == 2 && T::PANELS == 2, packed) {
-                            (true, true) => tile_of::<T, X, W, 2, true>(rows, &tile),
-                            (true, false) if T::IN_ROWS => {
-                                tile_of::<T, X, W, 2, false>(rows, &tile)
-                            }
-                            (false, true) => tile_of::<T, X, W, 1, true>(rows, &tile),
-                            (false, false) if T::IN_ROWS => {
-                                tile_of::<T, X, W, 1, false>(rows, &tile)
-                            }
-                            (_, false) => unreachable!("these panels are packed"),
-                        }
-                    }
-                    panel += width;
-                }
+                let block = RowBlock {
+                    rows: first_row..first_row + rows,
+                    first_col,
+                    cols,
+                    weights,
+                    row_stride,
+                    next: stored.wrapping_add(T::ROWS * call.row_stride),
+                };
+                // SAFETY: row and column exist; `cols` operands lie at each of the rows from
+                // `weights` on, where they are stored or staged.
+                unsafe { over_panels::<T, X, W>(call, out, panels.clone(), &block) };
             }
         }
+    }
+}
+
+/// Weight rows of one tile, over some columns.
+struct RowBlock<W, S> {
+    rows: Range<usize>,
+    first_col: usize,
+    cols: usize,
+    weights: *const S,
+    row_stride: usize,
+    /// The rows that come next: they are prefetched while the first panel passes over these.
+    next: *const W,
+}
+
+/// Some weight rows over some panels.
+///
+/// # Safety
+/// As for [`walk`], with `out` the first result of the call. The rows, the columns and the panels are
+/// those of the call, and `block.cols` operands can be read at each of the rows, `block.row_stride`
+/// apart, from `block.weights` on.
+#[inline(always)]
+unsafe fn over_panels<T: LaneTiles<X, W>, X: Input, W>(
+    call: &LanesCall<'_, X, W>,
+    out: *mut f32,
+    panels: Range<usize>,
+    block: &RowBlock<W, T::Operand>,
+) {
+    let rows = block.rows.len();
+    let mut panel = panels.start;
+    while panel < panels.end {
+        let width = T::PANELS.min(panels.end - panel);
+        let mut x = [call.panels.as_ptr(); 2];
+        let mut sums = [out; 2];
+        for p in 0..2 {
+            let panel = panel + p.min(width - 1);
+            let step = block.first_col / X::PAIR * call.step_stride;
+            // SAFETY: the panel has this column and `out` this row of its results, by this function's
+            // contract.
+            unsafe {
+                x[p] = x[p].add(panel * call.panel_stride + step);
+                sums[p] = sums[p].add((panel * call.outputs + block.rows.start) * PANEL);
+            }
+        }
+        let tile = Tile {
+            panels: x,
+            step_stride: call.step_stride,
+            weights: block.weights,
+            row_stride: block.row_stride,
+            cols: block.cols,
+            sums,
+            begin: block.first_col == 0,
+            ahead: if panel == panels.start { block.next } else { null() },
+            ahead_stride: call.row_stride,
+        };
+        // SAFETY: `rows` rows of `cols` columns lie at `weights`, `cols` columns at the panels from
+        // this one on, and their sums in `out`, by this function's contract.
+        unsafe {
+            let packed = call.step_stride == X::PAIR * PANEL;
+            match (width == 2 && T::PANELS == 2, packed) {
+                (true, true) => tile_of::<T, X, W, 2, true>(rows, &tile),
+                (true, false) if T::IN_ROWS => tile_of::<T, X, W, 2, false>(rows, &tile),
+                (false, true) => tile_of::<T, X, W, 1, true>(rows, &tile),
+                (false, false) if T::IN_ROWS => tile_of::<T, X, W, 1, false>(rows, &tile),
+                (_, false) => unreachable!("these panels are packed"),
+            }
+        }
+        panel += width;
     }
 }
 

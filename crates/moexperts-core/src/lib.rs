@@ -10,34 +10,33 @@
 
 #![forbid(unsafe_code)]
 
-mod backend;
 mod cache;
 pub mod checks;
 mod device;
-mod dtype;
 mod error;
 mod experts;
-mod format;
-mod interface;
-mod matrix;
+mod operations;
 pub mod positions;
 pub mod reference;
 mod routing;
 mod state;
 mod tensor;
+mod weights;
 
-pub use backend::{ExpertsBackend, ExpertsCall};
 pub use cache::{Scratch, TypedCache};
 pub use device::{
     AttentionCall, AttentionSpec, Batch, Device, DeviceLinear, Execution, GateFunction, Knob,
     Memory, Operation, Operations, RopePairing, Rows, SharedSlices, Span, Tuning, made,
 };
-pub use dtype::DType;
 pub use error::{Error, Result};
-pub use experts::{Activation, Expert, Experts, ExpertsSpec, Linear};
-pub use format::WeightFormat;
-pub use interface::{DeviceKind, ExpertsInterface, decode_experts_implementation};
-pub use matrix::{Element, Elements, Matrix, MatrixLayout, Storage, Weight};
-pub use routing::{ExpertGroups, PickOn, RouteOperands, RouterSpec, Routing, Score};
+pub use experts::{
+    Activation, DeviceKind, Expert, Experts, ExpertsBackend, ExpertsCall, ExpertsInterface,
+    ExpertsSpec, Linear, decode_experts_implementation,
+};
+pub use operations::{ExpertGroups, PickOn, RouteOperands, RouterSpec, Score};
+pub use routing::Routing;
 pub use state::StateSpec;
 pub use tensor::Tensor;
+pub use weights::{
+    DType, Element, Elements, Matrix, MatrixLayout, Storage, Weight, WeightFormat,
+};

@@ -1,9 +1,5 @@
 //! Which experts each token goes to, and with what weight.
 
-mod router;
-
-pub use router::{ExpertGroups, PickOn, RouteOperands, RouterSpec, Score};
-
 use crate::error::{Error, Result};
 
 /// The routing of T tokens, in host memory.

@@ -1,4 +1,4 @@
-//! The words every other crate of moexperts speaks.
+//! The vocabulary of moexperts: weights, experts, routing, devices, backends.
 //!
 //! A Mixture-of-Experts layer sends each token through a few of its experts and adds what they
 //! return. *Which* products these are is described here ([`ExpertsSpec`], [`Experts`],
@@ -6,7 +6,9 @@
 //! [`ExpertsInterface`]; *where* is a [`Device`].
 //!
 //! This crate holds no kernel, reads no file and contains no `unsafe`. Start with [`ExpertsBackend`]
-//! to write a backend, with [`Device`] to write a device.
+//! to write a backend, with [`Device`] to write a device. Each operation of a device is a file in
+//! `operations/`: its description, the check of its arguments ([`checks`]) and its formula
+//! ([`reference`](mod@reference)).
 
 #![forbid(unsafe_code)]
 
@@ -19,24 +21,25 @@ mod operations;
 pub mod positions;
 pub mod reference;
 mod routing;
+mod shapes;
 mod state;
 mod tensor;
 mod weights;
 
 pub use cache::{Scratch, TypedCache};
 pub use device::{
-    AttentionCall, AttentionSpec, Batch, Device, DeviceLinear, Execution, GateFunction, Knob,
-    Memory, Operation, Operations, RopePairing, Rows, SharedSlices, Span, Tuning, made,
+    Batch, Device, DeviceKind, DeviceLinear, Execution, Knob, Memory, Operations, Rows, Span,
+    Tuning, made,
 };
 pub use error::{Error, Result};
-pub use experts::{
-    Activation, DeviceKind, Expert, Experts, ExpertsBackend, ExpertsCall, ExpertsInterface,
-    ExpertsSpec, Linear, decode_experts_implementation,
+pub use experts::{Expert, Experts, ExpertsBackend, ExpertsCall, ExpertsInterface, ExpertsSpec};
+pub use operations::{
+    Activation, AttentionCall, AttentionSpec, ExpertGroups, GateFunction, Operation, PickOn,
+    RopePairing, RouteOperands, RouterSpec, Score, SharedSlices,
 };
-pub use operations::{ExpertGroups, PickOn, RouteOperands, RouterSpec, Score};
 pub use routing::Routing;
 pub use state::StateSpec;
 pub use tensor::Tensor;
 pub use weights::{
-    DType, Element, Elements, Matrix, MatrixLayout, Storage, Weight, WeightFormat,
+    DType, Element, Elements, Linear, Matrix, MatrixLayout, Storage, Weight, WeightFormat,
 };

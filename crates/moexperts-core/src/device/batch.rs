@@ -9,7 +9,7 @@ pub struct Span {
     pub sequence: usize,
     /// Position of the first token; what was read from there on before is forgotten.
     pub start: usize,
-    /// How many tokens.
+    /// Number of tokens.
     pub tokens: usize,
 }
 
@@ -55,7 +55,8 @@ impl Batch {
         })
     }
 
-    /// False only if no two spans are of the same sequence; found without comparing all of them.
+    /// Whether two spans may be of the same sequence. False only where none are; it compares neighbours
+    /// alone, so it may be true where none are.
     pub(crate) fn may_repeat_sequences(&self) -> bool {
         !self.spans.is_sorted_by(|a, b| a.sequence < b.sequence)
     }

@@ -2,13 +2,28 @@
 
 use std::{fmt::Debug, sync::Arc};
 
-use crate::{Device, DeviceKind, ExpertsBackend, Memory, error::Result};
+use crate::{
+    device::{Device, Memory},
+    error::Result,
+    experts::ExpertsBackend,
+};
 
-/// What a device is, and how a sequence of operations runs on it.
+/// What kind of machine a device is.
+///
+/// Exhaustive: it says where weights lie, and there is no third answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeviceKind {
+    /// A processor, reading weights from host memory.
+    Cpu,
+    /// An accelerator with separate memory.
+    Gpu,
+}
+
+/// The name and kind of a device, and how a sequence of operations runs on it.
 pub trait Execution: Memory {
-    /// What messages call it: `CPU`.
+    /// Its name in messages: `CPU`.
     const NAME: &'static str;
-    /// What kind of machine it is; decides which backend decodes.
+    /// The kind of machine.
     const KIND: DeviceKind;
     /// Whether it captures the work of a plan that runs again and again, and then launches it as
     /// one.
@@ -28,6 +43,14 @@ pub trait Execution: Memory {
 
     /// The backends that come with the device that experts run on, in the order users see them.
     fn built_in_experts() -> Vec<Arc<dyn ExpertsBackend<Self::Experts>>>;
+
+    /// The name of the backend that runs while tokens are generated one by one, where `prefill` ran
+    /// the prompt: the same, unless another one of the device is faster for few tokens.
+    ///
+    /// Names are those of [`Execution::Experts`], so this is called on that device.
+    fn decode_experts(prefill: &str) -> &str {
+        prefill
+    }
 
     /// The device that experts run on.
     fn experts_device(&self) -> &Self::Experts;

@@ -2,7 +2,12 @@
 
 use std::fmt::Debug;
 
-use crate::{Matrix, StateSpec, Weight, WeightFormat, error::Result};
+use crate::{
+    error::Result,
+    routing::Routing,
+    state::StateSpec,
+    weights::{Matrix, Weight, WeightFormat},
+};
 
 /// The memory of a device: weights, activations, routings and states, and the transfers to it and
 /// from it.
@@ -15,7 +20,7 @@ pub trait Memory: Sized {
     type Tensor: Debug + Default + Send + Sync;
     /// `top_k_index` [T, K] and `top_k_weights` [T, K]; by default none, which holds no memory.
     type Routing: Debug + Default + Send + Sync;
-    /// What all layers keep of all sequences.
+    /// The states of all layers for all sequences.
     type State: Debug + Send;
 
     /// Whether it has kernels for weights of this format.
@@ -73,15 +78,16 @@ pub trait Memory: Sized {
     ///
     /// # Errors
     /// If the device has no memory for it.
-    fn load_routing(&self, routing: crate::Routing) -> Result<Self::Routing>;
+    fn load_routing(&self, routing: Routing) -> Result<Self::Routing>;
 
     /// Reads a routing back.
     ///
     /// # Errors
     /// If the device failed at an operation before.
-    fn read_routing(&self, routing: &Self::Routing) -> Result<crate::Routing>;
+    fn read_routing(&self, routing: &Self::Routing) -> Result<Routing>;
 
-    /// What these layers keep of a number of sequences that grow independently; of nothing yet.
+    /// The states of these layers for a number of sequences that grow independently, all still
+    /// empty.
     ///
     /// # Errors
     /// If the device does not have such a state or has no memory for it.

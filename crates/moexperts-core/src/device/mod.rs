@@ -7,19 +7,18 @@ mod batch;
 mod execution;
 mod memory;
 mod operations;
+pub(crate) mod support;
 mod tuning;
 
 use std::fmt::Debug;
 
 pub use batch::{Batch, Span};
-pub use execution::Execution;
+pub use execution::{DeviceKind, Execution};
 pub use memory::Memory;
-pub use operations::{
-    AttentionCall, AttentionSpec, GateFunction, Operation, Operations, RopePairing, SharedSlices,
-};
+pub use operations::Operations;
 pub use tuning::{Knob, Rows, Tuning};
 
-use crate::Linear;
+use crate::weights::Linear;
 
 /// A place where models run: where weights and activations lie ([`Memory`]), what is computed with
 /// them ([`Operations`]), with which settings ([`Tuning`]), and how ([`Execution`]).
@@ -38,7 +37,7 @@ impl<D> Device for D where
 /// A linear layer on device `D`.
 pub type DeviceLinear<D> = Linear<<D as Memory>::Matrix, <D as Memory>::Vector>;
 
-/// What an operation writes, as a new value.
+/// Runs an operation into a new tensor, or a new value of another kind.
 ///
 /// # Errors
 /// As the operation.

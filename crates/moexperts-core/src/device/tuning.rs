@@ -1,23 +1,23 @@
 //! Settings of a device's kernels, and which kernel they choose.
 
-use crate::{Memory, error::Result};
+use crate::{device::Memory, error::Result};
 
 /// A setting of a device's kernels whose best value depends on the machine and the shapes.
 ///
 /// What it is set to changes how fast an operation is, and nothing else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Knob {
-    /// What reports and the cache of measurements call it.
+    /// The name in reports and in the cache of measurements.
     pub name: &'static str,
-    /// What it can be set to.
+    /// The values it can be set to.
     pub values: &'static [usize],
-    /// The value it has if it is not set; one of `values`.
+    /// The default, one of `values`.
     pub default: usize,
-    /// For which operations it matters.
+    /// Which operations it matters for.
     pub rows: Rows,
 }
 
-/// How many rows an operation has.
+/// Numbers of rows of an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rows {
     /// So few that weights pass through dot products.
@@ -39,14 +39,14 @@ pub trait Tuning: Memory {
     #[must_use]
     fn with_knob(&self, index: usize, value: usize) -> Self;
 
-    /// What the measured settings depend on beside the shapes: the processor, the instruction set,
-    /// the threads.
+    /// The facts beside the shapes that measured settings depend on: the processor, the instruction
+    /// set, the threads.
     fn fingerprint(&self) -> String;
 
     /// The kernel that multiplies `rows` rows with weights like these: `avx2 dot`.
     fn kernel_name(&self, weight: &Self::Matrix, rows: usize) -> String;
 
-    /// A copy of a weight where the device reads it fastest, or `None` if it lies there.
+    /// A copy of a weight in memory where the device reads it fastest, or `None` if it lies there.
     ///
     /// # Errors
     /// If the device has no memory for it.

@@ -2,13 +2,20 @@
 
 use std::fmt::Debug;
 
-use crate::{Device, Experts, ExpertsSpec, Routing, Scratch, Tensor, checks, error::Result};
+use crate::{
+    cache::Scratch,
+    device::Memory,
+    error::Result,
+    experts::{check, layer::Experts, spec::ExpertsSpec},
+    routing::Routing,
+    tensor::Tensor,
+};
 
 /// One way to compute `out[t] = Σ_k w[t,k] · expert[ids[t,k]](x[t])` on device `D`.
 ///
 /// Implement it, [register](crate::ExpertsInterface::register) it, and its name works wherever a
 /// built-in name does.
-pub trait ExpertsBackend<D: Device>: Debug + Send + Sync {
+pub trait ExpertsBackend<D: Memory>: Debug + Send + Sync {
     /// The name as users type it: lower-case letters, digits, `_` and `-`.
     fn name(&self) -> &str;
 
@@ -26,9 +33,9 @@ pub trait ExpertsBackend<D: Device>: Debug + Send + Sync {
     /// If the shapes disagree, or the device fails.
     fn forward(&self, call: ExpertsCall<'_, D>, out: &mut D::Tensor) -> Result<()>;
 
-    /// Whether [`forward`](Self::forward) waits for the routing and reads it on the host, as one
-    /// does that looks which experts were hit. A compiled plan breaks there, and none with
-    /// `fullgraph` can be made.
+    /// Whether [`forward`](Self::forward) waits for the routing and reads it on the host, for example
+    /// to see which experts were hit. A compiled plan breaks there, and compiling with `fullgraph`
+    /// fails.
     ///
     /// True unless a backend says otherwise.
     fn reads_routing_on_host(&self) -> bool {
@@ -46,7 +53,7 @@ pub trait ExpertsBackend<D: Device>: Debug + Send + Sync {
 
 /// The arguments of one [`ExpertsBackend::forward`].
 #[derive(Debug)]
-pub struct ExpertsCall<'a, D: Device> {
+pub struct ExpertsCall<'a, D: Memory> {
     /// Where to compute.
     pub device: &'a D,
     /// The layer's experts.
@@ -59,13 +66,13 @@ pub struct ExpertsCall<'a, D: Device> {
     pub scratch: &'a mut Scratch,
 }
 
-impl<D: Device<Tensor = Tensor, Routing = Routing>> ExpertsCall<'_, D> {
+impl<D: Memory<Tensor = Tensor, Routing = Routing>> ExpertsCall<'_, D> {
     /// Whether `x`, the routing and `out` agree with each other and with the experts.
     ///
     /// # Errors
     /// [`Error::Shape`](crate::Error::Shape) that names the one that does not.
     pub fn check_shapes(&self, out: &Tensor) -> Result<()> {
         let routing = [self.routing.tokens(), self.routing.top_k()];
-        checks::experts(self.experts.spec(), self.x.shape(), routing, out.shape())
+        check::call(self.experts.spec(), self.x.shape(), routing, out.shape())
     }
 }

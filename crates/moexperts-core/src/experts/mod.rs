@@ -1,9 +1,15 @@
 //! Experts layers, and the backends that run them.
 
 mod backend;
+pub(crate) mod check;
+mod expert;
+pub(crate) mod formula;
 mod layer;
 mod registry;
+mod spec;
 
 pub use backend::{ExpertsBackend, ExpertsCall};
-pub use layer::{Activation, Expert, Experts, ExpertsSpec, Linear};
-pub use registry::{DeviceKind, ExpertsInterface, decode_experts_implementation};
+pub use expert::Expert;
+pub use layer::Experts;
+pub use registry::ExpertsInterface;
+pub use spec::ExpertsSpec;

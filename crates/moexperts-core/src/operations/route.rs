@@ -1,6 +1,13 @@
-//! How router logits become a routing, as data.
+//! How router logits become a routing.
 
-use crate::{Memory, SharedSlices};
+use std::cmp::Ordering;
+
+use crate::{
+    device::Memory,
+    error::{Error, Result},
+    operations::elementwise::sigmoid,
+    shapes::{length, shape},
+};
 
 /// How the router logits of a token become its experts and their weights.
 ///
@@ -128,7 +135,7 @@ impl Score {
     /// Every kind, in the order of the documentation.
     pub const ALL: [Self; 3] = [Self::Softmax, Self::Sigmoid, Self::SqrtSoftplus];
 
-    /// What messages call it.
+    /// The name in messages.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Softmax => "softmax",
@@ -148,7 +155,16 @@ impl ExpertGroups {
     pub const MAX_COUNT: usize = 64;
 }
 
-/// What [`Operations::route`](crate::Operations::route) reads beside the logits.
+/// A shared expert as slices of the width of a routed one, beside them.
+#[derive(Debug)]
+pub struct SharedSlices<'a, D: Memory> {
+    /// Number of slices.
+    pub slices: usize,
+    /// [T, 1]: each slice's weight is its sigmoid; without it, 1.
+    pub gate: Option<&'a D::Tensor>,
+}
+
+/// Operands of [`Operations::route`](crate::Operations::route) beside the logits.
 #[derive(Debug)]
 pub struct RouteOperands<'a, D: Memory> {
     /// `e_score_correction_bias` \[E\]: added to what experts are picked on, not to their weights.
@@ -164,3 +180,168 @@ impl<D: Memory> Default for RouteOperands<'_, D> {
         Self { pick_bias: None, per_expert_scale: None, shared: None }
     }
 }
+
+/// Whether a layer of `experts` experts can have the router.
+///
+/// # Errors
+/// [`Error::Router`].
+pub fn check_router(spec: &RouterSpec, experts: usize) -> Result<()> {
+    let RouterSpec { top_k, groups, normalise, scale, .. } = *spec;
+    if let Some(groups) = groups {
+        check_groups(groups, experts)?;
+        let size = experts / groups.count;
+        router_has("top_k", top_k <= groups.keep * size, || {
+            let most = groups.keep * size;
+            [
+                format!("at most {most}: {} groups of {size} are kept", groups.keep),
+                top_k.to_string(),
+            ]
+        })?;
+    }
+    router_has("top_k", top_k <= experts, || {
+        [format!("at most {experts}, the number of experts"), top_k.to_string()]
+    })?;
+    let eps = normalise.unwrap_or_default();
+    router_has("normalise", eps.is_finite() && eps >= 0.0, || {
+        ["a finite number that is not negative".to_owned(), eps.to_string()]
+    })?;
+    router_has("scale", scale.is_finite(), || ["a finite number".to_owned(), scale.to_string()])
+}
+
+fn check_groups(groups: ExpertGroups, experts: usize) -> Result<()> {
+    let ExpertGroups { count, keep, best, masked } = groups;
+    let most = ExpertGroups::MAX_COUNT;
+    let even = (1..=most).contains(&count) && experts.is_multiple_of(count);
+    router_has("groups.count", even, || {
+        [format!("1 to {most} that divides {experts} experts"), count.to_string()]
+    })?;
+    router_has("groups.keep", (1..=count).contains(&keep), || {
+        [format!("1 to {count}"), keep.to_string()]
+    })?;
+    let size = experts / count;
+    router_has("groups.best", (1..=size.min(2)).contains(&best), || {
+        [format!("1 or 2, and at most {size}, the experts of a group"), best.to_string()]
+    })?;
+    router_has("groups.masked", masked == 0.0 || masked == f32::NEG_INFINITY, || {
+        ["0 or -inf".to_owned(), masked.to_string()]
+    })
+}
+
+fn router_has(
+    what: &'static str,
+    right: bool,
+    expected_got: impl FnOnce() -> [String; 2],
+) -> Result<()> {
+    if right {
+        return Ok(());
+    }
+    let [expected, got] = expected_got();
+    Err(Error::Router { what, expected, got })
+}
+
+/// Whether the router is one of the logits' experts, the pick bias and the scale per expert, if
+/// there are, have a value for each of them, and the gate of a shared expert one for each token.
+///
+/// # Errors
+/// [`Error::Router`], [`Error::Shape`].
+pub fn check(
+    logits: [usize; 2],
+    spec: &RouterSpec,
+    [pick_bias, per_expert_scale]: [Option<usize>; 2],
+    gate: Option<[usize; 2]>,
+) -> Result<()> {
+    let [tokens, experts] = logits;
+    check_router(spec, experts)?;
+    pick_bias.map_or(Ok(()), |len| length("pick bias", len, experts))?;
+    per_expert_scale.map_or(Ok(()), |len| length("scale per expert", len, experts))?;
+    gate.map_or(Ok(()), |gate| shape("gate", gate, [tokens, 1]))
+}
+
+/// The experts of one token and their weights, from its router logits \[E\]: (id, weight), the largest
+/// of what they are picked on first.
+///
+/// `pick_bias` \[E\] is added to what experts are picked on, `per_expert_scale` \[E\] is a factor on their
+/// weights.
+///
+/// # Panics
+/// If [`checks::router`](crate::checks::router) refuses the router, or lengths disagree.
+pub fn formula(
+    logits: &[f64],
+    spec: &RouterSpec,
+    pick_bias: Option<&[f64]>,
+    per_expert_scale: Option<&[f64]>,
+) -> Vec<(u32, f64)> {
+    let mut picked_on = picked_on(logits, spec, pick_bias);
+    if let Some(groups) = &spec.groups {
+        mask_groups(&mut picked_on, groups);
+    }
+    let chosen = &descending(&picked_on)[..spec.top_k];
+    let scores = scores(logits, spec.score);
+    let sum: f64 = chosen.iter().map(|&id| scores[id]).sum();
+    let divisor = spec.normalise.map_or(1.0, |eps| sum + f64::from(eps));
+    let weight = |id: usize| {
+        let scale = per_expert_scale.map_or(1.0, |scale| scale[id]);
+        scores[id] / divisor * f64::from(spec.scale) * scale
+    };
+    chosen.iter().map(|&id| (id as u32, weight(id))).collect()
+}
+
+/// The score of each router logit of one token, \[E\].
+pub fn scores(logits: &[f64], score: Score) -> Vec<f64> {
+    match score {
+        Score::Softmax => {
+            let max = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let exps: Vec<f64> = logits.iter().map(|logit| (logit - max).exp()).collect();
+            let total: f64 = exps.iter().sum();
+            exps.iter().map(|exp| exp / total).collect()
+        }
+        Score::Sigmoid => logits.iter().map(|&logit| sigmoid(logit)).collect(),
+        // max(z, 0) + ln(1 + e^-|z|) is ln(1 + e^z) that does not overflow.
+        Score::SqrtSoftplus => {
+            logits.iter().map(|z| (z.max(0.0) + (-z.abs()).exp().ln_1p()).sqrt()).collect()
+        }
+    }
+}
+
+/// What each expert is picked on before groups are masked, from the router logits \[E\] of one token.
+///
+/// # Panics
+/// If lengths disagree.
+pub fn picked_on(logits: &[f64], spec: &RouterSpec, pick_bias: Option<&[f64]>) -> Vec<f64> {
+    let mut values = match spec.pick_on {
+        PickOn::Scores => scores(logits, spec.score),
+        PickOn::Logits => logits.to_vec(),
+    };
+    if let Some(bias) = pick_bias {
+        assert_eq!(bias.len(), values.len(), "pick bias");
+        values.iter_mut().zip(bias).for_each(|(value, bias)| *value += bias);
+    }
+    values
+}
+
+/// The score of each group of experts: the sum of the best of what its experts are picked on.
+pub fn group_scores(picked_on: &[f64], groups: &ExpertGroups) -> Vec<f64> {
+    let score = |group: &[f64]| -> f64 {
+        descending(group)[..groups.best].iter().map(|&id| group[id]).sum()
+    };
+    picked_on.chunks_exact(picked_on.len() / groups.count).map(score).collect()
+}
+
+/// Masks what experts are picked on outside the best groups.
+pub fn mask_groups(picked_on: &mut [f64], groups: &ExpertGroups) {
+    let size = picked_on.len() / groups.count;
+    for &group in &descending(&group_scores(picked_on, groups))[groups.keep..] {
+        picked_on[group * size..][..size].fill(f64::from(groups.masked));
+    }
+}
+
+/// Indices from the largest value to the smallest, the lower first where two are equal.
+fn descending(values: &[f64]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..values.len()).collect();
+    // A stable sort.
+    order.sort_by(|&a, &b| values[b].partial_cmp(&values[a]).unwrap_or(Ordering::Equal));
+    order
+}
+
+#[cfg(test)]
+mod tests;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::DType;
+use crate::weights::dtype::DType;
 
 /// How the values of a weight are stored.
 ///

@@ -14,7 +14,7 @@ pub use crate::{
         norm::{check_layer_norm as layer_norm, check_rms_norm as rms_norm},
         rope::check as rope,
         route::{check as route, check_router as router},
-        rows::{check_bags as bags, check_rows_of as rows_of},
+        rows::{check_bags as bags, check_reshape as reshape, check_rows_of as rows_of},
     },
     positions::{check_position as position, check_spans as spans},
     shapes::{count, indices, length, shape, tensor_data},

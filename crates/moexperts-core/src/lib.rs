@@ -5,10 +5,10 @@
 //! [`Routing`]); *how* they are executed is a backend ([`ExpertsBackend`]), found by name in the
 //! [`ExpertsInterface`]; *where* is a [`Device`].
 //!
-//! This crate holds no kernel, reads no file and contains no `unsafe`. Start with [`ExpertsBackend`]
-//! to write a backend, with [`Device`] to write a device. Each operation of a device is a file in
-//! `operations/`: its description, the check of its arguments ([`checks`]) and its formula
-//! ([`reference`](mod@reference)).
+//! This crate holds no kernel, reads no file and contains no `unsafe`. Start with
+//! [`ExpertsBackend`] to write a backend, with [`Device`] to write a device. Each operation of a
+//! device is a file in `operations/`: its description, the check of its arguments ([`checks`]) and
+//! its formula ([`reference`](mod@reference)).
 
 #![forbid(unsafe_code)]
 

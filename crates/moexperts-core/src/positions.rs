@@ -1,9 +1,9 @@
-//! The positions of a sequence that a layer of attention holds, and those it reads at once: for
-//! devices, which all drop and refuse the same.
+//! The positions of a sequence that a layer of attention holds, and those it reads at once. Every
+//! device uses this, so that all of them drop and refuse the same.
 //!
 //! Attention with a sliding window of W tokens never looks further back than W - 1 positions, so a
-//! layer need not hold more: [`Held`] says which positions it holds, [`Rounds`] how a batch is read
-//! where not all of its tokens fit beside what they see.
+//! layer need not hold more: [`Held`] are the positions it holds, [`Rounds`] the order in which a
+//! batch is read where its tokens and those they see do not fit at once.
 
 use crate::{
     device::{Batch, Span},
@@ -16,18 +16,18 @@ pub fn seen_from(position: usize, window: Option<usize>) -> usize {
     window.map_or(0, |window| position.saturating_sub(window.saturating_sub(1)))
 }
 
-/// The positions `from .. to` of a sequence that a layer holds; those before were dropped.
+/// The positions `from .. to` of a sequence that a layer holds; earlier ones were dropped.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Held {
     /// The first.
     pub from: usize,
-    /// The first that was not read yet.
+    /// The first that was not read yet: the length of the sequence.
     pub to: usize,
 }
 
 impl Held {
-    /// Whether a forward may go on at `position`, what was read from there on being forgotten:
-    /// whether all that a token there sees of earlier tokens is held.
+    /// Whether a forward may go on at `position` and forget everything from there on: whether all
+    /// earlier tokens that a token there sees are held.
     pub fn can_cut(self, position: usize, window: Option<usize>) -> bool {
         let seen_from = seen_from(position, window);
         position <= self.to && (seen_from >= self.from || seen_from == position)
@@ -62,17 +62,17 @@ impl Part {
     }
 }
 
-/// How much a layer reads at once.
+/// The limits of the tokens that a layer reads at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RoundLimits {
     /// Tokens that a token sees at most, itself among them.
     pub window: Option<usize>,
-    /// Where a span is cut, its parts but the last are a multiple of this long.
+    /// If a span is cut, all its parts but the last have a multiple of this many tokens.
     pub align: usize,
 }
 
 /// The rounds in which a layer reads a batch: in each, as many tokens as it can hold together with
-/// all that they see. One round, unless a window limits what is held.
+/// all that they see. One round, unless a window limits the capacity.
 ///
 /// The buffers are kept from batch to batch.
 #[derive(Debug, Default)]
@@ -170,7 +170,7 @@ pub fn check_spans(
 /// # Errors
 /// [`Error::OutOfRange`].
 pub fn check_position(start: usize, held: usize) -> Result<()> {
-    indices("position", [start], held + 1)
+    indices("position", [start], held.saturating_add(1))
 }
 
 #[cfg(test)]

@@ -45,7 +45,7 @@ impl Tensor {
         Ok(Self { rows, cols, data })
     }
 
-    /// Number of rows; one a token.
+    /// Number of rows, one for each token.
     pub fn rows(&self) -> usize {
         self.rows
     }

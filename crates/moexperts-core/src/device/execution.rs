@@ -1,4 +1,4 @@
-//! Where and when a device's work runs, and the experts backends that come with it.
+//! How a device's work runs, and the experts backends that come with it.
 
 use std::{fmt::Debug, sync::Arc};
 
@@ -25,11 +25,10 @@ pub trait Execution: Memory {
     const NAME: &'static str;
     /// The kind of machine.
     const KIND: DeviceKind;
-    /// Whether it captures the work of a plan that runs again and again, and then launches it as
-    /// one.
+    /// Whether it captures the work of a plan that runs repeatedly, and then launches it as one.
     const CAPTURES_GRAPHS: bool = false;
 
-    /// What the device keeps of a plan that runs again and again; by default nothing.
+    /// The device's record of a plan that runs repeatedly; empty by default.
     type Recording: Debug + Default + Send;
     /// The device that experts run on: `Self`, or of a device that wraps another one the inner
     /// one. Experts backends are found by it, so that a wrapper has those of what it wraps.
@@ -58,9 +57,9 @@ pub trait Execution: Memory {
     /// Runs `work` where the device's operations start fastest (inside its thread pool).
     fn enter<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R;
 
-    /// [`enter`](Self::enter) for the many operations of a plan, one after another, at the end of
-    /// which something is read. With a `recording`, they are those of the runs before on the same
-    /// memory: a device may capture the operations, and run all of them at once.
+    /// [`enter`](Self::enter) for all operations of a plan, one after another, at the end of which
+    /// something is read. With a `recording`, they are the operations of the runs before, on the
+    /// same memory: a device may capture them, and launch all of them at once.
     fn enter_plan<R: Send>(
         &self,
         recording: Option<&mut Self::Recording>,
@@ -70,8 +69,8 @@ pub trait Execution: Memory {
         self.enter(work)
     }
 
-    /// Waits until all operations so far are done, for measurements of time: a device may do its
-    /// work after the operation has returned. Reading a tensor waits by itself.
+    /// Waits until all operations so far are done, to measure their time: a device may still work
+    /// when an operation has returned. Reading a tensor waits without it.
     ///
     /// By default every operation is done when it returns.
     ///

@@ -1,4 +1,4 @@
-//! Where weights and activations lie, and how they get there and back.
+//! The memory of a device: weights, activations, states, and transfers.
 
 use std::fmt::Debug;
 
@@ -23,10 +23,10 @@ pub trait Memory: Sized {
     /// The states of all layers for all sequences.
     type State: Debug + Send;
 
-    /// Whether it has kernels for weights of this format.
+    /// Whether the device has kernels for weights of this format.
     fn has_format(&self, format: WeightFormat) -> bool;
 
-    /// Brings a weight to the device; where the device reads host memory, the view itself.
+    /// Brings a weight to the device. Where the device reads host memory, it is the view itself.
     ///
     /// # Errors
     /// If the device has no kernels for its format or no memory for it.
@@ -105,9 +105,9 @@ pub trait Memory: Sized {
         positions: usize,
     ) -> Result<()>;
 
-    /// Whether a forward may go on at `position` of a sequence, what was read from there on being
-    /// forgotten: every layer still holds all that a token there sees. True where the sequence ends
-    /// and at position 0; false for a sequence that does not exist.
+    /// Whether a forward may go on at `position` of a sequence, and forget everything from there
+    /// on: whether every layer still holds all that a token there sees. True at the end of the
+    /// sequence and at position 0; false for a sequence that does not exist.
     fn can_cut(&self, state: &Self::State, sequence: usize, position: usize) -> bool;
 
     /// Bytes the states hold.

@@ -12,9 +12,9 @@ use crate::{
 
 /// The operations of a device.
 ///
-/// Activations and vectors are f32, activations `[rows, cols]`, a row a token; matrices are weights of
-/// any [format that the device has](crate::Memory::has_format). Letters are sizes: T tokens, H values
-/// of a token, E experts, K experts per token. The formulas in f64 are in
+/// Activations and vectors are f32, activations `[rows, cols]`, a row a token; matrices are weights
+/// of any [format that the device has](crate::Memory::has_format). Letters are sizes: T tokens, H
+/// values of a token, E experts, K experts per token. The formulas in f64 are in
 /// [`reference`](crate::reference). Every operation is deterministic: the same inputs give the same
 /// bits, whatever the number of threads.
 ///
@@ -23,9 +23,9 @@ use crate::{
 /// besides are in the caller's [`Scratch`]. [`made`](crate::made) runs an operation into a new
 /// tensor.
 ///
-/// Beside the errors that an operation names, it returns [`Error::Device`] where the device is out of
-/// memory, or failed at an operation before. Arguments are checked first: an operation that refuses
-/// them has changed nothing.
+/// Beside the errors that an operation names, it returns [`Error::Device`] where the device is out
+/// of memory, or failed at an operation before. Arguments are checked first: an operation that
+/// refuses them has changed nothing.
 pub trait Operations: Execution {
     /// Whether the device has an operation; it has all by default.
     fn has_operation(&self, operation: Operation) -> bool {
@@ -89,8 +89,8 @@ pub trait Operations: Execution {
     /// position embeddings with it.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] for a row that does not exist, [`Error::Count`] if `rows` and `weights`
-    /// do not hold N · `taps` values each.
+    /// [`Error::OutOfRange`] for a row that does not exist, [`Error::Count`] if `rows` and
+    /// `weights` do not hold N · `taps` values each.
     fn embedding_bag(
         &self,
         table: &Self::Matrix,
@@ -100,8 +100,8 @@ pub trait Operations: Execution {
         out: &mut Self::Tensor,
     ) -> Result<()>;
 
-    /// `x` [R, C] with the same values in the same order as rows of `cols`, [R · C / `cols`, `cols`]:
-    /// a view.
+    /// `x` [R, C] with the same values in the same order as rows of `cols`, [R · C / `cols`,
+    /// `cols`]: a view.
     ///
     /// # Errors
     /// [`Error::Shape`] if R · C is no multiple of `cols`.
@@ -126,7 +126,8 @@ pub trait Operations: Execution {
     fn add_rows(&self, x: &mut Self::Tensor, rows: &[usize], y: &Self::Tensor) -> Result<()>;
 
     /// `(x - mean(x)) / sqrt(variance(x) + eps) · weight + bias` over each row of `x` [T, H], with
-    /// weight and bias `[H]`: [T, H]. Layer norm (Ba, Kiros, Hinton 2016), the variance divided by H.
+    /// weight and bias `[H]`: [T, H]. Layer norm (Ba, Kiros, Hinton 2016), the variance divided by
+    /// H.
     ///
     /// # Errors
     /// [`Error::Shape`] if the rows are not as long as the weight and the bias.
@@ -139,8 +140,8 @@ pub trait Operations: Execution {
         out: &mut Self::Tensor,
     ) -> Result<()>;
 
-    /// `x / sqrt(mean(x²) + eps) · weight` over each `weight.len()` neighbouring values of the rows of
-    /// `x` [T, H]: a whole row, or each head of it. RMS norm (Zhang, Sennrich 2019).
+    /// `x / sqrt(mean(x²) + eps) · weight` over each `weight.len()` neighbouring values of the rows
+    /// of `x` [T, H]: a whole row, or each head of it. RMS norm (Zhang, Sennrich 2019).
     ///
     /// # Errors
     /// [`Error::Shape`] if H is no multiple of the weight's length.
@@ -169,12 +170,12 @@ pub trait Operations: Execution {
         self.rms_norm(x, weight, eps, out)
     }
 
-    /// `outs[i] = x · linears[i].weightᵀ + linears[i].bias`: from [T, in] to [T, out] each, with weights
-    /// [out, in] and biases `[out]`, as one grouped product.
+    /// `outs[i] = x · linears[i].weightᵀ + linears[i].bias`: from [T, in] to [T, out] each, with
+    /// weights [out, in] and biases `[out]`, as one grouped product.
     ///
     /// # Errors
-    /// [`Error::Shape`] if an input or a bias does not fit its weight, [`Error::Count`] if there are
-    /// not as many results as layers, [`Error::Device`] without kernels for a weight's format.
+    /// [`Error::Shape`] if an input or a bias does not fit its weight, [`Error::Count`] if there
+    /// are not as many results as layers, [`Error::Device`] without kernels for a weight's format.
     fn linear(
         &self,
         x: &Self::Tensor,
@@ -184,8 +185,8 @@ pub trait Operations: Execution {
     ) -> Result<()>;
 
     /// Rotates each head of `x` [T, heads · D] by the angles whose `cos` and `sin` [T, R / 2] are
-    /// given: `a, b = a · cos - b · sin, b · cos + a · sin` for the pairs of the first R values of a
-    /// head that `pairing` names. Rotary position embeddings (Su et al. 2021).
+    /// given: `a, b = a · cos - b · sin, b · cos + a · sin` for the pairs of the first R values of
+    /// a head that `pairing` names. Rotary position embeddings (Su et al. 2021).
     ///
     /// # Errors
     /// [`Error::Shape`] if rows and angles differ in number, or R is more than D.
@@ -198,20 +199,19 @@ pub trait Operations: Execution {
         sin: &Self::Tensor,
     ) -> Result<()>;
 
-    /// Adds keys and values to a layer's state, and computes the causal attention of the queries over
-    /// those it holds: [T, heads · V],
-    /// `out[t, h] = Σ_j softmax(scale · q[t, h] · k[j, g])_j · v[j, g]` over the tokens j that t sees,
-    /// with the key/value head g that serves h. A sink is one more logit of the softmax, without a
-    /// value. After Vaswani et al. 2017, with shared
-    /// heads (Ainslie et al. 2023), windows (Beltagy et al. 2020) and sinks (Xiao et al. 2023).
+    /// Adds keys and values to a layer's state, and computes the causal attention of the queries
+    /// over those it holds: [T, heads · V], `out[t, h] = Σ_j softmax(scale · q[t, h] · k[j, g])_j ·
+    /// v[j, g]` over the tokens j that t sees, with the key/value head g that serves h. A sink is
+    /// one more logit of the softmax, without a value. After Vaswani et al. 2017, with shared heads
+    /// (Ainslie et al. 2023), windows (Beltagy et al. 2020) and sinks (Xiao et al. 2023).
     ///
     /// # Errors
-    /// [`Error::Shape`], [`Error::Count`] or [`Error::Value`] if operands, description and the layer's
-    /// state disagree, [`Error::OutOfRange`] if a span begins beyond the end of its sequence,
-    /// [`Error::Dropped`] if it begins where the layer has dropped what its tokens see
-    /// ([`can_cut`](crate::Memory::can_cut) says so beforehand), [`Error::Device`] if the device does
-    /// not support the attention. The state stays as it was, unless the device fails while it computes:
-    /// then it holds at most what it held before the spans.
+    /// [`Error::Shape`], [`Error::Count`] or [`Error::Value`] if operands, description and the
+    /// layer's state disagree, [`Error::OutOfRange`] if a span begins beyond the end of its
+    /// sequence, [`Error::Dropped`] if it begins where the layer has dropped what its tokens see
+    /// ([`can_cut`](crate::Memory::can_cut) says so beforehand), [`Error::Device`] if the device
+    /// does not support the attention. The state stays as it was, unless the device fails while it
+    /// computes: then it holds at most what it held before the spans.
     fn attention(&self, call: AttentionCall<'_, Self>, out: &mut Self::Tensor) -> Result<()>;
 
     /// The attention of the queries [T, heads · D] over the keys [T, kv_heads · D] and values
@@ -229,16 +229,17 @@ pub trait Operations: Execution {
         out: &mut Self::Tensor,
     ) -> Result<()>;
 
-    /// The experts each token goes to, and their weights, from router logits [T, E]: ids and weights
-    /// [T, K] by the five steps of [`RouterSpec`].
+    /// The experts each token goes to, and their weights, from router logits [T, E]: ids and
+    /// weights [T, K] by the five steps of [`RouterSpec`].
     ///
     /// With a `shared` expert, its slices are the experts from E on, which every token goes to:
     /// [T, K + slices].
     ///
     /// # Errors
-    /// [`Error::Router`] if there is no such router of E experts, [`Error::Shape`] if the operands are
-    /// not those of T tokens and E experts, [`Error::NotFinite`] for logits, or a pick bias, that are
-    /// NaN or infinite, where the device can tell without waiting; elsewhere the weights are NaN.
+    /// [`Error::Router`] if there is no such router of E experts, [`Error::Shape`] if the operands
+    /// are not those of T tokens and E experts, [`Error::NotFinite`] for logits, or a pick bias,
+    /// that are NaN or infinite, where the device can tell without waiting; elsewhere the weights
+    /// are NaN.
     fn route(
         &self,
         logits: &Self::Tensor,
@@ -272,8 +273,8 @@ pub trait Operations: Execution {
     /// [`Error::Shape`] if the shapes differ.
     fn add(&self, x: &mut Self::Tensor, y: &Self::Tensor, scale: f32) -> Result<()>;
 
-    /// `x[t] += sigmoid(gate[t]) · y[t]` with `x` and `y` [T, H] and `gate` [T, 1]: how Qwen2-MoE adds
-    /// its shared expert.
+    /// `x[t] += sigmoid(gate[t]) · y[t]` with `x` and `y` [T, H] and `gate` [T, 1]: how Qwen2-MoE
+    /// adds its shared expert.
     ///
     /// # Errors
     /// [`Error::Shape`] if the shapes differ.

@@ -1,10 +1,10 @@
-//! Settings of a device's kernels, and which kernel they choose.
+//! Settings of a device's kernels, and the kernels they choose.
 
 use crate::{device::Memory, error::Result};
 
 /// A setting of a device's kernels whose best value depends on the machine and the shapes.
 ///
-/// What it is set to changes how fast an operation is, and nothing else.
+/// It changes the speed of operations; results stay within the tolerance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Knob {
     /// The name in reports and in the cache of measurements.
@@ -20,18 +20,17 @@ pub struct Knob {
 /// Numbers of rows of an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rows {
-    /// So few that weights pass through dot products.
+    /// So few that each is multiplied by dot products.
     Few,
-    /// Enough to fill panels of them.
+    /// Enough to be multiplied in panels of several rows.
     Many,
     /// Any number.
     Any,
 }
 
-/// What autotuning reads and sets.
+/// The settings that autotuning tries.
 pub trait Tuning: Memory {
-    /// The settings of the device's kernels that [`with_knob`](Self::with_knob) turns: what
-    /// autotuning tries.
+    /// The settings of the device's kernels, in the order of [`with_knob`](Self::with_knob).
     fn knobs(&self) -> &'static [Knob];
 
     /// The same device with knob `index` at a value, one of its values; results stay within the

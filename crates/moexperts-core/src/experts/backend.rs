@@ -19,10 +19,10 @@ pub trait ExpertsBackend<D: Memory>: Debug + Send + Sync {
     /// The name as users type it: lower-case letters, digits, `_` and `-`.
     fn name(&self) -> &str;
 
-    /// Whether it can run experts of this description here.
+    /// Whether the backend can run experts of this description on this device.
     ///
     /// # Errors
-    /// [`Error::Backend`](crate::Error::Backend) that says what is missing.
+    /// [`Error::Backend`](crate::Error::Backend) with the reason.
     fn check(&self, spec: &ExpertsSpec, device: &D) -> Result<()>;
 
     /// Computes the layer into `out` [T, H], which is overwritten.
@@ -33,19 +33,19 @@ pub trait ExpertsBackend<D: Memory>: Debug + Send + Sync {
     /// If the shapes disagree, or the device fails.
     fn forward(&self, call: ExpertsCall<'_, D>, out: &mut D::Tensor) -> Result<()>;
 
-    /// Whether [`forward`](Self::forward) waits for the routing and reads it on the host, for example
-    /// to see which experts were hit. A compiled plan breaks there, and compiling with `fullgraph`
-    /// fails.
+    /// Whether [`forward`](Self::forward) waits for the routing and reads it on the host, for
+    /// example to see which experts were hit. A compiled plan breaks there, and compiling with
+    /// `fullgraph` fails.
     ///
-    /// True unless a backend says otherwise.
+    /// True by default.
     fn reads_routing_on_host(&self) -> bool {
         true
     }
 
-    /// Whether the tokens of an expert pass its weights together. A compiled plan then lets a
-    /// shared expert pass beside the routed ones.
+    /// Whether the tokens of an expert are multiplied with its weights together. A compiled plan
+    /// then computes a shared expert beside the routed ones.
     ///
-    /// False unless a backend says otherwise.
+    /// False by default.
     fn groups_tokens(&self) -> bool {
         false
     }
@@ -54,7 +54,7 @@ pub trait ExpertsBackend<D: Memory>: Debug + Send + Sync {
 /// The arguments of one [`ExpertsBackend::forward`].
 #[derive(Debug)]
 pub struct ExpertsCall<'a, D: Memory> {
-    /// Where to compute.
+    /// The device to compute on.
     pub device: &'a D,
     /// The layer's experts.
     pub experts: &'a Experts<D>,
@@ -70,7 +70,7 @@ impl<D: Memory<Tensor = Tensor, Routing = Routing>> ExpertsCall<'_, D> {
     /// Whether `x`, the routing and `out` agree with each other and with the experts.
     ///
     /// # Errors
-    /// [`Error::Shape`](crate::Error::Shape) that names the one that does not.
+    /// [`Error::Shape`](crate::Error::Shape) that names the tensor.
     pub fn check_shapes(&self, out: &Tensor) -> Result<()> {
         let routing = [self.routing.tokens(), self.routing.top_k()];
         check::call(self.experts.spec(), self.x.shape(), routing, out.shape())

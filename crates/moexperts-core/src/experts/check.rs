@@ -20,12 +20,12 @@ pub fn call(spec: &ExpertsSpec, x: [usize; 2], routing: [usize; 2], out: [usize;
     shape("out", out, [tokens, spec.hidden])
 }
 
-/// Whether the weights are those of `spec`. `len` gives the length of a bias; where it is `None`, only
-/// the presence of the bias is checked.
+/// Whether the weights are those of `spec`. `len` gives the length of a bias; where it is `None`,
+/// only the presence of the bias is checked.
 ///
 /// # Errors
-/// [`Error::Count`], [`Error::Shape`], [`Error::Format`], or [`Error::Value`] of a projection or bias
-/// that is missing, or must not be there.
+/// [`Error::Count`], [`Error::Shape`], [`Error::Format`], or [`Error::Value`] of a projection or
+/// bias that is missing, or must not be there.
 pub(crate) fn weights<M: Weight, V>(
     spec: &ExpertsSpec,
     experts: &[Expert<M, V>],

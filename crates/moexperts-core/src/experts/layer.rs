@@ -8,7 +8,7 @@ use crate::{
     weights::{Linear, Matrix, Weight},
 };
 
-/// The experts of one layer on a device, and what backends keep for them.
+/// The experts of one layer on a device, and the cache of backends for them.
 #[derive(Debug)]
 pub struct Experts<D: Memory> {
     spec: ExpertsSpec,
@@ -55,11 +55,11 @@ impl<D: Memory> Experts<D> {
         Ok(Self { spec, experts, cache: TypedCache::default() })
     }
 
-    /// A layer of the experts of some layers, which share their elements with it: all of this
-    /// layer's, then those of `others`, as the experts from E on.
+    /// A layer with more experts: those of this layer, then `others` as the experts from E on. They
+    /// share their elements with this layer.
     ///
     /// # Panics
-    /// If one of the others is not of the shape and format of this layer's.
+    /// If one of the others has another shape or format than this layer's.
     #[must_use]
     pub fn joined(&self, others: Vec<Expert<D::Matrix, D::Vector>>) -> Self {
         let shape = |expert: &Expert<D::Matrix, D::Vector>| {
@@ -113,7 +113,7 @@ impl<D: Memory> Experts<D> {
         &self.experts[index]
     }
 
-    /// What backends keep for this layer.
+    /// The values that backends keep for this layer.
     pub fn cache(&self) -> &TypedCache {
         &self.cache
     }

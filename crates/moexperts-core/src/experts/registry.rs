@@ -1,4 +1,4 @@
-//! The names backends are found by.
+//! The registry of experts backends, by device and name.
 
 use std::{
     any::{Any, TypeId},
@@ -17,8 +17,8 @@ type AnyBackend = Box<dyn Any + Send + Sync>;
 
 static REGISTERED: RwLock<BTreeMap<Key, AnyBackend>> = RwLock::new(BTreeMap::new());
 
-/// The built-in backends of each device, made once: plans are kept by a backend's address, so that a
-/// second copy would be compiled again.
+/// The built-in backends of each device, made once: plans are kept by a backend's address, so that
+/// a second copy would be compiled again.
 static BUILT_IN: RwLock<BTreeMap<TypeId, AnyBackend>> = RwLock::new(BTreeMap::new());
 
 fn built_in<D: Device<Experts = D>>() -> Vec<Arc<dyn ExpertsBackend<D>>> {
@@ -74,7 +74,7 @@ impl ExpertsInterface {
         Ok(())
     }
 
-    /// Takes a registered backend back; models that use it keep it until they are switched.
+    /// Removes a registered backend; models that use it keep it until they are switched.
     ///
     /// # Errors
     /// [`Error::UnknownBackend`] if no backend of that name was registered; built-in backends

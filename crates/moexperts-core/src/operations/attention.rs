@@ -1,7 +1,7 @@
 //! Attention: softmax of the scores of queries and keys, times values (Vaswani et al. 2017).
 //!
-//! Query heads share key/value heads in groups (Ainslie et al. 2023); a token may see a window alone
-//! (Beltagy et al. 2020), and a sink may take part in the softmax (Xiao et al. 2023).
+//! Query heads share key/value heads in groups (Ainslie et al. 2023); a token may see a window
+//! alone (Beltagy et al. 2020), and a sink may take part in the softmax (Xiao et al. 2023).
 
 use crate::{
     cache::Scratch,
@@ -13,7 +13,8 @@ use crate::{
 
 /// Attention of one layer.
 ///
-/// Exhaustive on purpose: a new field changes results, so every device and family has to look at it.
+/// Exhaustive on purpose: a new field changes results, so every device and family has to look at
+/// it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AttentionSpec {
     /// Query heads; a multiple of `kv_heads`.
@@ -107,8 +108,8 @@ pub fn check(
     }
 }
 
-/// Whether the queries, keys and values of some segments' tokens are what `spec` says, and it has no
-/// window.
+/// Whether the queries, keys and values of some segments' tokens are what `spec` says, and it has
+/// no window.
 ///
 /// # Errors
 /// [`Error::Shape`](crate::Error::Shape) of a tensor, [`Error::Value`](crate::Error::Value) of

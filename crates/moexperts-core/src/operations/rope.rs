@@ -43,9 +43,8 @@ pub fn check(x: [usize; 2], head_dim: usize, cos: [usize; 2], sin: [usize; 2]) -
     })
 }
 
-/// Turns one head by the angle of each pair:
-/// `a, b = a · cos(angle) - b · sin(angle), b · cos(angle) + a · sin(angle)`. Values beyond the last
-/// pair stay.
+/// Turns one head by the angle of each pair: `a, b = a · cos(angle) - b · sin(angle), b ·
+/// cos(angle) + a · sin(angle)`. Values beyond the last pair stay.
 ///
 /// # Panics
 /// If the head has fewer values than the pairs.

@@ -12,7 +12,7 @@ use crate::{
 /// How the router logits of a token become its experts and their weights.
 ///
 /// 1. Each logit becomes a [`score`](Self::score).
-/// 2. What an expert is picked on is its score or its logit ([`pick_on`](Self::pick_on)), plus its
+/// 2. An expert is picked on its score or its logit ([`pick_on`](Self::pick_on)), plus its
 ///    [`pick_bias`](RouteOperands::pick_bias) if there is one.
 /// 3. With [`groups`](Self::groups), experts outside the best groups are picked on
 ///    [`masked`](ExpertGroups::masked) instead.
@@ -41,11 +41,11 @@ pub struct RouterSpec {
     pub top_k: usize,
     /// How a logit becomes a score.
     pub score: Score,
-    /// What experts are picked on, before the pick bias is added.
+    /// The values experts are picked on, before the pick bias is added.
     pub pick_on: PickOn,
-    /// Groups of experts of which only the best are picked from.
+    /// Groups of experts; only the best groups are picked from.
     pub groups: Option<ExpertGroups>,
-    /// The epsilon that is added to the sum of the K scores before they are divided by it; `None`:
+    /// The epsilon that is added to the sum of the K scores before they are divided by it. `None`:
     /// they are not divided.
     pub normalise: Option<f32>,
     /// Factor on the weights, after normalising (`routed_scaling_factor`).
@@ -60,11 +60,11 @@ pub enum Score {
     Softmax,
     /// `1 / (1 + e^-logit)`.
     Sigmoid,
-    /// `√(ln(1 + e^logit))`, as deepseek_v4 has it.
+    /// `√(ln(1 + e^logit))`, as in deepseek_v4.
     SqrtSoftplus,
 }
 
-/// What experts are picked on.
+/// The values that experts are picked on.
 #[non_exhaustive]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PickOn {
@@ -74,18 +74,19 @@ pub enum PickOn {
     Logits,
 }
 
-/// Experts in groups of equal size, one group after another, of which only the best are picked from.
+/// Experts in groups of equal size, one group after another. Experts are picked from the best
+/// groups only (DeepSeek-V2 2024).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ExpertGroups {
-    /// How many groups (`n_group`), at most [`MAX_COUNT`](Self::MAX_COUNT).
+    /// Number of groups (`n_group`), at most [`MAX_COUNT`](Self::MAX_COUNT).
     pub count: usize,
-    /// How many of them are kept (`topk_group`), the lower first where two are equal.
+    /// Number of groups that are kept (`topk_group`), the lower first where two are equal.
     pub keep: usize,
-    /// 1 or 2: how many of the largest values of a group, the pick bias included, make its score,
-    /// which is their sum.
+    /// 1 or 2: a group's score is the sum of that many of its largest values, the pick bias
+    /// included.
     pub best: usize,
-    /// What the experts of the other groups are picked on: 0 or minus infinity. With 0 they may
-    /// still come before experts that are kept, whose bias is negative.
+    /// The value that experts of the other groups are picked on: 0 or minus infinity. With 0, they
+    /// may still come before kept experts with a negative bias.
     pub masked: f32,
 }
 
@@ -167,7 +168,8 @@ pub struct SharedSlices<'a, D: Memory> {
 /// Operands of [`Operations::route`](crate::Operations::route) beside the logits.
 #[derive(Debug)]
 pub struct RouteOperands<'a, D: Memory> {
-    /// `e_score_correction_bias` \[E\]: added to what experts are picked on, not to their weights.
+    /// `e_score_correction_bias` \[E\]: added to the values that experts are picked on, not to
+    /// their weights (DeepSeek-V3 2024).
     pub pick_bias: Option<&'a D::Vector>,
     /// Factor on the weight of an expert \[E\], after everything else.
     pub per_expert_scale: Option<&'a D::Vector>,
@@ -239,8 +241,8 @@ fn router_has(
     Err(Error::Router { what, expected, got })
 }
 
-/// Whether the router is one of the logits' experts, the pick bias and the scale per expert, if
-/// there are, have a value for each of them, and the gate of a shared expert one for each token.
+/// Whether the router fits the experts of the logits, the pick bias and the scale per expert, if
+/// any, have a value for each expert, and the gate of a shared expert one for each token.
 ///
 /// # Errors
 /// [`Error::Router`], [`Error::Shape`].
@@ -257,11 +259,11 @@ pub fn check(
     gate.map_or(Ok(()), |gate| shape("gate", gate, [tokens, 1]))
 }
 
-/// The experts of one token and their weights, from its router logits \[E\]: (id, weight), the largest
-/// of what they are picked on first.
+/// The experts of one token and their weights, from its router logits \[E\]: (id, weight), the
+/// largest picked value first.
 ///
-/// `pick_bias` \[E\] is added to what experts are picked on, `per_expert_scale` \[E\] is a factor on their
-/// weights.
+/// `pick_bias` \[E\] is added to the values that experts are picked on, `per_expert_scale` \[E\] is
+/// a factor on their weights.
 ///
 /// # Panics
 /// If [`checks::router`](crate::checks::router) refuses the router, or lengths disagree.
@@ -303,7 +305,8 @@ pub fn scores(logits: &[f64], score: Score) -> Vec<f64> {
     }
 }
 
-/// What each expert is picked on before groups are masked, from the router logits \[E\] of one token.
+/// The value that each expert is picked on before groups are masked, from the router logits \[E\]
+/// of one token.
 ///
 /// # Panics
 /// If lengths disagree.
@@ -319,7 +322,7 @@ pub fn picked_on(logits: &[f64], spec: &RouterSpec, pick_bias: Option<&[f64]>) -
     values
 }
 
-/// The score of each group of experts: the sum of the best of what its experts are picked on.
+/// The score of each group of experts: the sum of its best values.
 pub fn group_scores(picked_on: &[f64], groups: &ExpertGroups) -> Vec<f64> {
     let score = |group: &[f64]| -> f64 {
         descending(group)[..groups.best].iter().map(|&id| group[id]).sum()
@@ -327,7 +330,7 @@ pub fn group_scores(picked_on: &[f64], groups: &ExpertGroups) -> Vec<f64> {
     picked_on.chunks_exact(picked_on.len() / groups.count).map(score).collect()
 }
 
-/// Masks what experts are picked on outside the best groups.
+/// Masks the values of experts outside the best groups.
 pub fn mask_groups(picked_on: &mut [f64], groups: &ExpertGroups) {
     let size = picked_on.len() / groups.count;
     for &group in &descending(&group_scores(picked_on, groups))[groups.keep..] {

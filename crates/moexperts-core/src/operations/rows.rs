@@ -2,7 +2,7 @@
 
 use crate::{
     error::{Error, Result},
-    shapes::{count, indices, shape},
+    shapes::{count, indices, shape, shape_is},
 };
 
 /// Whether `y` has a row for each of some `rows` of `x`: `put_rows`, `add_rows`.
@@ -29,6 +29,19 @@ pub fn check_bags(rows: &[u32], weights: &[f32], taps: usize, limit: usize) -> R
     Ok(bags)
 }
 
+/// The rows of a tensor [rows, cols] with rows of another length: `reshape`.
+///
+/// # Errors
+/// [`Error::Shape`] if the values do not fill whole rows.
+pub fn check_reshape([rows, cols]: [usize; 2], new_cols: usize) -> Result<usize> {
+    let values = rows * cols;
+    let new_rows = values.checked_div(new_cols).unwrap_or(0);
+    shape_is(new_rows * new_cols == values, "tensor to reshape", || {
+        [format!("rows that fill rows of {new_cols}"), format!("[{rows}, {cols}]")]
+    })?;
+    Ok(new_rows)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -44,6 +57,18 @@ mod tests {
             text(check_rows_of([3, 2], &[0, 3], [2, 2])),
             "row 3 is out of range, expected less than 3"
         );
+    }
+
+    #[test]
+    fn a_reshape_fills_its_rows() {
+        assert_eq!(check_reshape([4, 6], 8), Ok(3));
+        assert_eq!(check_reshape([0, 6], 8), Ok(0));
+        assert_eq!(check_reshape([4, 0], 0), Ok(0));
+        assert_eq!(
+            check_reshape([4, 6], 5).unwrap_err().to_string(),
+            "tensor to reshape has shape [4, 6], expected rows that fill rows of 5"
+        );
+        assert!(check_reshape([4, 6], 0).is_err());
     }
 
     #[test]

@@ -39,7 +39,8 @@ impl MatrixLayout {
                 "strides {row_stride} and {col_stride} let elements of [{rows}, {cols}] overlap"
             ));
         }
-        // An empty matrix has no last element, but its views count the bytes of its rows all the same.
+        // An empty matrix has no last element, but its views count the bytes of its rows all the
+        // same.
         let counts = [rows, cols].iter().all(|&count| count.checked_mul(size).is_some());
         let needed = self.span_elements().and_then(|elements| elements.checked_mul(size));
         let end = needed.and_then(|needed| needed.checked_add(offset_bytes));
@@ -62,8 +63,8 @@ impl MatrixLayout {
     /// The rows `start`, `start + step`, … below `end`, of a range that lies inside and a step that
     /// is not 0.
     ///
-    /// What is left may be empty: then its first byte stays where it was, since the skipped rows may
-    /// end beyond the storage. Of at most one row, the stride to the next does not matter.
+    /// What is left may be empty: then its first byte stays where it was, since the skipped rows
+    /// may end beyond the storage. Of at most one row, the stride to the next does not matter.
     pub(crate) fn rows_stepped(self, start: usize, end: usize, step: usize) -> Self {
         let rows = (end - start).div_ceil(step);
         let skipped = if rows == 0 || self.cols == 0 { 0 } else { start * self.row_stride };
@@ -87,6 +88,9 @@ impl MatrixLayout {
     /// Whether two elements could lie in one place: neither do whole rows follow one another, nor
     /// whole columns.
     fn overlaps(&self) -> bool {
+        if self.rows == 0 || self.cols == 0 {
+            return false;
+        }
         let down = (self.rows, self.row_stride);
         let right = (self.cols, self.col_stride);
         let follow = |(count, stride): (usize, usize), (inner, inner_stride): (usize, usize)| {

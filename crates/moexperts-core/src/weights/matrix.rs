@@ -80,7 +80,7 @@ impl Matrix {
         self.layout.cols
     }
 
-    /// How the values are stored.
+    /// The storage format of the values.
     pub fn format(&self) -> WeightFormat {
         self.layout.dtype.into()
     }
@@ -181,7 +181,7 @@ pub trait Weight: Debug + Clone + Send + Sync {
     /// Inputs.
     fn cols(&self) -> usize;
 
-    /// How its values are stored.
+    /// The storage format of its values.
     fn format(&self) -> WeightFormat;
 
     /// The block of some rows and columns.

@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 
-use crate::weights::WeightFormat;
+use crate::weights::format::WeightFormat;
 
 /// Shorthand for results of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -6,7 +6,7 @@
 //! batch is read where its tokens and those they see do not fit at once.
 
 use crate::{
-    device::{Batch, Span},
+    device::batch::{Batch, Span},
     error::{Error, Result},
     shapes::{indices, value_is},
 };

@@ -3,10 +3,37 @@
 use std::{fmt::Debug, sync::Arc};
 
 use crate::{
-    device::{Device, Memory},
-    error::Result,
-    experts::ExpertsBackend,
+    device::{memory::Memory, operations::Operations, tuning::Tuning},
+    error::{Error, Result},
+    experts::backend::ExpertsBackend,
+    operations::Operation,
 };
+
+/// A place where models run: where weights and activations lie ([`Memory`]), what is computed with
+/// them ([`Operations`]), with which settings ([`Tuning`]), and how ([`Execution`]).
+///
+/// Every type with the four traits is a device.
+pub trait Device:
+    Memory + Operations + Tuning + Execution + Debug + Clone + Send + Sync + 'static
+{
+    /// Refuses a model that needs an operation which the device lacks.
+    ///
+    /// # Errors
+    /// [`Error::Device`] that names the operation.
+    fn check_operation(&self, operation: Operation) -> Result<()> {
+        if self.has_operation(operation) {
+            return Ok(());
+        }
+        let name = operation.name();
+        let problem = format!("the operation `{name}` is not supported, the CPU has it");
+        Err(Error::Device { device: Self::NAME, problem })
+    }
+}
+
+impl<D> Device for D where
+    D: Memory + Operations + Tuning + Execution + Debug + Clone + Send + Sync + 'static
+{
+}
 
 /// What kind of machine a device is.
 ///

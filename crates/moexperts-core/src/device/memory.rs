@@ -6,8 +6,11 @@ use crate::{
     error::Result,
     routing::Routing,
     state::StateSpec,
-    weights::{Matrix, Weight, WeightFormat},
+    weights::{Linear, Matrix, Weight, WeightFormat},
 };
+
+/// A linear layer on device `D`.
+pub type DeviceLinear<D> = Linear<<D as Memory>::Matrix, <D as Memory>::Vector>;
 
 /// The memory of a device: weights, activations, routings and states, and the transfers to it and
 /// from it.

@@ -2,8 +2,8 @@
 
 use crate::{
     cache::Scratch,
-    device::{DeviceLinear, Execution},
-    error::{Error, Result},
+    device::memory::{DeviceLinear, Memory},
+    error::Result,
     operations::{
         Activation, AttentionCall, AttentionSpec, GateFunction, Operation, RopePairing,
         RouteOperands, RouterSpec, route::check_router,
@@ -26,28 +26,12 @@ use crate::{
 /// Beside the errors that an operation names, it returns [`Error::Device`] where the device is out
 /// of memory, or failed at an operation before. Arguments are checked first: an operation that
 /// refuses them has changed nothing.
-pub trait Operations: Execution {
+pub trait Operations: Memory {
     /// Whether the device has an operation; it has all by default.
+    /// [`Device::check_operation`](crate::Device::check_operation) refuses the others.
     fn has_operation(&self, operation: Operation) -> bool {
         let _ = operation;
         true
-    }
-
-    /// Refuses a model that needs an operation which the device lacks.
-    ///
-    /// # Errors
-    /// [`Error::Device`] that names the operation.
-    fn check_operation(&self, operation: Operation) -> Result<()> {
-        if self.has_operation(operation) {
-            return Ok(());
-        }
-        Err(Error::Device {
-            device: Self::NAME,
-            problem: format!(
-                "the operation `{}` is not supported, the CPU has it",
-                operation.name()
-            ),
-        })
     }
 
     /// Whether it has this activation.

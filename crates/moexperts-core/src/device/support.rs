@@ -1,9 +1,9 @@
 //! What a device has: kernels for formats of weights, activations, and so experts.
 
 use crate::{
-    device::Device,
+    device::execution::Device,
     error::{Error, Result, listed},
-    experts::ExpertsSpec,
+    experts::spec::ExpertsSpec,
     operations::Activation,
     weights::WeightFormat,
 };

@@ -1,6 +1,6 @@
 //! Settings of a device's kernels, and the kernels they choose.
 
-use crate::{device::Memory, error::Result};
+use crate::{device::memory::Memory, error::Result};
 
 /// A setting of a device's kernels whose best value depends on the machine and the shapes.
 ///

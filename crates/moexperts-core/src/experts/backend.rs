@@ -4,7 +4,7 @@ use std::fmt::Debug;
 
 use crate::{
     cache::Scratch,
-    device::Memory,
+    device::memory::Memory,
     error::Result,
     experts::{check, layer::Experts, spec::ExpertsSpec},
     routing::Routing,

@@ -2,7 +2,7 @@
 
 use crate::{
     cache::TypedCache,
-    device::Memory,
+    device::memory::Memory,
     error::Result,
     experts::{check, expert::Expert, spec::ExpertsSpec},
     weights::{Linear, Matrix, Weight},

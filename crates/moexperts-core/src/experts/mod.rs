@@ -1,12 +1,12 @@
 //! Experts layers, and the backends that run them.
 
-mod backend;
+pub(crate) mod backend;
 pub(crate) mod check;
 mod expert;
 pub(crate) mod formula;
 mod layer;
 mod registry;
-mod spec;
+pub(crate) mod spec;
 
 pub use backend::{ExpertsBackend, ExpertsCall};
 pub use expert::Expert;

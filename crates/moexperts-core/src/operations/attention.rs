@@ -5,7 +5,7 @@
 
 use crate::{
     cache::Scratch,
-    device::{Batch, Memory},
+    device::{batch::Batch, memory::Memory},
     error::Result,
     shapes::{count, shape, value_is},
     state::StateSpec,

@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 
 use crate::{
-    device::Memory,
+    device::memory::Memory,
     error::{Error, Result},
     operations::elementwise::sigmoid,
     shapes::{length, shape},

@@ -3,7 +3,7 @@
 mod convert;
 mod dtype;
 mod element;
-mod format;
+pub(crate) mod format;
 mod layout;
 mod linear;
 mod matrix;

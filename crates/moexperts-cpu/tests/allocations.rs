@@ -6,14 +6,10 @@
 #[path = "it/common/mod.rs"]
 mod common;
 
-use std::{
-    alloc::{GlobalAlloc, Layout, System},
-    num::NonZero,
-    sync::atomic::{AtomicUsize, Ordering},
-};
+use std::num::NonZero;
 
 use common::{tensor, values};
-use moexperts_conformance::{Layer, cases};
+use moexperts_conformance::{CountingAllocator, Layer, cases};
 use moexperts_core::{
     Activation, AttentionCall, AttentionSpec, Batch, DType, Execution, ExpertGroups, Experts,
     ExpertsCall, Linear, Matrix, Memory, Operations, RopePairing, RouteOperands, RouterSpec,
@@ -21,39 +17,15 @@ use moexperts_core::{
 };
 use moexperts_cpu::{Cpu, CpuOptions};
 
-struct Counting;
-
-static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: every method passes its arguments on to the system's allocator, which keeps the contract.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: `layout` has a size, by this method's contract.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the pointer is one of this allocator, so of `System`, with this layout.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the pointer is one of this allocator, so of `System`, with this layout.
-        unsafe { System.realloc(pointer, layout, size) }
-    }
-}
-
 #[global_allocator]
-static COUNTING: Counting = Counting;
+static ALLOCATOR: CountingAllocator = CountingAllocator::new();
 
 /// How often the work allocates inside the pool, as in a model: entering it uses a queue that grows.
 fn allocations(cpu: &Cpu, work: impl FnOnce() + Send) -> usize {
     cpu.enter(|| {
-        let before = ALLOCATIONS.load(Ordering::Relaxed);
+        let before = ALLOCATOR.allocations();
         work();
-        ALLOCATIONS.load(Ordering::Relaxed) - before
+        ALLOCATOR.allocations() - before
     })
 }
 

@@ -8,7 +8,7 @@ use std::{collections::TryReserveError, ops::Range};
 
 use moexperts_core::{
     Batch, Result, checks,
-    positions::{Held, Limits, Part},
+    positions::{Held, Part, RoundLimits},
 };
 
 use crate::cpu::Cpu;
@@ -82,8 +82,8 @@ impl KvState {
     }
 
     /// The limits of a round of a batch.
-    pub(super) fn limits(&self) -> Limits {
-        Limits { window: self.window, align: QUERY_TOKENS }
+    pub(super) fn limits(&self) -> RoundLimits {
+        RoundLimits { window: self.window, align: QUERY_TOKENS }
     }
 
     /// Positions of a sequence that are held at a time, at most.

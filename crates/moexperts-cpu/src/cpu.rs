@@ -14,11 +14,12 @@ use crate::{
     tuning::Tuning,
 };
 
-/// Multiplications below which a product is not worth another thread: about 2 microseconds, in which
-/// a thread of the pool is woken (bench/record/2026-11-23-kernel-choices-zen3.md).
+/// Multiplications below which a product is not worth another thread: about 2 microseconds, in
+/// which a thread of the pool is woken (bench/record/2026-11-23-kernel-choices-zen3.md).
 pub(crate) const MIN_MULTIPLICATIONS: usize = 1 << 16;
 
-/// Multiplications that make a part worth starting: the first weights of each part are not prefetched.
+/// Multiplications that make a part worth starting: the first weights of each part are not
+/// prefetched.
 const GOOD_MULTIPLICATIONS: usize = 1 << 21;
 
 /// Values below which an elementwise operation is not worth another thread.
@@ -104,7 +105,8 @@ impl Cpu {
     /// The kernel for weights of a format.
     ///
     /// # Panics
-    /// If there is none: [`Memory::has_format`](moexperts_core::Memory::has_format) says which formats have one.
+    /// If there is none: [`Memory::has_format`](moexperts_core::Memory::has_format) says which
+    /// formats have one.
     pub(crate) fn kernel(&self, format: impl Into<WeightFormat>) -> Kernel {
         let kernel = Kernel::select(self.isa, format).expect("the format was checked");
         kernel.tuned(self.tuning)

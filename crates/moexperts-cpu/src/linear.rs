@@ -39,9 +39,9 @@ struct ThreadWorkspace {
 
 /// `outs[i] = x · linears[i].weightᵀ + linears[i].bias`.
 ///
-/// Few rows are packed once for all threads, which divide the outputs, and so the weights. Where there
-/// are many rows, the threads divide the rows: each packs a block of panels at a time and passes all
-/// weights over it while it is in the thread's cache.
+/// Few rows are packed once for all threads, which divide the outputs, and so the weights. Where
+/// there are many rows, the threads divide the rows: each packs a block of panels at a time and
+/// passes all weights over it while it is in the thread's cache.
 pub(crate) fn linear(
     cpu: &Cpu,
     x: &Tensor,

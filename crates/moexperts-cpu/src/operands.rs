@@ -20,7 +20,8 @@ pub(crate) struct Buffer {
 }
 
 impl Buffer {
-    /// `rows` rows of `cols` values of the kernel's inputs. They hold what an earlier use left there.
+    /// `rows` rows of `cols` values of the kernel's inputs. They hold what an earlier use left
+    /// there.
     pub(crate) fn rows(&mut self, kernel: &Kernel, rows: usize, cols: usize) -> Operands<'_> {
         match kernel.inputs() {
             DType::Bf16 => Operands::Bf16(SharedRows::new(
@@ -103,8 +104,8 @@ impl Operands<'_> {
             Self::Bf16(panels) => {
                 // A pair of columns lies side by side; of an odd last one the second is zero.
                 let cells = cells.start..cells.end.next_multiple_of(2 * PANEL);
-                // SAFETY: no other thread uses these columns, by this function's contract; the first
-                // is even, so none of the pairs is shared with columns of another thread.
+                // SAFETY: no other thread uses these columns, by this function's contract; the
+                // first is even, so none of the pairs is shared with columns of another thread.
                 let out = unsafe { panels.part(panel, cells) };
                 let (rounded, partner) = out.split_at_mut(values.len());
                 cpu.elementwise().round(values, rounded);

@@ -2,8 +2,8 @@
 
 use moexperts_core::{Knob, Rows};
 
-/// Weight rows that pass over some inputs before the next, at most: 96 rows of 2048 values of
-/// bf16 are 384 KiB, which stay in a second-level cache of 512 KiB. Whole tiles of 6, 8 and 16 rows.
+/// Weight rows that pass over some inputs before the next, at most: 96 rows of 2048 values of bf16
+/// are 384 KiB, which stay in a second-level cache of 512 KiB. Whole tiles of 6, 8 and 16 rows.
 pub(crate) const MAX_BLOCK_OUTPUTS: usize = 96;
 
 /// Panels of inputs that pass over a block, at most: more gained nothing where it was measured

@@ -1,5 +1,6 @@
-//! Operations and experts forwards allocate nothing once their buffers have grown. A separate binary
-//! with one test, because an allocator is the whole process's: it would count other tests too.
+//! Operations and experts forwards allocate nothing once their buffers have grown. A separate
+//! binary with one test, because an allocator is the whole process's: it would count other tests
+//! too.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail with them")]
 
@@ -20,7 +21,8 @@ use moexperts_cpu::{Cpu, CpuOptions};
 #[global_allocator]
 static ALLOCATOR: CountingAllocator = CountingAllocator::new();
 
-/// How often the work allocates inside the pool, as in a model: entering it uses a queue that grows.
+/// How often the work allocates inside the pool, as in a model: entering it uses a queue that
+/// grows.
 fn allocations(cpu: &Cpu, work: impl FnOnce() + Send) -> usize {
     cpu.enter(|| {
         let before = ALLOCATOR.allocations();

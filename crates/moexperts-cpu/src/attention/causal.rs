@@ -210,7 +210,8 @@ fn attend(
     kernel.lanes_in_rows(values, panels, value_dim, weights, sums);
     for (index, scores) in scores.chunks_exact(seen).enumerate() {
         let (token, head) = (index / group, item.kv_head * group + index % group);
-        // SAFETY: each head of each token belongs to one item, and each item to one part of a `split`.
+        // SAFETY: each head of each token belongs to one item, and each item to one part of a
+        // `split`.
         let out = unsafe { out.part(item.row + token, head * value_dim..(head + 1) * value_dim) };
         let (whole, rest) = out.split_at_mut(panels * PANEL);
         for (panel, out) in whole.chunks_exact_mut(PANEL).enumerate() {

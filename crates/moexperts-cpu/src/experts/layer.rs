@@ -1,5 +1,6 @@
-//! An experts layer in two halves with a barrier between them: into the experts, `activation(gate(x),
-//! up(x))`, and out of them, the weighted down products. A backend chooses which pairs go together.
+//! An experts layer in two halves with a barrier between them: into the experts,
+//! `activation(gate(x), up(x))`, and out of them, the weighted down products. A backend chooses
+//! which pairs go together.
 //!
 //! The pairs of an expert that fill panels go through panels, the others through dot products. The
 //! results of the activation are stored in the form that the down product reads.
@@ -145,7 +146,8 @@ impl<'a> ExpertsLayer<'a> {
         let panels = || groups.iter().flat_map(ExpertPairs::panels);
         threads.split(panels().count(), 1, |range| {
             for (panel, pairs) in panels().skip(range.start).take(range.len()) {
-                // SAFETY: `&mut self` excludes other calls, and `split` gives each panel to one part.
+                // SAFETY: `&mut self` excludes other calls, and `split` gives each panel to one
+                // part.
                 unsafe {
                     let tokens = &layer.groups.tokens()[pairs];
                     layer.panels.pack(panel, layer.inputs, tokens, spec.hidden);
@@ -161,8 +163,8 @@ impl<'a> ExpertsLayer<'a> {
             let groups = &groups[range];
             for (index, group) in groups.iter().enumerate() {
                 let next = groups.get(index + 1);
-                // SAFETY: `split_grid` gives each column of each expert to one part; the `split` above
-                // has packed the panels.
+                // SAFETY: `split_grid` gives each column of each expert to one part; the `split`
+                // above has packed the panels.
                 unsafe { layer.up(group, next, columns.clone(), workspace) };
             }
         });
@@ -172,8 +174,8 @@ impl<'a> ExpertsLayer<'a> {
             let workspace = unsafe { layer.workspaces.own() };
             for (index, group) in groups.iter().enumerate() {
                 let next = groups.get(index + 1);
-                // SAFETY: `split` gives each column to one part; the `split_grid` above has returned,
-                // and with it every `up`.
+                // SAFETY: `split` gives each column to one part; the `split_grid` above has
+                // returned, and with it every `up`.
                 unsafe { layer.down(group, next, columns.clone(), workspace) };
             }
         });
@@ -204,8 +206,8 @@ impl<'a> ExpertsLayer<'a> {
             let gate = gate_proj.as_ref().map(|gate| Outputs::of(gate, &columns, gate_rows));
             let up = Outputs::of(up_proj, &columns, up_rows);
             for panels in chunks(group.panels.clone(), self.kernel.block_panels()) {
-                // SAFETY: the panels are packed, by this function's contract, and nothing writes them
-                // before the next `add`.
+                // SAFETY: the panels are packed, by this function's contract, and nothing writes
+                // them before the next `add`.
                 let inputs = unsafe { self.panels.read(panels.clone()) };
                 let cells = panels.len() * columns.len() * PANEL;
                 let product = |outputs: &Outputs<'_>, out: &mut [f32]| {
@@ -215,8 +217,8 @@ impl<'a> ExpertsLayer<'a> {
                 self.activated(gate.as_ref(), &up, gate_out, up_out, product);
                 for (panel, values) in panels.zip(up_out.chunks_exact(columns.len() * PANEL)) {
                     // SAFETY: no other call has these columns of this expert, by this function's
-                    // contract, and the panel is the expert's. The first column is even: a multiple
-                    // of `NARROWEST` and of the outputs that are computed at once.
+                    // contract, and the panel is the expert's. The first column is even, because
+                    // `NARROWEST` and the number of outputs at once are.
                     unsafe {
                         self.inner_panels.store_panel(self.cpu, panel, columns.clone(), values);
                     }
@@ -269,7 +271,8 @@ impl<'a> ExpertsLayer<'a> {
             let down = Outputs::of(down_proj, &columns, gathered);
             for panels in chunks(group.panels.clone(), self.kernel.block_panels()) {
                 let product = &mut product[..panels.len() * columns.len() * PANEL];
-                // SAFETY: only `up` writes these, and none is in progress, by this function's contract.
+                // SAFETY: only `up` writes these, and none is in progress, by this function's
+                // contract.
                 let inner = unsafe { self.inner_panels.read(panels.clone()) };
                 down.lanes(&self.kernel, inner, product);
                 for (panel, values) in panels.zip(product.chunks_exact(columns.len() * PANEL)) {
@@ -286,7 +289,8 @@ impl<'a> ExpertsLayer<'a> {
             }
             for rows in chunks(group.rows.clone(), self.rows_at_once()) {
                 let product = &mut product[..rows.len() * columns.len()];
-                // SAFETY: only `up` writes these, and none is in progress, by this function's contract.
+                // SAFETY: only `up` writes these, and none is in progress, by this function's
+                // contract.
                 let inner = unsafe { self.inner_rows.read(rows.clone()) };
                 let indices: [u32; PANEL] = std::array::from_fn(|row| row as u32);
                 let further = || Then::rows(&down_proj.weight, columns.end);
@@ -295,8 +299,8 @@ impl<'a> ExpertsLayer<'a> {
                 down.dot(self.cpu, &self.kernel, rows_of_inner, then, product);
                 let pairs = &self.groups.pairs()[group.pairs_of_rows(&rows)];
                 for (pair, values) in pairs.iter().zip(product.chunks_exact(columns.len())) {
-                    // SAFETY: no other call has these columns, by this function's contract, and `out`
-                    // ends with this turn.
+                    // SAFETY: no other call has these columns, by this function's contract, and
+                    // `out` ends with this turn.
                     let out = unsafe { self.out.part(pair.token as usize, columns.clone()) };
                     self.cpu.elementwise().add_scaled(out, values, pair.weight);
                 }
@@ -327,8 +331,8 @@ impl<'a> ExpertsLayer<'a> {
         }
     }
 
-    /// Alone, every pair of an expert reads the block again: a quarter of it stays in the cache beside
-    /// what the prefetches bring.
+    /// Alone, every pair of an expert reads the block again: a quarter of it stays in the cache
+    /// beside what the prefetches bring.
     fn outputs_at_once(&self) -> usize {
         match self.pairs {
             Pairs::Together => self.kernel.block_outputs(),

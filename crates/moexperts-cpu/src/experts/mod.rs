@@ -1,6 +1,7 @@
 //! The experts backends of the CPU, and what they share.
 //!
-//! All three compute the same products and add a token's experts in ascending id; they differ in how the work is cut, and in which pairs pass an expert's weights together.
+//! All three compute the same products and add a token's experts in ascending id; they differ in
+//! how the work is cut, and in which pairs pass an expert's weights together.
 
 mod batched_mm;
 mod eager;

@@ -54,8 +54,8 @@ struct ThreadWorkspace {
     row: Vec<f32>,
 }
 
-/// `out[t · K + k] = experts[ids[t, k]](x[t])`, or of `x[t · K + k]`: [T · K, out], rounded once. The
-/// rows of sentinels are 0.
+/// `out[t · K + k] = experts[ids[t, k]](x[t])`, or of `x[t · K + k]`: [T · K, out], rounded once.
+/// The rows of sentinels are 0.
 ///
 /// # Errors
 /// [`Error::Shape`] or [`Error::Format`] that names what does not agree, [`Error::Device`] if there
@@ -173,8 +173,8 @@ impl Products<'_> {
             // SAFETY: once in this part of a `split`, which starts no other parallel work.
             let workspace = unsafe { self.workspaces.own() };
             for group in &groups[range] {
-                // SAFETY: `split_grid` gives each column of each group to one part; the `split` above
-                // has packed the panels.
+                // SAFETY: `split_grid` gives each column of each group to one part; the `split`
+                // above has packed the panels.
                 unsafe { self.product(group, columns.clone(), workspace) };
             }
         });
@@ -195,8 +195,8 @@ impl Products<'_> {
         for columns in chunks(columns, self.kernel.block_outputs()) {
             let outputs = Outputs::of(linear, &columns, gathered);
             for panels in chunks(group.panels.clone(), self.kernel.block_panels()) {
-                // SAFETY: the panels are packed, by this function's contract, and nothing writes them
-                // after that.
+                // SAFETY: the panels are packed, by this function's contract, and nothing writes
+                // them after that.
                 let inputs = unsafe { self.panels.read(panels.clone()) };
                 let product = &mut product[..panels.len() * columns.len() * PANEL];
                 outputs.lanes(&self.kernel, inputs, product);

@@ -1,11 +1,11 @@
 //! AMX-BF16: tiles of sixteen weight rows times a panel, thirty-two columns an instruction.
 //!
-//! Weight rows as they lie are one operand, a panel as it is packed is the other, and a tile of sums
-//! is what the result holds. Two tiles of rows meet two panels at a time: four products for four
-//! loads, where one by one would need two loads each. Where more panels follow, the first two leave
-//! the rows packed for them: rows a power of two apart would fall into one set of the first-level
-//! cache. The last columns, where they do not fill a tile, are copied into tiles that are zero
-//! elsewhere: nothing beyond a row is read, and every output is summed alike.
+//! Weight rows as they lie are one operand, a panel as it is packed is the other, and a tile of
+//! sums is what the result holds. Two tiles of rows meet two panels at a time: four products for
+//! four loads, where one by one would need two loads each. Where more panels follow, the first two
+//! leave the rows packed for them: rows a power of two apart would fall into one set of the
+//! first-level cache. The last columns, where they do not fill a tile, are copied into tiles that
+//! are zero elsewhere: nothing beyond a row is read, and every output is summed alike.
 
 use std::{
     arch::asm,
@@ -49,8 +49,8 @@ type PackedRows = MaybeUninit<[[PackedTile; 2]; MAX_DEPTH / COLS]>;
 /// Writes `out[(p * outputs + r) * PANEL + lane]` for every panel `p` and weight row `r`.
 ///
 /// # Safety
-/// [`amx::runs_here`](crate::amx::runs_here) is true, and the processor has AVX512-BF16. `out` holds
-/// `panels * outputs * PANEL` values, and the call's rows and panels exist: [`LanesCall`].
+/// [`amx::runs_here`](crate::amx::runs_here) is true, and the processor has AVX512-BF16. `out`
+/// holds `panels * outputs * PANEL` values, and the call's rows and panels exist: [`LanesCall`].
 pub(super) unsafe fn lanes(call: &LanesCall<'_, bf16, bf16>, out: &mut [f32]) {
     const { assert!(PANEL == ROWS && PANEL * size_of::<f32>() == ROW_BYTES) };
     assert_eq!(call.step_stride, 2 * PANEL, "panels of bf16 are packed");
@@ -61,8 +61,8 @@ pub(super) unsafe fn lanes(call: &LanesCall<'_, bf16, bf16>, out: &mut [f32]) {
     let mut walk = Walk {
         call,
         out,
-        // SAFETY: this function's contract is that AMX may be used; no other code of this crate that
-        // makes `Tiles` is called before these are dropped.
+        // SAFETY: this function's contract is that AMX may be used; no other code of this crate
+        // that makes `Tiles` is called before these are dropped.
         tiles: unsafe { Tiles::new(&shapes(heights)) },
         heights,
         last_of_panels: [ZERO; PANELS_AT_ONCE],
@@ -275,7 +275,8 @@ struct Products {
     ahead: *const bf16,
     ahead_stride: usize,
     ahead_rows: usize,
-    /// Bytes from behind the last row ahead to the next cache line of the first, modulo 2 to the 64.
+    /// Bytes from behind the last row ahead to the next cache line of the first, modulo 2 to the
+    /// 64.
     ahead_rewind: usize,
     /// The columns that fill no tile: two tiles of rows, null if there are no such columns, and a
     /// tile for each panel.

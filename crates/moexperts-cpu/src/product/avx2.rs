@@ -18,8 +18,8 @@ const LANES: usize = 8;
 /// results: [`DotCall`].
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn dot<W: Widen>(call: &DotCall<'_, f32, W>, out: &mut [f32]) {
-    // SAFETY: this function is compiled for the instruction sets of the tile; its contract is that of
-    // the walk.
+    // SAFETY: this function is compiled for the instruction sets of the tile; its contract is that
+    // of the walk.
     unsafe { dot::walk::<Avx2, f32, W>(call, out) }
 }
 
@@ -28,8 +28,8 @@ pub(super) unsafe fn dot<W: Widen>(call: &DotCall<'_, f32, W>, out: &mut [f32]) 
 /// their results: [`LanesCall`].
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn lanes<W: Widen>(call: &LanesCall<'_, f32, W>, out: &mut [f32]) {
-    // SAFETY: this function is compiled for the instruction sets of the tile; its contract is that of
-    // the walk.
+    // SAFETY: this function is compiled for the instruction sets of the tile; its contract is that
+    // of the walk.
     unsafe { lanes::walk::<Avx2, f32, W>(call, out) }
 }
 
@@ -172,8 +172,8 @@ impl<W: Widen> LaneTiles<f32, W> for Avx2 {
         weights: *const f32,
         row_stride: usize,
     ) {
-        // SAFETY: sixteen values of each panel and one weight of each row can be read, by the trait's
-        // contract.
+        // SAFETY: sixteen values of each panel and one weight of each row can be read, by the
+        // trait's contract.
         unsafe {
             for p in 0..P {
                 let x = [_mm256_loadu_ps(panels[p]), _mm256_loadu_ps(panels[p].add(LANES))];
@@ -197,8 +197,8 @@ impl<W: Widen> LaneTiles<f32, W> for Avx2 {
     }
 }
 
-/// Widens `count` values, four registers at a time while that many are left: one at a time, the loop
-/// would take longer than the loads.
+/// Widens `count` values, four registers at a time while that many are left: one at a time, the
+/// loop would take longer than the loads.
 ///
 /// # Safety
 /// The processor has AVX2 and F16C; `count` elements can be read from `from` and written to `to`.

@@ -18,8 +18,8 @@ const LANES: usize = 16;
 /// results: [`DotCall`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 pub(super) unsafe fn dot<W: Widen>(call: &DotCall<'_, f32, W>, out: &mut [f32]) {
-    // SAFETY: this function is compiled for the instruction sets of the tile; its contract is that of
-    // the walk.
+    // SAFETY: this function is compiled for the instruction sets of the tile; its contract is that
+    // of the walk.
     unsafe { dot::walk::<Zmm<FusedProducts>, f32, W>(call, out) }
 }
 
@@ -28,8 +28,8 @@ pub(super) unsafe fn dot<W: Widen>(call: &DotCall<'_, f32, W>, out: &mut [f32]) 
 /// their results: [`LanesCall`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 pub(super) unsafe fn lanes<W: Widen>(call: &LanesCall<'_, f32, W>, out: &mut [f32]) {
-    // SAFETY: this function is compiled for the instruction sets of the tile; its contract is that of
-    // the walk.
+    // SAFETY: this function is compiled for the instruction sets of the tile; its contract is that
+    // of the walk.
     unsafe { lanes::walk::<Zmm<FusedProducts>, f32, W>(call, out) }
 }
 
@@ -42,8 +42,8 @@ pub(super) trait Widen: Sized {
     /// Loads the elements of the set bits of `mask`; the other lanes are zero.
     ///
     /// # Safety
-    /// The processor has AVX-512 F, BW and VL; those elements can be read from the pointer on, which
-    /// is aligned for one of them. No other element is read.
+    /// The processor has AVX-512 F, BW and VL; those elements can be read from the pointer on,
+    /// which is aligned for one of them. No other element is read.
     unsafe fn widen(from: *const Self, mask: __mmask16) -> __m512;
 }
 
@@ -93,8 +93,8 @@ fn first_lanes(count: usize) -> __mmask16 {
     u16::MAX.unbounded_shr((LANES - count) as u32)
 }
 
-/// Widens `count` values, four registers at a time while that many are left: one at a time, the loop
-/// would take longer than the loads.
+/// Widens `count` values, four registers at a time while that many are left: one at a time, the
+/// loop would take longer than the loads.
 ///
 /// # Safety
 /// The processor has these instruction sets; `count` elements can be read from `from` and written

@@ -18,8 +18,8 @@ const LANES: usize = 32;
 /// results: [`DotCall`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
 pub(super) unsafe fn dot(call: &DotCall<'_, bf16, bf16>, out: &mut [f32]) {
-    // SAFETY: this function is compiled for the instruction sets of the tile; its contract is that of
-    // the walk.
+    // SAFETY: this function is compiled for the instruction sets of the tile; its contract is that
+    // of the walk.
     unsafe { dot::walk::<Zmm<PairProducts>, bf16, bf16>(call, out) }
 }
 
@@ -28,8 +28,8 @@ pub(super) unsafe fn dot(call: &DotCall<'_, bf16, bf16>, out: &mut [f32]) {
 /// their results: [`LanesCall`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
 pub(super) unsafe fn lanes(call: &LanesCall<'_, bf16, bf16>, out: &mut [f32]) {
-    // SAFETY: this function is compiled for the instruction sets of the tile; its contract is that of
-    // the walk.
+    // SAFETY: this function is compiled for the instruction sets of the tile; its contract is that
+    // of the walk.
     unsafe { lanes::walk::<Zmm<PairProducts>, bf16, bf16>(call, out) }
 }
 

@@ -5,13 +5,13 @@
 
 use super::{panel::Input, prefetch::prefetch};
 
-/// Sums of a tile that leaves registers for several steps: with the 16 registers of AVX2, 3 x 3 sums
-/// and 3 weights leave 4.
+/// Sums of a tile that leaves registers for several steps: with the 16 registers of AVX2, 3 x 3
+/// sums and 3 weights leave 4.
 const LOW: usize = 9;
 
 /// A checked call: every index in `rows` is a row of `inputs` [_, cols], and every output `r` a row
-/// of `weights`, `weights[r * row_stride..][..cols]`. The functions that walk it trust that, and that
-/// `out` holds `rows.len() * outputs` values.
+/// of `weights`, `weights[r * row_stride..][..cols]`. The functions that walk it trust that, and
+/// that `out` holds `rows.len() * outputs` values.
 pub(super) struct DotCall<'a, X, W> {
     pub(super) inputs: &'a [X],
     pub(super) rows: &'a [u32],
@@ -152,8 +152,8 @@ unsafe fn column_of_tiles<T: DotTiles<X, W>, X: Input, W, const R: usize>(
         // Every tile prefetches its share of the rows ahead, so that memory is never idle.
         let ahead: [*const W; R] =
             std::array::from_fn(|r| if r % tiles == tile { ahead[r] } else { weights[r] });
-        // SAFETY: rows and outputs exist, by the contract of `walk`; `out` has a row for each of the
-        // input rows from the tile's first on.
+        // SAFETY: rows and outputs exist, by the contract of `walk`; `out` has a row for each of
+        // the input rows from the tile's first on.
         unsafe {
             match *rows {
                 [a] => one_tile::<T, X, W, 1, R>(call, [a], weights, ahead, out),
@@ -174,9 +174,9 @@ unsafe fn column_of_tiles<T: DotTiles<X, W>, X: Input, W, const R: usize>(
 /// One tile over all columns.
 ///
 /// # Safety
-/// The processor has the instruction set of `T`. `rows` are rows of the inputs, `call.cols` elements
-/// can be read at each of `weights`, and `out` holds `(I - 1) * call.outputs + R` values. `ahead` may
-/// be any addresses.
+/// The processor has the instruction set of `T`. `rows` are rows of the inputs, `call.cols`
+/// elements can be read at each of `weights`, and `out` holds `(I - 1) * call.outputs + R` values.
+/// `ahead` may be any addresses.
 #[inline(always)]
 unsafe fn one_tile<T: DotTiles<X, W>, X: Input, W, const I: usize, const R: usize>(
     call: &DotCall<'_, X, W>,
@@ -186,8 +186,8 @@ unsafe fn one_tile<T: DotTiles<X, W>, X: Input, W, const I: usize, const R: usiz
     out: &mut [f32],
 ) {
     let line = 64 / size_of::<W>();
-    // SAFETY: `k` and the columns that are read after it are below `call.cols`, which all rows have,
-    // by this function's contract; so is the place in `out`.
+    // SAFETY: `k` and the columns that are read after it are below `call.cols`, which all rows
+    // have, by this function's contract; so is the place in `out`.
     unsafe {
         let mut inputs = [call.inputs.as_ptr(); I];
         for i in 0..I {

@@ -156,8 +156,8 @@ impl Kernel {
         }
     }
 
-    /// Computes `out[(p * outputs + r) * PANEL + lane] = Σ_k x[p, lane, k] · w[outputs.start + r, k]`
-    /// for every row `lane` of every panel `p`.
+    /// Computes `out[(p * outputs + r) * PANEL + lane] = Σ_k x[p, lane, k] · w[outputs.start + r,
+    /// k]` for every row `lane` of every panel `p`.
     ///
     /// # Panics
     /// If the panels are not whole ones of the weights' columns, an output does not exist, `out`
@@ -187,8 +187,8 @@ impl Kernel {
     /// follows beside it.
     ///
     /// # Panics
-    /// As `lanes`; also if `values` does not hold a row for each column of `weights`, `stride` apart, or
-    /// the kernel is not one for weights of f32.
+    /// As `lanes`; also if `values` does not hold a row for each column of `weights`, `stride`
+    /// apart, or the kernel is not one for weights of f32.
     pub fn lanes_in_rows(
         &self,
         values: &[f32],

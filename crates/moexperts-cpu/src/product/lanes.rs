@@ -27,10 +27,10 @@ const MAX_ROWS: usize = 8;
 /// not a power of two, because then its rows do not fall into one set of the cache.
 const STAGED_STRIDE: usize = MAX_DEPTH + 8;
 
-/// A checked call: panel `p` is `panels[p * panel_stride..]`, whose column (pair) `k` begins at
-/// `k * step_stride` and is `X::PAIR * PANEL` values; output `r` is `weights[r * row_stride..][..cols]`.
-/// The functions that walk it trust that all of these exist, and that `out` holds
-/// `panel_count * outputs * PANEL` values.
+/// A checked call: panel `p` is `panels[p * panel_stride..]`, whose column (pair) `k` begins at `k
+/// * step_stride` and is `X::PAIR * PANEL` values; output `r` is `weights[r *
+/// row_stride..][..cols]`. The functions that walk it trust that all of these exist, and that `out`
+/// holds `panel_count * outputs * PANEL` values.
 pub(super) struct LanesCall<'a, X, W> {
     pub(super) panels: &'a [X],
     pub(super) panel_count: usize,
@@ -84,8 +84,9 @@ impl<X, W, S> Tile<X, W, S> {
 /// the features of the function that calls [`walk`]; they must not be called from anywhere else.
 ///
 /// # Safety
-/// Every method may be called only where the processor has the instruction set. What it may read and
-/// write is said at each. Pointers are aligned for their elements, and need not be aligned to more.
+/// Every method may be called only where the processor has the instruction set. What it may read
+/// and write is said at each. Pointers are aligned for their elements, and need not be aligned to
+/// more.
 pub(super) trait LaneTiles<X: Input, W> {
     /// The type of weights that the tile multiplies: `W`, or the type it is widened to.
     type Operand;
@@ -103,8 +104,8 @@ pub(super) trait LaneTiles<X: Input, W> {
     /// `count` elements can be read from `from` and written to `to`.
     const STAGE: Option<unsafe fn(from: *const W, to: *mut Self::Operand, count: usize)>;
 
-    /// Whether panels may lie in rows, their columns any distance apart. Only attention has such, over
-    /// values of f32; tiles for other weights would be code that never runs.
+    /// Whether panels may lie in rows, their columns any distance apart. Only attention has such,
+    /// over values of f32; tiles for other weights would be code that never runs.
     const IN_ROWS: bool = Self::STAGE.is_none() && X::PAIR == 1;
 
     /// No sums yet.
@@ -222,9 +223,9 @@ struct RowBlock<W, S> {
 /// Some weight rows over some panels.
 ///
 /// # Safety
-/// As for [`walk`], with `out` the first result of the call. The rows, the columns and the panels are
-/// those of the call, and `block.cols` operands can be read at each of the rows, `block.row_stride`
-/// apart, from `block.weights` on.
+/// As for [`walk`], with `out` the first result of the call. The rows, the columns and the panels
+/// are those of the call, and `block.cols` operands can be read at each of the rows,
+/// `block.row_stride` apart, from `block.weights` on.
 #[inline(always)]
 unsafe fn over_panels<T: LaneTiles<X, W>, X: Input, W>(
     call: &LanesCall<'_, X, W>,
@@ -241,8 +242,8 @@ unsafe fn over_panels<T: LaneTiles<X, W>, X: Input, W>(
         for p in 0..2 {
             let panel = panel + p.min(width - 1);
             let step = block.first_col / X::PAIR * call.step_stride;
-            // SAFETY: the panel has this column and `out` this row of its results, by this function's
-            // contract.
+            // SAFETY: the panel has this column and `out` this row of its results, by this
+            // function's contract.
             unsafe {
                 x[p] = x[p].add(panel * call.panel_stride + step);
                 sums[p] = sums[p].add((panel * call.outputs + block.rows.start) * PANEL);
@@ -304,9 +305,9 @@ unsafe fn tile_of<T: LaneTiles<X, W>, X: Input, W, const P: usize, const PACKED:
 /// have their columns side by side, which spares registers.
 ///
 /// # Safety
-/// The processor has the instruction set of `T`. `cols` operands can be read at each of `R` weight rows,
-/// `row_stride` apart ([`STAGED_STRIDE`] if the tile has a stage), `cols` columns at each of `P`
-/// panels, and `R * PANEL` sums can be read and written for each of them.
+/// The processor has the instruction set of `T`. `cols` operands can be read at each of `R` weight
+/// rows, `row_stride` apart ([`STAGED_STRIDE`] if the tile has a stage), `cols` columns at each of
+/// `P` panels, and `R * PANEL` sums can be read and written for each of them.
 #[inline(always)]
 unsafe fn one_tile<
     T: LaneTiles<X, W>,

@@ -20,8 +20,8 @@ pub(super) unsafe fn dot<W: Widen>(call: &DotCall<'_, f32, W>, out: &mut [f32]) 
 }
 
 /// # Safety
-/// The rows and panels of the call exist, and `out` holds their results: [`LanesCall`]. Any processor
-/// will do.
+/// The rows and panels of the call exist, and `out` holds their results: [`LanesCall`]. Any
+/// processor will do.
 pub(super) unsafe fn lanes<W: Widen>(call: &LanesCall<'_, f32, W>, out: &mut [f32]) {
     // SAFETY: plain Rust runs everywhere; this function's contract is that of the walk.
     unsafe { lanes::walk::<Portable, f32, W>(call, out) }

@@ -1,7 +1,7 @@
 //! Prefetches.
 
-/// Prefetches a cache line that is read soon, into the second-level cache: the first is too small for
-/// rows that are read a whole block later. Any address is allowed.
+/// Prefetches a cache line that is read soon, into the second-level cache: the first is too small
+/// for rows that are read a whole block later. Any address is allowed.
 #[inline(always)]
 pub(super) fn prefetch<T>(address: *const T) {
     #[cfg(target_arch = "x86_64")]

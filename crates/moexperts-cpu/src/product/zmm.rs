@@ -190,8 +190,8 @@ impl<X: Input, W, A: Arithmetic<X, W>> LaneTiles<X, W> for Zmm<A> {
         weights: *const A::Operand,
         row_stride: usize,
     ) {
-        // SAFETY: a pair of columns of each panel, `COLUMNS` elements, and one column of each weight
-        // row can be read, by the trait's contract.
+        // SAFETY: a pair of columns of each panel, `COLUMNS` elements, and one column of each
+        // weight row can be read, by the trait's contract.
         unsafe {
             let mut x = [A::inputs(panels[0], A::COLUMNS); P];
             for p in 1..P {

@@ -37,12 +37,14 @@ impl<T> Workspaces<'_, T> {
     /// The workspace of the calling thread.
     ///
     /// # Safety
-    /// The caller is a part of [`Threads::split`] on these threads, calls this once, and waits for no
-    /// other parallel work while it uses the result: a thread that waits could take another part.
+    /// The caller is a part of [`Threads::split`] on these threads, calls this once, and waits for
+    /// no other parallel work while it uses the result: a thread that waits could take another
+    /// part.
     #[expect(clippy::mut_from_ref, reason = "each thread has a separate workspace")]
     pub(crate) unsafe fn own(&self) -> &mut T {
-        // SAFETY: threads that do parts of a task have different numbers, and a thread does one part
-        // at a time, by this function's contract: no other reference to this workspace is in use.
+        // SAFETY: threads that do parts of a task have different numbers, and a thread does one
+        // part at a time, by this function's contract: no other reference to this workspace is in
+        // use.
         let [workspace] = (unsafe { self.all.row(self.threads.current()) }) else {
             unreachable!("a row is one workspace")
         };

@@ -20,8 +20,8 @@ use std::{
 
 use super::host::HostThreads;
 
-/// How often a thread looks for work before it yields the processor: for tens of microseconds, longer
-/// than the leader takes between two operations.
+/// How often a thread looks for work before it yields the processor: for tens of microseconds,
+/// longer than the leader takes between two operations.
 const SPINS: usize = 1000;
 
 /// How long a thread stays awake without a leader: longer than a caller takes between two tokens.
@@ -114,8 +114,8 @@ impl Team {
         Some(Leader { team: self })
     }
 
-    /// Runs `work`, with `threads` threads of a host as a team that the calling thread leads; alone,
-    /// if another thread leads.
+    /// Runs `work`, with `threads` threads of a host as a team that the calling thread leads;
+    /// alone, if another thread leads.
     pub(super) fn lead_host<R: Send>(
         &self,
         host: &dyn HostThreads,
@@ -242,8 +242,8 @@ impl Shared {
             return false;
         }
         // SAFETY: the exchange succeeded, so the number was still that of `task`, and `work`, which
-        // is stored before the number, is its task; the leader stays in `run`, where the task lives,
-        // until the part that was just taken is done.
+        // is stored before the number, is its task; the leader stays in `run`, where the task
+        // lives, until the part that was just taken is done.
         unsafe { TeamTask::part(work, left as usize - 1) };
         true
     }

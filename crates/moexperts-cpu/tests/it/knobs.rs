@@ -1,5 +1,5 @@
-//! The knobs change how fast [`Cpu`] is: results stay within the tolerance, and all but one knob change
-//! no bit.
+//! The knobs change how fast [`Cpu`] is: results stay within the tolerance, and all but one knob
+//! change no bit.
 
 use crate::common::{bits, devices_by_threads, linear, tensor, values};
 use moexperts_conformance::{

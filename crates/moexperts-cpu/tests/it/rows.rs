@@ -1,5 +1,5 @@
-//! Borrowed activations and weights: in every dtype, with every stride, on threads of a host, the bits
-//! are those of a layer whose tensors this project made.
+//! Borrowed activations and weights: in every dtype, with every stride, on threads of a host, the
+//! bits are those of a layer whose tensors this project made.
 
 use std::{num::NonZero, sync::Arc, thread};
 

@@ -1,4 +1,5 @@
-//! The state of layers: each has a separate one, a window limits its size, and its end can be cut off.
+//! The state of layers: each has a separate one, a window limits its size, and its end can be cut
+//! off.
 
 use crate::common::{
     attention::{Sequence, State, attend, attend_in, check_token, new_state, spec},

@@ -1,9 +1,13 @@
 //! Shared weights as keys of maps.
 
 use std::{
+    collections::HashMap,
     hash::{Hash, Hasher},
     sync::Arc,
 };
+
+/// What was made of shared values.
+pub(super) type ByArc<K, V> = HashMap<SameArc<K>, Arc<V>>;
 
 /// A shared value as a key, equal only to itself, whatever it holds. The key holds the value, so no
 /// other value can come to lie at its address while the key is in a map.

@@ -216,3 +216,72 @@ fn rms_norm_eps(config: &Config, default: f32) -> Result<f32> {
     }
     Err(config.refused(key, "a small positive number"))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::families::describe;
+
+    /// What is said of a case's config with one key changed.
+    fn problem(case: &str, key: &str, value: serde_json::Value) -> String {
+        let path = format!("../../testdata/{case}/config.json");
+        let mut json: serde_json::Value =
+            serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+        json[key] = value;
+        let config = Config::parse("config.json", &json.to_string()).unwrap();
+        describe(&config).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn layer_types_name_a_known_kind_for_each_layer() {
+        let expected = "`full_attention` or `sliding_attention` for each of the 5 layers";
+        for (types, shown) in [
+            (json!(["full_attention"]), r#"["full_attention"]"#),
+            (json!(vec!["full"; 5]), r#"["full","full","full","full","full"]"#),
+            (json!([]), "[]"),
+        ] {
+            assert_eq!(
+                problem("qwen2_moe_window", "layer_types", types),
+                format!("config.json: key `layer_types` is {shown}, expected {expected}")
+            );
+        }
+    }
+
+    #[test]
+    fn factors_are_finite_and_bounds_positive() {
+        for (case, key, value, said) in [
+            ("granitemoe", "attention_multiplier", json!(1e300), "1e+300, expected a finite f32"),
+            ("granitemoe", "residual_multiplier", json!(-1e39), "-1e+39, expected a finite f32"),
+            ("olmoe", "clip_qkv", json!(-8.0), "-8.0, expected a positive number"),
+            ("gpt_oss", "swiglu_limit", json!(0), "0, expected a positive number"),
+            ("mixtral", "rms_norm_eps", json!(-1), "-1, expected a small positive number"),
+            ("mixtral", "sliding_window", json!(1 << 29), "536870912, expected 1 to 268435456"),
+        ] {
+            assert_eq!(problem(case, key, value), format!("config.json: key `{key}` is {said}"));
+        }
+    }
+
+    #[test]
+    fn a_tower_is_of_a_size_that_can_be() {
+        let huge = |key: &str| {
+            let path = "../../testdata/qwen3_vl_moe/config.json";
+            let json: serde_json::Value =
+                serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+            let mut vision = json["vision_config"].clone();
+            vision[key] = json!(1 << 28);
+            problem("qwen3_vl_moe", "vision_config", vision)
+        };
+        assert_eq!(
+            huge("patch_size"),
+            "config.json: key `vision_config.patch_size` is 268435456, expected a patch of at most \
+             268435456 values"
+        );
+        assert_eq!(
+            huge("spatial_merge_size"),
+            "config.json: key `vision_config.spatial_merge_size` is 268435456, expected merged \
+             patches of at most 268435456 values"
+        );
+    }
+}

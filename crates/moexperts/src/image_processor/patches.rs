@@ -92,7 +92,7 @@ impl Patches {
         let (patch, temporal) = (settings.patch_size, settings.temporal_patch_size);
         let len = [CHANNELS, temporal, steps, height, width]
             .into_iter()
-            .try_fold(1_usize, |len, size| len.checked_mul(size))
+            .try_fold(1_usize, usize::checked_mul)
             .filter(|&len| len <= MAX_VALUES);
         let Some(len) = len else {
             return Err(format!(

@@ -5,6 +5,7 @@ use std::{fs, path::Path, sync::Arc};
 
 use moexperts::{
     AutoModel, ChatTemplate, DType, GenerateOptions, GenerationConfig, Image, LoadOptions, Message,
+    Tokenizer,
     checkpoint::Checkpoint,
     config::Config,
     families,
@@ -214,6 +215,17 @@ proptest! {
             if let Ok(template) = ChatTemplate::new(template, Some(&tokenizer_config)) {
                 let _ = template.render(&[Message::text("user", "Hello")], true);
             }
+        }
+    }
+
+    #[test]
+    fn a_changed_tokenizer_is_read_or_refused(edits in edits()) {
+        let file = "tokenizer.json";
+        let json = edited(json_of("qwen3_vl_moe", file), &edits).to_string();
+        if let Ok(tokenizer) = Tokenizer::from_bytes(file, json.as_bytes())
+            && let Ok(tokens) = tokenizer.encode("Hello, wörld", true)
+        {
+            let _ = tokenizer.decode(&tokens, false);
         }
     }
 

@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use moexperts_core::{Device, DeviceLinear, Experts, Linear, Weight};
 
 use crate::{
-    compile::same_arc::SameArc,
+    compile::same_arc::{ByArc, SameArc},
     error::Result,
     graph::{Op, Router, Step},
 };
@@ -15,8 +15,8 @@ use crate::{
 pub(super) struct Copies<D: Device> {
     left_bytes: usize,
     used_bytes: usize,
-    linears: HashMap<SameArc<DeviceLinear<D>>, Arc<DeviceLinear<D>>>,
-    experts: HashMap<SameArc<Experts<D::Experts>>, Arc<Experts<D::Experts>>>,
+    linears: ByArc<DeviceLinear<D>, DeviceLinear<D>>,
+    experts: ByArc<Experts<D::Experts>, Experts<D::Experts>>,
 }
 
 impl<D: Device> Copies<D> {

@@ -7,7 +7,7 @@ use std::{
 
 use moexperts_core::{Device, DeviceLinear, Experts};
 
-use crate::compile::same_arc::SameArc;
+use crate::compile::same_arc::{ByArc, SameArc};
 
 /// Routed experts with the slices of a shared one beside them, and dense layers as one expert: made
 /// once for all plans of a model.
@@ -17,9 +17,9 @@ pub(in crate::compile) struct JoinedExperts<D: Device>(Mutex<Made<D>>);
 #[derive(Debug)]
 struct Made<D: Device> {
     /// By the routed experts.
-    with_shared: HashMap<SameArc<Experts<D::Experts>>, Arc<Experts<D::Experts>>>,
+    with_shared: ByArc<Experts<D::Experts>, Experts<D::Experts>>,
     /// By the gate projection.
-    dense: HashMap<SameArc<DeviceLinear<D>>, Arc<Experts<D::Experts>>>,
+    dense: ByArc<DeviceLinear<D>, Experts<D::Experts>>,
 }
 
 impl<D: Device> Default for JoinedExperts<D> {

@@ -65,15 +65,12 @@ impl CompileLimits {
         batch_sizes: Vec<usize>,
         prompt_tokens: Vec<usize>,
     ) -> CompileOptions {
-        CompileOptions {
-            mode,
-            fullgraph: self.fullgraph,
-            batch_sizes,
-            prompt_tokens,
-            memory_bytes: self.memory_bytes(),
-            cache_dir: None,
-            progress: progress::bars(),
-        }
+        CompileOptions::new(mode)
+            .fullgraph(self.fullgraph)
+            .batch_sizes(batch_sizes)
+            .prompt_tokens(prompt_tokens)
+            .memory_bytes(self.memory_bytes())
+            .progress(progress::bars())
     }
 }
 

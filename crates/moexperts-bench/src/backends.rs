@@ -4,21 +4,21 @@ use std::{fmt::Display, sync::Arc};
 
 use moexperts::{Device, Error, ExpertsBackend, ExpertsInterface};
 
-use crate::error::CliError;
+use crate::error::BenchError;
 
 /// A backend of a device.
-pub(super) type Backend<D> = Arc<dyn ExpertsBackend<D>>;
+pub(crate) type Backend<D> = Arc<dyn ExpertsBackend<D>>;
 
-/// Backends, and whether the user asked for each of them.
+/// Backends, and whether the user named them.
 #[derive(Debug)]
-pub(super) struct Backends<D: Device> {
+pub(crate) struct Backends<D: Device> {
     all: Vec<Backend<D>>,
     named: bool,
 }
 
 impl<D: Device<Experts = D>> Backends<D> {
     /// Those of these names; every registered one if there are none.
-    pub(super) fn named(names: &[String]) -> Result<Self, CliError> {
+    pub(crate) fn named(names: &[String]) -> Result<Self, BenchError> {
         let named = !names.is_empty();
         let all = match named {
             true => names.iter().map(|name| ExpertsInterface::get(name)).collect(),
@@ -27,12 +27,12 @@ impl<D: Device<Experts = D>> Backends<D> {
         Ok(Self { all: all.map_err(Error::from)?, named })
     }
 
-    pub(super) fn names(&self) -> Vec<String> {
+    pub(crate) fn names(&self) -> Vec<String> {
         self.all.iter().map(|backend| backend.name().to_owned()).collect()
     }
 
     /// Those that `check` passes, and why the others cannot take part.
-    pub(super) fn sorted_out<E>(
+    pub(crate) fn sorted_out<E>(
         &self,
         check: impl Fn(&Backend<D>) -> Result<(), E>,
     ) -> (Vec<Backend<D>>, Vec<Refused<E>>) {
@@ -46,11 +46,11 @@ impl<D: Device<Experts = D>> Backends<D> {
         (able, refused)
     }
 
-    /// The same, but one the user asked for has to pass.
-    pub(super) fn able<E: Into<CliError> + Display>(
+    /// The same, but one that the user named has to pass.
+    pub(crate) fn able<E: Into<BenchError> + Display>(
         &self,
         check: impl Fn(&Backend<D>) -> Result<(), E>,
-    ) -> Result<(Vec<Backend<D>>, Vec<String>), CliError> {
+    ) -> Result<(Vec<Backend<D>>, Vec<String>), BenchError> {
         let (able, refused) = self.sorted_out(check);
         let mut errors = refused.into_iter().map(|refused| refused.error);
         match errors.next() {
@@ -62,9 +62,9 @@ impl<D: Device<Experts = D>> Backends<D> {
 
 /// A backend that cannot take part.
 #[derive(Debug)]
-pub(super) struct Refused<E> {
-    pub(super) name: String,
-    pub(super) error: E,
+pub(crate) struct Refused<E> {
+    pub(crate) name: String,
+    pub(crate) error: E,
 }
 
 #[cfg(test)]
@@ -73,9 +73,9 @@ mod tests {
 
     use super::*;
 
-    fn refuse_eager(backend: &Backend<Cpu>) -> Result<(), CliError> {
+    fn refuse_eager(backend: &Backend<Cpu>) -> Result<(), BenchError> {
         match backend.name() {
-            "eager" => Err(CliError::NoPrompt),
+            "eager" => Err(BenchError::BrokenPipe),
             _ => Ok(()),
         }
     }
@@ -85,10 +85,10 @@ mod tests {
         let (able, reasons) = Backends::named(&[]).unwrap().able(refuse_eager).unwrap();
         let names: Vec<&str> = able.iter().map(|backend| backend.name()).collect();
         assert_eq!(names, ["batched_mm", "grouped_mm"]);
-        assert_eq!(reasons, ["no prompt"]);
+        assert_eq!(reasons, ["standard output is closed"]);
 
         let named = Backends::named(&["grouped_mm".to_owned(), "eager".to_owned()]).unwrap();
         assert_eq!(named.names(), ["grouped_mm", "eager"]);
-        assert!(matches!(named.able(refuse_eager), Err(CliError::NoPrompt)));
+        assert!(matches!(named.able(refuse_eager), Err(BenchError::BrokenPipe)));
     }
 }

@@ -1,21 +1,14 @@
-//! What can go wrong in the program, and how it is said.
+//! What can go wrong in a benchmark.
 
 use std::{error::Error, io, path::PathBuf};
 
-use crate::summary::printable;
-
-/// An error of a command.
+/// An error of a benchmark, or of what it shares with the other commands.
+#[expect(missing_docs, reason = "the messages say what each is")]
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum CliError {
+#[non_exhaustive]
+pub enum BenchError {
     #[error(transparent)]
     Model(#[from] moexperts::Error),
-    /// A file with an image that cannot be read or decoded.
-    #[error(transparent)]
-    Picture(moexperts::Error),
-    #[error("no prompt")]
-    NoPrompt,
-    #[error("cannot read standard input")]
-    Input(#[source] io::Error),
     #[error("cannot write standard output")]
     Output(#[source] io::Error),
     /// The reader of standard output is gone.
@@ -25,10 +18,6 @@ pub(crate) enum CliError {
     Write { path: PathBuf, source: io::Error },
     #[error("cannot use the terminal")]
     Terminal(#[source] Box<dyn Error + Send + Sync>),
-    #[error("model `{origin}` has no chat template")]
-    NoChatTemplate { origin: String },
-    #[error("model `{origin}` has no tokenizer, and text needs one")]
-    NoTokenizer { origin: String },
     #[error("{what}, expected at most {limit}, half the available memory")]
     Memory { what: String, limit: String, hint: &'static str },
     #[error(
@@ -56,11 +45,9 @@ pub(crate) enum CliError {
     ReportOverResults { path: PathBuf },
     #[error(transparent)]
     Report(#[from] moexperts_report::ReportError),
-    #[error("{variable} is `{got}`, expected a level (`debug`) or TARGET=LEVEL,TARGET=LEVEL")]
-    Log { variable: &'static str, got: String, source: tracing_subscriber::filter::ParseError },
 }
 
-impl CliError {
+impl BenchError {
     /// An error of writing to standard output.
     pub(crate) fn output(error: io::Error) -> Self {
         match error.kind() {
@@ -70,29 +57,9 @@ impl CliError {
     }
 
     /// What the user can do about it.
-    pub(crate) fn hint(&self) -> Option<String> {
+    pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Model(moexperts::Error::Io { source, .. })
-                if source.kind() == io::ErrorKind::NotFound =>
-            {
-                Some(
-                    "--model takes a folder with config.json and safetensors weights, or the id \
-                     of a model on the hub"
-                        .to_owned(),
-                )
-            }
-            Self::Model(error) | Self::Picture(error) => error.hint(),
-            Self::NoPrompt => Some(
-                "give it as an argument, moexperts generate \"The borrow checker\", or on \
-                 standard input"
-                    .to_owned(),
-            ),
-            Self::NoChatTemplate { .. } => {
-                Some("leave --chat out to continue the prompt as plain text".to_owned())
-            }
-            Self::NoTokenizer { .. } => {
-                Some("put its tokenizer.json into the model's folder".to_owned())
-            }
+            Self::Model(error) => model_hint(error),
             Self::Memory { hint, .. } => Some((*hint).to_owned()),
             Self::NoFamily { shape, .. } => {
                 Some(format!("`moexperts bench layer --shape {shape}` measures the layer alone"))
@@ -109,16 +76,14 @@ impl CliError {
     }
 }
 
-/// An error with its causes and a hint, a line each.
-pub(crate) fn report(error: &dyn Error, hint: Option<String>) -> String {
-    let mut lines = format!("error: {error}\n");
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        lines.push_str(&format!("caused by: {error}\n"));
-        cause = error.source();
+/// What the user can do about an error of a model.
+pub fn model_hint(error: &moexperts::Error) -> Option<String> {
+    match error {
+        moexperts::Error::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => Some(
+            "--model takes a folder with config.json and safetensors weights, or the id of a model \
+             on the hub"
+                .to_owned(),
+        ),
+        error => error.hint(),
     }
-    if let Some(hint) = hint {
-        lines.push_str(&format!("hint: {hint}\n"));
-    }
-    printable(&lines)
 }

@@ -9,26 +9,26 @@ const UNKNOWN_MEMORY_BYTES: u64 = 8 << 30;
 
 /// Bytes that are free.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Room {
+pub(crate) struct FreeMemory {
     /// In the memory of the machine, if that is known.
-    pub(super) machine: Option<u64>,
+    pub(crate) machine: Option<u64>,
     /// In the device's own memory, if it has some.
-    pub(super) own: Option<u64>,
+    pub(crate) own: Option<u64>,
 }
 
-impl Room {
-    pub(super) fn now<D: Hardware>(device: &D) -> Self {
+impl FreeMemory {
+    pub(crate) fn now<D: Hardware>(device: &D) -> Self {
         let machine = Memory::now().map(|memory| memory.available_bytes);
         Self { machine, own: device.own_memory() }
     }
 
     /// Half of what is free in the memory of the machine.
-    pub(super) fn machine_budget(&self) -> usize {
+    pub(crate) fn machine_budget(&self) -> usize {
         (self.machine.unwrap_or(UNKNOWN_MEMORY_BYTES) / 2) as usize
     }
 
     /// Half of what is free in the device's own memory, if it has some.
-    pub(super) fn own_budget(&self) -> Option<usize> {
+    pub(crate) fn own_budget(&self) -> Option<usize> {
         self.own.map(|free| (free / 2) as usize)
     }
 }

@@ -5,10 +5,10 @@ use std::{
     sync::atomic::{AtomicU8, Ordering},
 };
 
-use crate::error::CliError;
+use crate::error::BenchError;
 
 /// The exit code of a program that Ctrl-C ended: 128 and the number of the signal.
-pub(crate) const EXIT_CODE: u8 = 130;
+pub const EXIT_CODE: u8 = 130;
 
 const WAITING: u8 = 0;
 const WORKING: u8 = 1;
@@ -18,11 +18,15 @@ const STOPPED: u8 = 2;
 static STATE: AtomicU8 = AtomicU8::new(WAITING);
 
 /// While it lives Ctrl-C stops the work; a second one, or one at another time, ends the program.
-pub(crate) struct Interrupts(());
+#[derive(Debug)]
+pub struct Interrupts(());
 
 impl Interrupts {
     /// To be called before any work. A handler that is there already stays.
-    pub(crate) fn listen() -> Result<(), CliError> {
+    ///
+    /// # Errors
+    /// If the system has no handler for it.
+    pub fn listen() -> Result<(), BenchError> {
         let set = ctrlc::set_handler(|| {
             let stop =
                 STATE.compare_exchange(WORKING, STOPPED, Ordering::Relaxed, Ordering::Relaxed);
@@ -32,17 +36,18 @@ impl Interrupts {
         });
         match set {
             Ok(()) | Err(ctrlc::Error::MultipleHandlers) => Ok(()),
-            Err(error) => Err(CliError::Terminal(error.into())),
+            Err(error) => Err(BenchError::Terminal(error.into())),
         }
     }
 
-    pub(crate) fn during_work() -> Self {
+    /// Work begins.
+    pub fn during_work() -> Self {
         STATE.store(WORKING, Ordering::Relaxed);
         Self(())
     }
 
     /// Whether the work is to stop.
-    pub(crate) fn stopped(&self) -> bool {
+    pub fn stopped(&self) -> bool {
         STATE.load(Ordering::Relaxed) == STOPPED
     }
 }

@@ -1,90 +1,78 @@
 //! `moexperts bench`: how fast the experts backends are, on a layer or in a model, and how fast a
 //! vision tower is, set against what the machine can do at most; and reports of it.
+//!
+//! - [`args`]: the command lines
+//! - `layer`, `model`, `vision`, `sweep`, `report`: a benchmark each, from its arguments to its rows
+//! - `generation`, `random_model`, `backends`: what several of them measure
+//! - [`hardware`], `limits`: devices as the program shows them, and what they can do at most
+//! - [`output`]: tables, files, progress
+//! - `provenance`: which commit a program was built from
+//!
+//! The program `moexperts` has these as its command `bench`, and shares arguments and output with its
+//! other commands. The binary `bench-peers` (`src/bin/bench-peers`) runs the program beside others.
 
+#![forbid(unsafe_code)]
+
+/// An expression, evaluated on the device that was found: the one place that tells devices apart.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! on_device {
+    ($found:expr, $device:ident => $run:expr) => {
+        match $found {
+            moexperts::AnyDevice::Cpu($device) => $run,
+            moexperts::AnyDevice::Cuda($device) => $run,
+        }
+    };
+}
+
+pub mod args;
 mod backends;
+mod error;
+mod free_memory;
 mod generation;
+pub mod hardware;
+pub mod interrupts;
 mod layer;
 mod limits;
-pub(super) mod model;
+mod load;
+mod model;
+pub mod output;
 mod pool;
+mod provenance;
 mod random;
 mod random_model;
 mod report;
-mod room;
 mod runs;
-pub(super) mod sweep;
-mod table;
+mod sweep;
+#[cfg(test)]
+mod tests;
 mod vision;
 
 use std::ffi::OsString;
 
-use moexperts::Device;
+pub use self::{
+    error::{BenchError, model_hint},
+    load::{DefaultModel, load},
+};
+use crate::args::BenchCommand;
 
-use crate::{args::BenchCommand, error::CliError, summary::bytes};
-
-pub(super) fn run(command: &BenchCommand, words: &[OsString]) -> Result<(), CliError> {
+/// Measures, or reports what was measured.
+///
+/// - `words`: the command line it stands in, for files of results
+/// - `default`: the model of a command line that names none
+///
+/// # Errors
+/// If what was chosen cannot run, or its results cannot be written.
+pub fn run(
+    command: &BenchCommand,
+    words: &[OsString],
+    default: DefaultModel,
+) -> Result<(), BenchError> {
     match command {
         BenchCommand::Layer(args) => layer::run(args),
-        BenchCommand::Model(args) => model::run(args),
-        BenchCommand::Vision(args) => vision::run(args),
-        BenchCommand::Sweep(args) => sweep::run(args, words),
+        BenchCommand::Model(args) => model::run(args, default),
+        BenchCommand::Vision(args) => vision::run(args, default),
+        BenchCommand::Sweep(args) => sweep::run(args, words, default),
         BenchCommand::Report(args) => report::run(args),
-    }
-}
-
-/// A device as files of results have it: `cpu`.
-fn device_name<D: Device>() -> String {
-    D::NAME.to_lowercase()
-}
-
-/// Below this the report says that caches may hold a part of the weights.
-const CACHED_BYTES: usize = 1 << 29;
-
-/// What a reader of the results has to know if the weights are few.
-fn cached(weights_bytes: usize) -> Option<String> {
-    let all = bytes(weights_bytes as u64);
-    let note = || format!("all weights are {all}: caches may hold a part of them");
-    (weights_bytes < CACHED_BYTES).then(note)
-}
-
-/// As files have numbers: six digits, which is more than any measurement is good for.
-fn rounded(value: f64) -> f64 {
-    format!("{value:.5e}").parse().expect("a number was written")
-}
-
-/// A number with three digits.
-fn digits(value: f64) -> String {
-    let decimals = match value {
-        ..0.9995 => 3,
-        ..9.995 => 2,
-        ..99.95 => 1,
-        _ => 0,
-    };
-    format!("{value:.decimals$}")
-}
-
-/// `63 %`.
-fn percent(fraction: f64) -> String {
-    format!("{:.0} %", 100.0 * fraction)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn three_digits_whatever_the_size() {
-        for (value, text) in [
-            (0.01234, "0.012"),
-            (1.234, "1.23"),
-            (9.996, "10.0"),
-            (12.34, "12.3"),
-            (1234.5, "1234"),
-        ] {
-            assert_eq!(digits(value), text);
-        }
-        assert_eq!(percent(0.626), "63 %");
-        assert_eq!(rounded(1234.56789), 1234.57);
-        assert_eq!(rounded(0.0), 0.0);
     }
 }

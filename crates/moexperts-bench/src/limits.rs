@@ -9,17 +9,17 @@ use std::time::{Duration, Instant};
 use moexperts::{DType, Error, units::counted};
 use moexperts_report::Statistics;
 
-use super::digits;
 use crate::{
-    error::CliError,
+    error::BenchError,
     hardware::{Hardware, Meter},
+    output::text::digits,
 };
 
 /// How long a measurement is good for.
 const EVERY: Duration = Duration::from_secs(5);
 
 /// What was measured in a group so far.
-pub(super) struct Limits {
+pub(crate) struct MachineLimits {
     meter: Box<dyn Meter>,
     bytes_per_second: Vec<f64>,
     flops_per_second: Vec<f64>,
@@ -28,11 +28,14 @@ pub(super) struct Limits {
     last: Instant,
 }
 
-impl Limits {
+impl MachineLimits {
     /// Measures for the first time.
     ///
     /// - `dtype`: that of the weights whose operations are counted, if they are
-    pub(super) fn measure<D: Hardware>(device: &D, dtype: Option<DType>) -> Result<Self, CliError> {
+    pub(crate) fn measure<D: Hardware>(
+        device: &D,
+        dtype: Option<DType>,
+    ) -> Result<Self, BenchError> {
         let mut limits = Self {
             meter: device.meter(dtype).map_err(Error::from)?,
             bytes_per_second: Vec::new(),
@@ -44,7 +47,7 @@ impl Limits {
         Ok(limits)
     }
 
-    pub(super) fn again(&mut self) -> Result<(), CliError> {
+    pub(crate) fn again(&mut self) -> Result<(), BenchError> {
         let bandwidth = self.meter.bandwidth().map_err(Error::from)?;
         self.bytes_per_second.push(bandwidth.bytes_per_second);
         if let Some(peak) = self.meter.peak().map_err(Error::from)? {
@@ -56,23 +59,23 @@ impl Limits {
     }
 
     /// Measures again if the last measurement is old.
-    pub(super) fn refresh(&mut self) -> Result<(), CliError> {
+    pub(crate) fn refresh(&mut self) -> Result<(), BenchError> {
         if self.last.elapsed() >= EVERY { self.again() } else { Ok(()) }
     }
 
     /// Every measurement of bytes read a second and of operations a second, and what those were
     /// done with.
-    pub(super) fn measured(&self) -> (&[f64], &[f64], &str) {
+    pub(crate) fn measured(&self) -> (&[f64], &[f64], &str) {
         (&self.bytes_per_second, &self.flops_per_second, &self.units)
     }
 
     /// Bytes read a second.
-    pub(super) fn bandwidth(&self) -> f64 {
+    pub(crate) fn bandwidth(&self) -> f64 {
         Statistics::of(&self.bytes_per_second).median
     }
 
     /// Multiplications and additions a second; without a dtype there is no such limit.
-    pub(super) fn peak(&self) -> f64 {
+    pub(crate) fn peak(&self) -> f64 {
         match self.flops_per_second.as_slice() {
             [] => f64::INFINITY,
             measured => Statistics::of(measured).median,
@@ -80,7 +83,7 @@ impl Limits {
     }
 
     /// `limits of olmoe bf16: 29.1 GB/s (27.8-30.2), 198 GFLOP/s (…) of f32 on avx2, 5 measurements`.
-    pub(super) fn summary(&self, of: &str) -> String {
+    pub(crate) fn summary(&self, of: &str) -> String {
         let spread = |measured: &[f64]| {
             let Statistics { median, p10, p90, .. } = Statistics::of(measured).scaled(1e-9);
             [digits(median), digits(p10), digits(p90)]

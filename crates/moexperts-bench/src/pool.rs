@@ -13,19 +13,18 @@ use moexperts::{
     core::{Elements, Matrix, Storage},
 };
 
-use super::random::Random;
-use crate::hardware::Hardware;
+use crate::{hardware::Hardware, random::Random};
 
 /// A pool begins at a multiple of this: a cache line.
-pub(super) const ALIGNMENT: usize = 64;
+pub(crate) const ALIGNMENT: usize = 64;
 
 /// The weights of trained models are about this large.
-pub(super) const SCALE: f32 = 0.025;
+pub(crate) const SCALE: f32 = 0.025;
 
 const WORD_BYTES: usize = size_of::<u64>();
 
 /// Values for weights, first touched by the threads that fill them.
-pub(super) struct Pool {
+pub(crate) struct Pool {
     words: Vec<u64>,
     /// Words before the first that is aligned.
     skipped: usize,
@@ -34,11 +33,11 @@ pub(super) struct Pool {
 
 /// Numbers evenly spread between `-limit` and `limit`, the same for the same seed and purpose.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Uniform {
-    pub(super) dtype: DType,
-    pub(super) limit: f32,
-    pub(super) seed: u64,
-    pub(super) purpose: u64,
+pub(crate) struct Uniform {
+    pub(crate) dtype: DType,
+    pub(crate) limit: f32,
+    pub(crate) seed: u64,
+    pub(crate) purpose: u64,
 }
 
 impl fmt::Debug for Pool {
@@ -58,19 +57,19 @@ impl Pool {
     const BLOCK: usize = 1 << 17;
 
     /// Zeros, which cost nothing until they are written.
-    pub(super) fn zeros(size_bytes: usize) -> Self {
+    pub(crate) fn zeros(size_bytes: usize) -> Self {
         let words = vec![0_u64; (size_bytes + ALIGNMENT).div_ceil(WORD_BYTES)];
         let skipped = words.as_ptr().align_offset(ALIGNMENT);
         Self { words, skipped, size_bytes }
     }
 
-    pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
         &mut cast_slice_mut(&mut self.words[self.skipped..])[..self.size_bytes]
     }
 
     /// Writes random values, the same whatever the threads, into whole words of eight bytes: those
     /// too that the range takes a part of.
-    pub(super) fn fill(&mut self, bytes: Range<usize>, values: Uniform, threads: usize) {
+    pub(crate) fn fill(&mut self, bytes: Range<usize>, values: Uniform, threads: usize) {
         let Uniform { dtype, limit, seed, purpose } = values;
         let table = table(dtype, limit);
         let width = 8 * dtype.size_bytes() as u32;
@@ -98,7 +97,7 @@ impl Pool {
     }
 
     /// Writes one value again and again.
-    pub(super) fn repeat(&mut self, bytes: Range<usize>, value: f32, dtype: DType) {
+    pub(crate) fn repeat(&mut self, bytes: Range<usize>, value: f32, dtype: DType) {
         let size = dtype.size_bytes();
         let bits = bits(&[value], dtype)[0].to_le_bytes();
         for place in self.bytes_mut()[bytes].chunks_exact_mut(size) {
@@ -108,7 +107,7 @@ impl Pool {
 }
 
 /// How many threads fill a pool for a device: as many as it computes with, or all.
-pub(super) fn filling_threads<D: Hardware>(device: &D) -> usize {
+pub(crate) fn filling_threads<D: Hardware>(device: &D) -> usize {
     let all = || thread::available_parallelism().map_or(1, usize::from);
     device.threads().unwrap_or_else(all)
 }

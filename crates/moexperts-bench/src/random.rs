@@ -2,13 +2,13 @@
 
 /// The SplitMix64 generator.
 #[derive(Debug, Clone)]
-pub(super) struct Random {
+pub(crate) struct Random {
     state: u64,
 }
 
 impl Random {
     /// The stream of a seed and of what it is for.
-    pub(super) fn new(seed: u64, purpose: &[u64]) -> Self {
+    pub(crate) fn new(seed: u64, purpose: &[u64]) -> Self {
         let mut stream = Self { state: seed };
         for &part in purpose {
             stream.state = stream.next().wrapping_add(part);
@@ -16,7 +16,7 @@ impl Random {
         stream
     }
 
-    pub(super) fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.state;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -25,17 +25,17 @@ impl Random {
     }
 
     /// A number in `0..limit`.
-    pub(super) fn below(&mut self, limit: usize) -> usize {
+    pub(crate) fn below(&mut self, limit: usize) -> usize {
         ((u128::from(self.next()) * limit as u128) >> 64) as usize
     }
 
     /// A number above 0 and below 1.
-    pub(super) fn fraction(&mut self) -> f64 {
+    pub(crate) fn fraction(&mut self) -> f64 {
         ((self.next() >> 12) as f64 + 0.5) / (1_u64 << 52) as f64
     }
 
     /// A number between `-limit` and `limit`.
-    pub(super) fn within(&mut self, limit: f32) -> f32 {
+    pub(crate) fn within(&mut self, limit: f32) -> f32 {
         (2.0 * self.fraction() - 1.0) as f32 * limit
     }
 }

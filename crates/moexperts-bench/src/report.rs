@@ -4,12 +4,16 @@ use std::path::{Path, PathBuf};
 
 use moexperts_report::{Change, Measure, Named, Results, changes, page, summaries};
 
-use super::digits;
 use crate::{
-    args::BenchReportArgs, commands::print, error::CliError, output_file, summary::printable,
+    args::BenchReportArgs,
+    error::BenchError,
+    output::{
+        file, print,
+        text::{digits, printable},
+    },
 };
 
-pub(super) fn run(args: &BenchReportArgs) -> Result<(), CliError> {
+pub(crate) fn run(args: &BenchReportArgs) -> Result<(), BenchError> {
     let first = Results::read(&args.results)?;
     let second = args.after.as_deref().map(Results::read).transpose()?;
     let names = [Some(&args.results), args.after.as_ref()]
@@ -27,10 +31,10 @@ pub(super) fn run(args: &BenchReportArgs) -> Result<(), CliError> {
     };
     for results in [Some(&args.results), args.after.as_ref()].into_iter().flatten() {
         if path.canonicalize().is_ok_and(|path| results.canonicalize().is_ok_and(|r| r == path)) {
-            return Err(CliError::ReportOverResults { path });
+            return Err(BenchError::ReportOverResults { path });
         }
     }
-    output_file::replace(&path, page(shown, before, args.reference).as_bytes())?;
+    file::replace(&path, page(shown, before, args.reference).as_bytes())?;
     if let Some(before) = before {
         print(&changed(before.results, shown.results))?;
     }

@@ -12,14 +12,14 @@ const SLOW_RUNS: usize = 3;
 const SLOW: u32 = 5;
 
 /// Whether runs took the time they are given, and are enough.
-pub(super) fn enough(seconds: &[f64], time: Duration) -> bool {
+pub(crate) fn enough(seconds: &[f64], time: Duration) -> bool {
     let spent: f64 = seconds.iter().sum();
     let slow = spent >= (SLOW * time).as_secs_f64() && !time.is_zero();
     seconds.len() >= if slow { SLOW_RUNS } else { RUNS } && spent >= time.as_secs_f64()
 }
 
 /// Seconds of each of as many runs as are enough, after one that does not count.
-pub(super) fn timed<T, E>(run: impl Fn() -> Result<T, E>, time: Duration) -> Result<Vec<f64>, E> {
+pub(crate) fn timed<T, E>(run: impl Fn() -> Result<T, E>, time: Duration) -> Result<Vec<f64>, E> {
     run()?;
     let mut seconds = Vec::new();
     while !enough(&seconds, time) {

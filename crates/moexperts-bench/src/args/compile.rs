@@ -4,16 +4,21 @@ use std::{fmt, str::FromStr};
 
 use moexperts::{CompileMode, CompileOptions};
 
-use crate::progress;
+use crate::output::progress;
 
-/// How the model is compiled.
+/// Ways to compile a model where several are measured.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Compile")]
-pub(crate) struct CompileArgs {
-    /// Compiles the model: `default`, `reduce-overhead`, `max-autotune` or
-    /// `max-autotune-no-cudagraphs`; not at all by default.
-    #[arg(long, value_name = "MODE", value_parser = str::parse::<CompileMode>)]
-    pub(crate) compile: Option<CompileMode>,
+pub struct CompileModes {
+    /// Ways to compile the model, separated by commas: `none` (the default), `default`,
+    /// `reduce-overhead`, `max-autotune`, `max-autotune-no-cudagraphs`.
+    #[arg(
+        long,
+        value_name = "MODES",
+        value_delimiter = ',',
+        value_parser = str::parse::<Compiling>
+    )]
+    compile: Vec<Compiling>,
 
     #[command(flatten)]
     pub(crate) limits: CompileLimits,
@@ -22,7 +27,7 @@ pub(crate) struct CompileArgs {
 /// What a compiled model has to be.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Compile")]
-pub(crate) struct CompileLimits {
+pub struct CompileLimits {
     /// Stops if the backend breaks the compiled graph into pieces; off by default.
     #[arg(long, requires = "compile")]
     fullgraph: bool,
@@ -35,20 +40,17 @@ pub(crate) struct CompileLimits {
 
 /// One of `--compile` where several are measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Compiling {
+pub enum Compiling {
     /// Operation by operation.
     None,
+    /// As a mode says.
     Mode(CompileMode),
 }
 
-impl CompileArgs {
-    /// The options for some shapes, if the model is to be compiled.
-    pub(crate) fn options(
-        &self,
-        batch_sizes: Vec<usize>,
-        prompt_tokens: Vec<usize>,
-    ) -> Option<CompileOptions> {
-        self.compile.map(|mode| self.limits.options(mode, batch_sizes, prompt_tokens))
+impl CompileModes {
+    /// Each as often as it was given; without any the model is not compiled.
+    pub(crate) fn ways(&self) -> Vec<Compiling> {
+        if self.compile.is_empty() { vec![Compiling::None] } else { self.compile.clone() }
     }
 }
 
@@ -59,7 +61,7 @@ impl CompileLimits {
     }
 
     /// The options of a mode for some shapes.
-    pub(crate) fn options(
+    pub fn options(
         &self,
         mode: CompileMode,
         batch_sizes: Vec<usize>,

@@ -4,12 +4,12 @@ use std::num::NonZero;
 
 use moexperts::{Amount, AnyDevice, CpuOptions, Cuda, DeviceName, Error};
 
-use crate::{error::CliError, progress};
+use crate::{error::BenchError, output::progress};
 
 /// Where to compute.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Device")]
-pub(crate) struct DeviceArgs {
+pub struct DeviceArgs {
     /// `cpu`, `cuda`, `cuda:N` for GPU number N, or `auto`: the first GPU if there is one, else the
     /// CPU.
     #[arg(
@@ -18,7 +18,7 @@ pub(crate) struct DeviceArgs {
         default_value_t,
         value_parser = str::parse::<DeviceName>
     )]
-    pub(crate) device: DeviceName,
+    pub device: DeviceName,
 
     /// Threads of the CPU to compute with; as many as the machine has by default.
     #[arg(long, value_name = "N")]
@@ -27,18 +27,21 @@ pub(crate) struct DeviceArgs {
 
 impl DeviceArgs {
     /// Finds the device.
-    pub(crate) fn find(&self) -> Result<AnyDevice, CliError> {
+    ///
+    /// # Errors
+    /// If there is no such device, or its kernels cannot be compiled.
+    pub fn find(&self) -> Result<AnyDevice, BenchError> {
         find(self.device, self.cpu())
     }
 
     /// How the CPU computes.
-    pub(crate) fn cpu(&self) -> CpuOptions {
+    pub fn cpu(&self) -> CpuOptions {
         CpuOptions { threads: self.threads, isa: None }
     }
 }
 
 /// Finds a device.
-pub(super) fn find(name: DeviceName, cpu: CpuOptions) -> Result<AnyDevice, CliError> {
+pub(crate) fn find(name: DeviceName, cpu: CpuOptions) -> Result<AnyDevice, BenchError> {
     let found = AnyDevice::find(name, cpu)?;
     if let AnyDevice::Cuda(gpu) = &found {
         compile_kernels(gpu)?;
@@ -47,7 +50,7 @@ pub(super) fn find(name: DeviceName, cpu: CpuOptions) -> Result<AnyDevice, CliEr
 }
 
 /// Compiles what was not compiled on this machine yet, so that no prompt waits for it.
-fn compile_kernels(gpu: &Cuda) -> Result<(), CliError> {
+fn compile_kernels(gpu: &Cuda) -> Result<(), BenchError> {
     const WHAT: &str = "compiling the GPU's kernels, once";
     let modules = gpu.uncompiled_kernels().len();
     if modules > 0 {

@@ -9,7 +9,7 @@ const MAX: usize = 1 << 20;
 
 /// An experts layer to measure.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Shape {
+pub struct LayerShape {
     /// The model's name, or the numbers as given.
     pub(crate) name: String,
     /// K: experts a token goes to.
@@ -18,7 +18,7 @@ pub(crate) struct Shape {
     base: ExpertsSpec,
 }
 
-impl Shape {
+impl LayerShape {
     /// With weights of a dtype.
     pub(crate) fn spec(&self, dtype: DType) -> ExpertsSpec {
         self.base.with_format(dtype.into())
@@ -55,7 +55,7 @@ const NAMED: [(&str, usize, ExpertsSpec); 6] = [
 
 /// Shapes in a row: `olmoe,mixtral`, `2048,1024,64,8`, `olmoe,64,32,8,2`.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Shapes(pub(crate) Vec<Shape>);
+pub(crate) struct Shapes(pub(crate) Vec<LayerShape>);
 
 impl FromStr for Shapes {
     type Err = ShapeError;
@@ -65,10 +65,10 @@ impl FromStr for Shapes {
         let mut words = text.split(',').map(str::trim);
         while let Some(word) = words.next() {
             if let Some(&(name, top_k, base)) = NAMED.iter().find(|(name, ..)| *name == word) {
-                shapes.push(Shape { name: name.to_owned(), top_k, base });
+                shapes.push(LayerShape { name: name.to_owned(), top_k, base });
             } else if word.starts_with(|c: char| c.is_ascii_digit()) {
                 let rest = ["I", "E", "K"].map(|letter| (letter, words.next()));
-                shapes.push(Shape::numbered(numbers(word, rest)?));
+                shapes.push(LayerShape::numbered(numbers(word, rest)?));
             } else {
                 return Err(ShapeError::Unknown(word.to_owned()));
             }

@@ -1,16 +1,17 @@
-//! The command line of `moexperts bench sweep` and `moexperts bench report`.
+//! The command line of `moexperts bench sweep`.
 
 use std::{num::NonZero, path::PathBuf};
 
 use moexperts::{AnyDevice, CpuOptions, DeviceName, LoadOptions};
 
 use super::{
-    CompileLimits, Compiling, DTypeArg, HubArgs,
-    bench::{MAX_BATCH, new_tokens, up_to},
-    device, load_options,
-    shape::{Shape, Shapes},
+    common::{MAX_BATCH, new_tokens, up_to},
+    compile::CompileModes,
+    device,
+    load::{DTypeArg, HubArgs, load_options},
+    shape::{LayerShape, Shapes},
 };
-use crate::error::CliError;
+use crate::error::BenchError;
 
 /// Measures generation in every combination, for a report.
 ///
@@ -34,7 +35,7 @@ Examples:
   moexperts bench sweep --model ./OLMoE-1B-7B-0924 --batch 1,4 --seq 16,128 --out olmoe
   moexperts bench sweep --shape qwen1.5-moe --layers 4 --compile none,max-autotune --out layers
   moexperts bench sweep --shape qwen1.5-moe --layers 4 --compile none,max-autotune --out layers --resume")]
-pub(crate) struct BenchSweepArgs {
+pub struct BenchSweepArgs {
     /// Sequences generated together, separated by commas.
     #[arg(
         long,
@@ -90,19 +91,8 @@ pub(crate) struct BenchSweepArgs {
     #[arg(long, help_heading = "Results")]
     pub(crate) reference: bool,
 
-    /// Ways to compile the model, separated by commas: `none` (the default), `default`,
-    /// `reduce-overhead`, `max-autotune`, `max-autotune-no-cudagraphs`.
-    #[arg(
-        long,
-        value_name = "MODES",
-        value_delimiter = ',',
-        value_parser = str::parse::<Compiling>,
-        help_heading = "Compile"
-    )]
-    pub(crate) compile: Vec<Compiling>,
-
     #[command(flatten)]
-    pub(crate) limits: CompileLimits,
+    pub(crate) compile: CompileModes,
 
     /// A folder with a model, or its id on the hub (`Qwen/Qwen1.5-MoE-A2.7B`), which is downloaded
     /// once; the model in the program by default.
@@ -119,7 +109,7 @@ pub(crate) struct BenchSweepArgs {
         requires = "layers",
         help_heading = "Model"
     )]
-    pub(crate) shape: Option<Shape>,
+    pub(crate) shape: Option<LayerShape>,
 
     /// The layers of that model.
     #[arg(long, value_name = "N", requires = "shape", help_heading = "Model")]
@@ -155,37 +145,6 @@ pub(crate) struct BenchSweepArgs {
     hub: HubArgs,
 }
 
-/// Makes the page of a sweep, or of what changed between two.
-///
-/// With one file the page is `report.html` beside it. With two the first is before and the second
-/// after: the changes are shown here and in `comparison.html` beside the second. A change exceeds the
-/// noise if both have three runs at least, and their ranges from the 10th to the 90th percentile have no
-/// time in common.
-#[derive(Debug, clap::Args)]
-#[command(after_help = "\
-Examples:
-  moexperts bench report sweep/results.json
-  moexperts bench report before/results.json after/results.json --out comparison.html
-  moexperts bench report sweep/results.json --reference")]
-pub(crate) struct BenchReportArgs {
-    /// The results.json of a sweep; with a second one those before the change.
-    #[arg(value_name = "RESULTS")]
-    pub(crate) results: PathBuf,
-
-    /// Those after the change.
-    #[arg(value_name = "AFTER")]
-    pub(crate) after: Option<PathBuf>,
-
-    /// The page; replaced in one step if it exists.
-    #[arg(long, short, value_name = "FILE")]
-    pub(crate) out: Option<PathBuf>,
-
-    /// Puts figures beside the results that transformers' authors published of their backends,
-    /// marked as such: they are of other hardware.
-    #[arg(long)]
-    pub(crate) reference: bool,
-}
-
 /// The most generations of a combination: their work can be counted.
 const MAX_REPETITIONS: usize = 1 << 20;
 
@@ -205,12 +164,12 @@ impl BenchSweepArgs {
         load_options(dtype, &self.hub)
     }
 
-    pub(crate) fn find(&self, device: DeviceName) -> Result<AnyDevice, CliError> {
+    pub(crate) fn find(&self, device: DeviceName) -> Result<AnyDevice, BenchError> {
         device::find(device, CpuOptions { threads: self.threads, isa: None })
     }
 }
 
-fn one_shape(text: &str) -> Result<Shape, String> {
+fn one_shape(text: &str) -> Result<LayerShape, String> {
     let Shapes(mut shapes) = text.parse::<Shapes>().map_err(|error| error.to_string())?;
     match shapes.pop() {
         Some(shape) if shapes.is_empty() => Ok(shape),

@@ -12,27 +12,27 @@ use moexperts::{
 };
 use moexperts_report::Work;
 
-use super::{super::backends::Backend, Task};
-use crate::error::CliError;
+use super::timed::TimedGeneration;
+use crate::{backends::Backend, error::BenchError};
 
 /// What the phases of a generation have to do.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(in super::super) struct Counted {
-    pub(in super::super) prefill: Work,
+pub(crate) struct Counted {
+    pub(crate) prefill: Work,
     /// All steps together.
-    pub(in super::super) decode: Work,
+    pub(crate) decode: Work,
 }
 
 /// Counts what a generation has to do: of experts the bytes of those that are hit and the products
 /// of the pairs, of everything else all, but for the head, whose products are of the last token of
 /// a prompt. Every backend chooses the same tokens. The model runs operation by operation afterwards.
 /// None if it is to stop before: that is asked after every token.
-pub(in super::super) fn count<D: Device>(
+pub(crate) fn count<D: Device>(
     model: &LanguageModel<D>,
     backend: &Backend<D::Experts>,
-    task: &Task,
+    task: &TimedGeneration,
     stop: impl Fn() -> bool,
-) -> std::result::Result<Option<Counted>, CliError> {
+) -> std::result::Result<Option<Counted>, BenchError> {
     let tally = Arc::new(Tally::default());
     let counting = Counting { inner: Arc::clone(backend), tally: Arc::clone(&tally) };
     model.reset_compile();
@@ -88,7 +88,7 @@ impl Beside {
         Self { weights, head, bytes_per_weight }
     }
 
-    /// With what experts did in so many forwards over so many tokens.
+    /// With what experts did in some forwards over some tokens.
     fn and(&self, experts: Experts, forwards: usize, tokens: usize, heads: usize) -> Work {
         let bytes = forwards * (self.weights + self.head) * self.bytes_per_weight;
         let products = tokens * self.weights + heads * self.head + experts.products;
@@ -148,7 +148,7 @@ impl<D: Device> ExpertsBackend<D> for Counting<D> {
     }
 }
 
-/// Different experts, and pairs; ids that are none do not count.
+/// Different experts, and pairs; invalid ids do not count.
 fn hit(routing: &Routing, experts: usize) -> (usize, usize) {
     let mut hit = vec![false; experts];
     let mut pairs = 0;
@@ -166,7 +166,6 @@ mod tests {
     use moexperts::{AutoModelForCausalLm, ExpertsInterface, LoadOptions};
 
     use super::*;
-    use crate::embedded;
 
     #[test]
     fn an_expert_counts_once_a_pair_each_time_and_a_sentinel_never() {
@@ -176,11 +175,11 @@ mod tests {
 
     #[test]
     fn one_sequence_reads_what_inspect_says() {
-        let files = embedded::files().unwrap();
-        let model = AutoModelForCausalLm::from_files(files, LoadOptions::new()).unwrap();
+        const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/qwen2_moe");
+        let model = AutoModelForCausalLm::from_pretrained(MODEL, LoadOptions::new()).unwrap();
         let backend = ExpertsInterface::get("eager").unwrap();
         let counted = |batch, prompt| {
-            let task = Task::random(&model, batch, prompt, 4, 0);
+            let task = TimedGeneration::random(&model, batch, prompt, 4, 0);
             count(&model, &backend, &task, || false).unwrap().unwrap()
         };
         let spec = model.spec();

@@ -11,7 +11,7 @@ use moexperts::{
 };
 
 use super::{Bandwidth, Hardware, Meter, Peak};
-use crate::summary::bytes;
+use crate::output::text::bytes;
 
 impl Hardware for Cpu {
     fn threads(&self) -> Option<usize> {

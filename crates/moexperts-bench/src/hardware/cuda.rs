@@ -8,7 +8,7 @@ use moexperts::{
 };
 
 use super::{Bandwidth, Hardware, Meter, Peak};
-use crate::summary::bytes;
+use crate::output::text::bytes;
 
 impl Hardware for Cuda {
     fn threads(&self) -> Option<usize> {

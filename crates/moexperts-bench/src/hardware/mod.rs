@@ -6,21 +6,20 @@ mod cuda;
 use moexperts::{DType, Device, core::Result};
 
 /// A device as the program shows and measures it.
-pub(crate) trait Hardware: Device<Experts = Self> {
+pub trait Hardware: Device<Experts = Self> {
     /// Threads it computes with, where their number is the user's to choose.
     fn threads(&self) -> Option<usize>;
 
-    /// What it is: `CPU, avx2, 2 threads`, `CUDA, NVIDIA H200, 14.6 GB of 150 GB in use`.
+    /// The device in a line: `CPU, avx2, 2 threads`, `CUDA, NVIDIA H200, 14.6 GB of 150 GB in use`.
     fn summary(&self) -> String;
 
-    /// What it is, for the first line of a report.
+    /// The device for the first line of a report.
     fn machine(&self) -> String;
 
     /// Lines about it beside those about the processor.
     fn facts(&self) -> Vec<(&'static str, String)>;
 
-    /// Bytes that are free in its own memory, if it has some; `None` where it computes in that of the
-    /// machine.
+    /// Free bytes of a device that has separate memory; `None` where it computes in that of the machine.
     fn own_memory(&self) -> Option<u64>;
 
     /// Counts the peak anew from here on, where the system can.
@@ -32,29 +31,46 @@ pub(crate) trait Hardware: Device<Experts = Self> {
     /// What measures what it can do at most.
     ///
     /// - `dtype`: the weights whose operations are counted, if they are
+    ///
+    /// # Errors
+    /// If the device has no memory for it.
     fn meter(&self, dtype: Option<DType>) -> Result<Box<dyn Meter>>;
 }
 
 /// Measures a device, again and again.
-pub(crate) trait Meter {
+pub trait Meter {
+    /// Bytes read a second.
+    ///
+    /// # Errors
+    /// If the device fails.
     fn bandwidth(&mut self) -> Result<Bandwidth>;
 
-    /// `None` if operations are not counted.
+    /// Operations a second; `None` if they are not counted.
+    ///
+    /// # Errors
+    /// If the device fails.
     fn peak(&mut self) -> Result<Option<Peak>>;
 }
 
 /// Bytes a device reads from its memory.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Bandwidth {
-    pub(crate) bytes_per_second: f64,
+pub struct Bandwidth {
+    /// Bytes a second.
+    pub bytes_per_second: f64,
     /// How it was measured: `measured with 2 threads over 537 MB`.
-    pub(crate) measured: String,
+    pub measured: String,
 }
 
 /// Multiplications and additions a device does.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Peak {
-    pub(crate) flops_per_second: f64,
+pub struct Peak {
+    /// Operations a second.
+    pub flops_per_second: f64,
     /// Of what: `bf16 on avx512bf16`.
-    pub(crate) of: String,
+    pub of: String,
+}
+
+/// The device as files of results have it: `cpu`.
+pub(crate) fn device_name<D: Device>() -> String {
+    D::NAME.to_lowercase()
 }

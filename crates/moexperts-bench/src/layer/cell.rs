@@ -8,11 +8,10 @@ use moexperts::{
 };
 use moexperts_report::mean;
 
-use super::{
-    super::{backends::Backend, random::Random, runs::enough},
-    routing::{Choices, Size},
+use super::routing::{ExpertChoices, Size};
+use crate::{
+    args::RoutingKind, backends::Backend, error::BenchError, random::Random, runs::enough,
 };
-use crate::{args::RoutingKind, error::CliError};
 
 /// Different routings of a cell: few tokens hit other experts each time.
 const ROUTINGS: usize = 16;
@@ -27,26 +26,26 @@ const MAX_FORWARDS: usize = 1000;
 
 /// What is to be measured.
 #[derive(Debug)]
-pub(super) struct Cell<'a, D: Device> {
-    pub(super) device: &'a D,
-    pub(super) sets: &'a [Experts<D>],
-    pub(super) backends: &'a [Backend<D>],
-    pub(super) size: Size,
-    pub(super) routing: RoutingKind,
-    pub(super) seed: u64,
-    pub(super) time: Duration,
+pub(crate) struct LayerCell<'a, D: Device> {
+    pub(crate) device: &'a D,
+    pub(crate) sets: &'a [Experts<D>],
+    pub(crate) backends: &'a [Backend<D>],
+    pub(crate) size: Size,
+    pub(crate) routing: RoutingKind,
+    pub(crate) seed: u64,
+    pub(crate) time: Duration,
 }
 
 /// What one backend took.
 #[derive(Debug)]
-pub(super) struct Measured {
-    pub(super) name: String,
+pub(crate) struct Measured {
+    pub(crate) name: String,
     /// Of a forward, in each run.
-    pub(super) seconds: Vec<f64>,
+    pub(crate) seconds: Vec<f64>,
     /// The mean over its forwards.
-    pub(super) experts_hit: f64,
+    pub(crate) experts_hit: f64,
     /// (token, expert) pairs of a forward.
-    pub(super) pairs: usize,
+    pub(crate) pairs: usize,
 }
 
 /// A backend at work.
@@ -62,11 +61,11 @@ struct Contestant<'a, D: Device> {
     seconds: Vec<f64>,
 }
 
-impl<'a, D: Device> Cell<'a, D> {
-    pub(super) fn measure(&self) -> Result<Vec<Measured>, CliError> {
+impl<'a, D: Device> LayerCell<'a, D> {
+    pub(crate) fn measure(&self) -> Result<Vec<Measured>, BenchError> {
         let mut random = Random::new(self.seed, &[2, self.size.tokens as u64]);
-        let draw = |_| Choices::random(self.routing, self.size, &mut random);
-        let choices: Vec<Choices> = (0..ROUTINGS).map(draw).collect();
+        let draw = |_| ExpertChoices::random(self.routing, self.size, &mut random);
+        let choices: Vec<ExpertChoices> = (0..ROUTINGS).map(draw).collect();
         let hits: Vec<f64> = choices.iter().map(|choices| choices.experts_hit() as f64).collect();
         let hidden = self.sets[0].spec().hidden;
         let tokens = self.size.tokens;
@@ -88,19 +87,19 @@ impl<'a, D: Device> Cell<'a, D> {
         Ok(contestants.into_iter().map(measured).collect())
     }
 
-    /// Each with the same choices, among experts of its own where there are enough: in its turn it
+    /// Each with the same choices, among other experts where there are enough: in its turn it
     /// finds nothing that the one before left in a cache.
-    fn contestants(&self, choices: &[Choices]) -> Result<Vec<Contestant<'a, D>>, CliError> {
+    fn contestants(&self, choices: &[ExpertChoices]) -> Result<Vec<Contestant<'a, D>>, BenchError> {
         let contestant = |(index, backend): (usize, &'a Backend<D>)| {
             let by = index * self.size.experts / self.backends.len();
-            let routing = |choices: &Choices| {
+            let routing = |choices: &ExpertChoices| {
                 let routing = choices.moved(by).routing()?;
                 Ok(self.device.load_routing(routing).map_err(Error::from)?)
             };
             let routings = choices.iter().map(routing);
             Ok(Contestant {
                 backend: backend.as_ref(),
-                routings: routings.collect::<Result<_, CliError>>()?,
+                routings: routings.collect::<Result<_, BenchError>>()?,
                 scratch: Scratch::default(),
                 forwards: 1,
                 // What does not count is not the routing that counts first.
@@ -112,7 +111,7 @@ impl<'a, D: Device> Cell<'a, D> {
     }
 
     /// A run of each that does not count, then runs in turn until each has had enough.
-    fn race(&self, contestants: &mut [Contestant<'_, D>], x: &D::Tensor) -> Result<(), CliError> {
+    fn race(&self, contestants: &mut [Contestant<'_, D>], x: &D::Tensor) -> Result<(), BenchError> {
         let hidden = self.sets[0].spec().hidden;
         let mut out = D::Tensor::default();
         self.device.reset_tensor(&mut out, self.size.tokens, hidden).map_err(Error::from)?;
@@ -148,7 +147,7 @@ impl<'a, D: Device> Cell<'a, D> {
     }
 }
 
-/// How many forwards to try on a GPU where so many took so many seconds; none if that was enough.
+/// How many forwards to try on a GPU after some that took some seconds; `None` if that was enough.
 fn longer(forwards: usize, seconds: f64) -> Option<usize> {
     if seconds >= GPU_SECONDS || forwards >= MAX_FORWARDS {
         return None;
@@ -188,20 +187,14 @@ mod tests {
     use moexperts::{Cpu, CpuOptions, Cuda, DType, ExpertsSpec};
     use moexperts_cuda_emulator::{EmulatorOptions, test_devices};
 
-    use super::{
-        super::{
-            super::{backends::Backends, room::Room},
-            weights::Weights,
-        },
-        *,
-    };
-    use crate::hardware::Hardware;
+    use super::{super::weights::Weights, *};
+    use crate::{backends::Backends, free_memory::FreeMemory, hardware::Hardware};
 
-    fn measured<D: Hardware>(device: &D, room: Room) -> Vec<Measured> {
+    fn measured<D: Hardware>(device: &D, free: FreeMemory) -> Vec<Measured> {
         let spec = ExpertsSpec::gated_silu(64, 32, 8, DType::Bf16.into());
-        let weights = Weights::random(device, spec, 3, room).unwrap();
+        let weights = Weights::random(device, spec, 3, free).unwrap();
         let (backends, _) = Backends::named(&[]).unwrap().able(|_| Ok::<_, Error>(())).unwrap();
-        let cell = Cell {
+        let cell = LayerCell {
             device,
             sets: &weights.sets,
             backends: &backends,
@@ -219,8 +212,8 @@ mod tests {
         let (_, gpu): (_, Cuda) = test_devices(&[gpu]).pop().unwrap();
         let cpu = Cpu::new(CpuOptions::default()).unwrap();
         let little = Some(1 << 17);
-        let on_gpu = measured(&gpu, Room { machine: little, own: little });
-        let on_cpu = measured(&cpu, Room { machine: little, own: None });
+        let on_gpu = measured(&gpu, FreeMemory { machine: little, own: little });
+        let on_cpu = measured(&cpu, FreeMemory { machine: little, own: None });
         for all in [&on_gpu, &on_cpu] {
             let names: Vec<&str> = all.iter().map(|measured| measured.name.as_str()).collect();
             assert_eq!(names, ["eager", "batched_mm", "grouped_mm"]);

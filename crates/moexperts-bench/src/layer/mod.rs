@@ -8,46 +8,42 @@ mod weights;
 use moexperts::{DType, Device, Error, ExpertsSpec};
 
 use self::{
-    cell::Cell,
+    cell::LayerCell,
     routing::Size,
-    row::{Row, Subject},
+    row::{LayerRow, Subject},
     weights::Weights,
 };
-use super::{
-    backends::{Backend, Backends},
-    device_name,
-    limits::Limits,
-    room::Room,
-    table::Report,
-};
 use crate::{
-    args::{BenchLayerArgs, RoutingKind, Shape},
-    error::CliError,
-    hardware::Hardware,
-    output_file,
+    args::{BenchLayerArgs, LayerShape, RoutingKind},
+    backends::{Backend, Backends},
+    error::BenchError,
+    free_memory::FreeMemory,
+    hardware::{Hardware, device_name},
+    limits::MachineLimits,
+    output::{file, table::Report},
 };
 
-pub(super) fn run(args: &BenchLayerArgs) -> Result<(), CliError> {
+pub(crate) fn run(args: &BenchLayerArgs) -> Result<(), BenchError> {
     if let Some(path) = &args.common.json {
-        output_file::check(path)?;
+        file::check(path)?;
     }
-    on_device!(args.device.find()?, device => bench(args, &device))
+    crate::on_device!(args.device.find()?, device => bench(args, &device))
 }
 
-fn bench<D: Hardware>(args: &BenchLayerArgs, device: &D) -> Result<(), CliError> {
+fn bench<D: Hardware>(args: &BenchLayerArgs, device: &D) -> Result<(), BenchError> {
     let backends = Backends::<D>::named(&args.common.experts_implementation)?;
-    let groups: Vec<Group<'_>> = args
+    let groups: Vec<LayerGroup<'_>> = args
         .shape
         .0
         .iter()
-        .flat_map(|shape| args.dtype.iter().map(move |&dtype| Group { shape, dtype }))
+        .flat_map(|shape| args.dtype.iter().map(move |&dtype| LayerGroup { shape, dtype }))
         .collect();
-    for Group { shape, dtype } in &groups {
+    for LayerGroup { shape, dtype } in &groups {
         // What cannot run should not be found out after an hour.
         able(&backends, &shape.spec(*dtype), device)?;
     }
     let names = backends.names();
-    let columns = Row::columns(args.shape.0.iter().map(|shape| shape.name.as_str()), &names);
+    let columns = LayerRow::columns(args.shape.0.iter().map(|shape| shape.name.as_str()), &names);
     let rows = groups.len() * args.tokens.len() * names.len();
     let mut report = Report::new(columns, rows, args.common.json.as_deref());
     report.line(&format!("machine   {}", device.machine()))?;
@@ -56,25 +52,25 @@ fn bench<D: Hardware>(args: &BenchLayerArgs, device: &D) -> Result<(), CliError>
         .line("limits    the median of what was measured up to a row, for its shape and dtype")?;
     report.line("")?;
     report.titles()?;
-    let bench = Bench { args, device, backends: &backends };
+    let bench = LayerBench { args, device, backends: &backends };
     groups.iter().try_for_each(|group| bench.group(group, &mut report))
 }
 
 /// A shape in a dtype.
 #[derive(Debug)]
-struct Group<'a> {
-    shape: &'a Shape,
+struct LayerGroup<'a> {
+    shape: &'a LayerShape,
     dtype: DType,
 }
 
-struct Bench<'a, D: Device> {
+struct LayerBench<'a, D: Device> {
     args: &'a BenchLayerArgs,
     device: &'a D,
     backends: &'a Backends<D>,
 }
 
-impl<D: Hardware> Bench<'_, D> {
-    fn group(&self, group: &Group<'_>, report: &mut Report) -> Result<(), CliError> {
+impl<D: Hardware> LayerBench<'_, D> {
+    fn group(&self, group: &LayerGroup<'_>, report: &mut Report) -> Result<(), BenchError> {
         let Self { args, device, backends } = *self;
         let spec = &group.shape.spec(group.dtype);
         let title = format!("{} {}", group.shape.name, group.dtype);
@@ -84,16 +80,16 @@ impl<D: Hardware> Bench<'_, D> {
             report.line(&format!("note: {reason}"))?;
             args.tokens.iter().for_each(|_| report.skip());
         }
-        let mut limits = Limits::measure(device, Some(group.dtype))?;
-        let weights = Weights::random(device, *spec, args.seed, Room::now(device))?;
+        let mut limits = MachineLimits::measure(device, Some(group.dtype))?;
+        let weights = Weights::random(device, *spec, args.seed, FreeMemory::now(device))?;
         if let Some(note) = &weights.note {
             report.line(&format!("note: {note}"))?;
         }
         for tokens in args.tokens.iter().map(|tokens| tokens.get()) {
             report.doing(format!("{title}, T = {tokens}"));
             limits.refresh()?;
-            let Shape { name: shape, top_k, .. } = group.shape;
-            let cell = Cell {
+            let LayerShape { name: shape, top_k, .. } = group.shape;
+            let cell = LayerCell {
                 device,
                 sets: &weights.sets,
                 backends: &able,
@@ -105,7 +101,7 @@ impl<D: Hardware> Bench<'_, D> {
             let (device, threads) = (&device_name::<D>(), device.threads());
             let subject = Subject { shape, spec, device, threads, tokens };
             for measured in cell.measure()? {
-                let row = Row::new(&subject, measured, &limits);
+                let row = LayerRow::new(&subject, measured, &limits);
                 report.row(&row.cells(), &row)?;
             }
         }
@@ -119,7 +115,7 @@ fn able<D: Device<Experts = D>>(
     backends: &Backends<D>,
     spec: &ExpertsSpec,
     device: &D,
-) -> Result<(Vec<Backend<D>>, Vec<String>), CliError> {
+) -> Result<(Vec<Backend<D>>, Vec<String>), BenchError> {
     backends.able(|backend| backend.check(spec, device).map_err(Error::from))
 }
 

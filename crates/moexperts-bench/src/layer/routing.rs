@@ -2,27 +2,26 @@
 
 use moexperts::{Error, core::Routing};
 
-use super::super::random::Random;
-use crate::{args::RoutingKind, error::CliError};
+use crate::{args::RoutingKind, error::BenchError, random::Random};
 
 /// Tokens, E and K of the routings of a cell.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Size {
-    pub(super) tokens: usize,
-    pub(super) experts: usize,
-    pub(super) top_k: usize,
+pub(crate) struct Size {
+    pub(crate) tokens: usize,
+    pub(crate) experts: usize,
+    pub(crate) top_k: usize,
 }
 
 /// The expert ids [T, K] of random tokens, those of a token all different.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Choices {
+pub(crate) struct ExpertChoices {
     top_k: usize,
     experts: usize,
     ids: Vec<u32>,
 }
 
-impl Choices {
-    pub(super) fn random(kind: RoutingKind, size: Size, random: &mut Random) -> Self {
+impl ExpertChoices {
+    pub(crate) fn random(kind: RoutingKind, size: Size, random: &mut Random) -> Self {
         let Size { tokens, experts, top_k } = size;
         let mut shuffled: Vec<u32> = (0..experts as u32).collect();
         shuffle(&mut shuffled, experts, random);
@@ -48,25 +47,25 @@ impl Choices {
     }
 
     /// The same choices among other experts: each id moved up, the last follow the first.
-    pub(super) fn moved(&self, by: usize) -> Self {
+    pub(crate) fn moved(&self, by: usize) -> Self {
         let moved = |&id: &u32| ((id as usize + by) % self.experts) as u32;
         Self { ids: self.ids.iter().map(moved).collect(), ..*self }
     }
 
     /// Different experts.
-    pub(super) fn experts_hit(&self) -> usize {
+    pub(crate) fn experts_hit(&self) -> usize {
         let mut hit = vec![false; self.experts];
         self.ids.iter().for_each(|&id| hit[id as usize] = true);
         hit.into_iter().filter(|&hit| hit).count()
     }
 
     /// (token, expert) pairs.
-    pub(super) fn pairs(&self) -> usize {
+    pub(crate) fn pairs(&self) -> usize {
         self.ids.len()
     }
 
     /// With equal weights.
-    pub(super) fn routing(self) -> Result<Routing, CliError> {
+    pub(crate) fn routing(self) -> Result<Routing, BenchError> {
         let weights = vec![1.0 / self.top_k as f32; self.ids.len()];
         Ok(Routing::new(self.top_k, self.ids, weights).map_err(Error::from)?)
     }
@@ -98,12 +97,12 @@ mod tests {
     const KINDS: [RoutingKind; 3] =
         [RoutingKind::Uniform, RoutingKind::Zipf, RoutingKind::OneExpert];
 
-    fn choices(kind: RoutingKind, tokens: usize, experts: usize, top_k: usize) -> Choices {
-        Choices::random(kind, Size { tokens, experts, top_k }, &mut Random::new(3, &[]))
+    fn choices(kind: RoutingKind, tokens: usize, experts: usize, top_k: usize) -> ExpertChoices {
+        ExpertChoices::random(kind, Size { tokens, experts, top_k }, &mut Random::new(3, &[]))
     }
 
     /// How often each expert is chosen, the most popular first.
-    fn popularity(choices: &Choices) -> Vec<usize> {
+    fn popularity(choices: &ExpertChoices) -> Vec<usize> {
         let mut counts = vec![0; choices.experts];
         choices.ids.iter().for_each(|&id| counts[id as usize] += 1);
         counts.sort_unstable_by(|a, b| b.cmp(a));

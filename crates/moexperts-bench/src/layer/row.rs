@@ -4,14 +4,18 @@ use moexperts::ExpertsSpec;
 use moexperts_report::Statistics;
 use serde::Serialize;
 
-use super::{
-    super::{digits, limits::Limits, percent, rounded, table::Column},
-    cell::Measured,
+use super::cell::Measured;
+use crate::{
+    limits::MachineLimits,
+    output::{
+        table::Column,
+        text::{digits, percent, rounded},
+    },
 };
 
 /// As the JSON file has it.
 #[derive(Debug, Serialize)]
-pub(super) struct Row {
+pub(crate) struct LayerRow {
     shape: String,
     dtype: &'static str,
     device: String,
@@ -34,16 +38,16 @@ pub(super) struct Row {
 
 /// What a row is about, beside the measurement.
 #[derive(Debug)]
-pub(super) struct Subject<'a> {
-    pub(super) shape: &'a str,
-    pub(super) spec: &'a ExpertsSpec,
-    pub(super) device: &'a str,
-    pub(super) threads: Option<usize>,
-    pub(super) tokens: usize,
+pub(crate) struct Subject<'a> {
+    pub(crate) shape: &'a str,
+    pub(crate) spec: &'a ExpertsSpec,
+    pub(crate) device: &'a str,
+    pub(crate) threads: Option<usize>,
+    pub(crate) tokens: usize,
 }
 
-impl Row {
-    pub(super) fn new(subject: &Subject<'_>, measured: Measured, limits: &Limits) -> Self {
+impl LayerRow {
+    pub(crate) fn new(subject: &Subject<'_>, measured: Measured, limits: &MachineLimits) -> Self {
         let Subject { shape, spec, device, threads, tokens } = *subject;
         let Measured { name, seconds, experts_hit, pairs } = measured;
         let time = Statistics::of(&seconds);
@@ -74,7 +78,7 @@ impl Row {
     }
 
     /// The columns of the table, for these names of shapes and backends.
-    pub(super) fn columns<'a>(
+    pub(crate) fn columns<'a>(
         shapes: impl IntoIterator<Item = &'a str>,
         backends: &[String],
     ) -> Vec<Column> {
@@ -93,7 +97,7 @@ impl Row {
     }
 
     /// The texts of those columns.
-    pub(super) fn cells(&self) -> Vec<String> {
+    pub(crate) fn cells(&self) -> Vec<String> {
         vec![
             self.shape.clone(),
             self.dtype.to_owned(),

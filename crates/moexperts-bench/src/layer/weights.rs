@@ -2,7 +2,7 @@
 //!
 //! All weights are views of one pool of random values. Where the experts of a shape do not fill it,
 //! it holds several sets of them, used in turn; where they do not fit, they overlap. A device with
-//! memory of its own has as many sets there, each a copy of one.
+//! separate memory has as many sets there, each a copy of one.
 
 use std::sync::Arc;
 
@@ -11,13 +11,14 @@ use moexperts::{
     core::{self, Expert, Experts, Linear, Matrix, MatrixLayout, Storage},
 };
 
-use super::super::{
-    cached,
+use crate::{
+    error::BenchError,
+    free_memory::FreeMemory,
+    hardware::Hardware,
+    output::text::{bytes, cached},
     pool::{ALIGNMENT, Pool, SCALE, Uniform, filling_threads},
     random::Random,
-    room::Room,
 };
-use crate::{error::CliError, hardware::Hardware, summary::bytes};
 
 /// Sets of experts fill this, unless memory is short: more than the caches of most machines hold.
 const POOL_BYTES: usize = 1 << 30;
@@ -30,21 +31,21 @@ const MAX_SETS: usize = 1 << 10;
 
 /// Sets of experts of one description.
 #[derive(Debug)]
-pub(super) struct Weights<D: Device> {
-    pub(super) sets: Vec<Experts<D>>,
+pub(crate) struct Weights<D: Device> {
+    pub(crate) sets: Vec<Experts<D>>,
     /// What a reader of the results has to know.
-    pub(super) note: Option<String>,
+    pub(crate) note: Option<String>,
 }
 
 impl<D: Hardware> Weights<D> {
     /// Random ones, in at most half of the free memory.
-    pub(super) fn random(
+    pub(crate) fn random(
         device: &D,
         spec: ExpertsSpec,
         seed: u64,
-        room: Room,
-    ) -> Result<Self, CliError> {
-        let plan = Plan::new(&spec, room.machine_budget(), room.own_budget())?;
+        free: FreeMemory,
+    ) -> Result<Self, BenchError> {
+        let plan = PoolLayout::new(&spec, free.machine_budget(), free.own_budget())?;
         let mut pool = Pool::zeros(plan.pool_bytes);
         let dtype = dense(&spec).map_err(Error::from)?;
         let values = Uniform { dtype, limit: SCALE, seed, purpose: 0 };
@@ -65,7 +66,7 @@ impl<D: Hardware> Weights<D> {
 
 /// Where experts lie in a pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Plan {
+struct PoolLayout {
     pool_bytes: usize,
     /// From one expert to the next.
     stride_bytes: usize,
@@ -75,22 +76,22 @@ struct Plan {
     copied: bool,
 }
 
-impl Plan {
+impl PoolLayout {
     /// - `budget`: bytes that the pool may take
     /// - `copies`: bytes that copies may take, if sets are copies
-    fn new(spec: &ExpertsSpec, budget: usize, copies: Option<usize>) -> Result<Self, CliError> {
+    fn new(spec: &ExpertsSpec, budget: usize, copies: Option<usize>) -> Result<Self, BenchError> {
         let expert_bytes = spec.bytes_per_expert();
         let stride_bytes = expert_bytes.next_multiple_of(ALIGNMENT);
         if stride_bytes > budget {
-            return Err(CliError::Memory {
+            return Err(BenchError::Memory {
                 what: format!("an expert takes {}", bytes(stride_bytes as u64)),
                 limit: bytes(budget as u64),
                 hint: "take a shape with a smaller H or I",
             });
         }
         let set_bytes = stride_bytes * spec.experts;
-        let room = copies.unwrap_or(budget);
-        let sets = POOL_BYTES.div_ceil(set_bytes).min(MAX_SETS).min(room / set_bytes).max(1);
+        let available = copies.unwrap_or(budget);
+        let sets = POOL_BYTES.div_ceil(set_bytes).min(MAX_SETS).min(available / set_bytes).max(1);
         let in_pool = if copies.is_some() { 1 } else { sets };
         let overlap = OVERLAP_BYTES.max(stride_bytes).min(budget);
         let pool_bytes = if set_bytes > budget { overlap } else { in_pool * set_bytes };
@@ -161,7 +162,7 @@ mod tests {
     #[test]
     fn experts_that_fit_lie_one_after_another() {
         let spec = ExpertsSpec::gated_silu(2048, 1408, 60, DType::Bf16.into());
-        let plan = Plan::new(&spec, 16 << 30, None).unwrap();
+        let plan = PoolLayout::new(&spec, 16 << 30, None).unwrap();
         assert_eq!((plan.sets, plan.pool_bytes), (2, 2 * 60 * spec.bytes_per_expert()));
         assert_eq!(plan.place(61), 61 * spec.bytes_per_expert());
         assert_eq!(plan.note(&spec), None);
@@ -170,7 +171,7 @@ mod tests {
     #[test]
     fn experts_that_do_not_fit_overlap_inside_the_pool() {
         let spec = ExpertsSpec::gated_silu(7168, 2048, 256, DType::Bf16.into());
-        let plan = Plan::new(&spec, 8 << 30, None).unwrap();
+        let plan = PoolLayout::new(&spec, 8 << 30, None).unwrap();
         assert_eq!((plan.sets, plan.pool_bytes), (1, OVERLAP_BYTES));
         let mut places: Vec<usize> = (0..256).map(|index| plan.place(index)).collect();
         let inside = |place: &usize| place + plan.expert_bytes <= plan.pool_bytes;
@@ -185,31 +186,31 @@ mod tests {
     }
 
     #[test]
-    fn a_device_with_memory_of_its_own_has_copies_of_one_set() {
+    fn a_device_with_separate_memory_has_copies_of_one_set() {
         let spec = ExpertsSpec::gated_silu(2048, 1408, 60, DType::Bf16.into());
         let set_bytes = 60 * spec.bytes_per_expert();
-        let plan = Plan::new(&spec, 16 << 30, Some(32 << 30)).unwrap();
+        let plan = PoolLayout::new(&spec, 16 << 30, Some(32 << 30)).unwrap();
         assert_eq!((plan.sets, plan.pool_bytes, plan.copied), (2, set_bytes, true));
         assert_eq!(plan.note(&spec), None);
-        let short = Plan::new(&spec, 1 << 29, Some(2 * set_bytes - 1)).unwrap();
+        let short = PoolLayout::new(&spec, 1 << 29, Some(2 * set_bytes - 1)).unwrap();
         assert_eq!((short.sets, short.pool_bytes), (1, 1 << 29));
         assert_eq!(short.note(&spec), None);
     }
 
     #[test]
     fn small_experts_come_in_many_sets() {
-        let plan = Plan::new(&SMALL, 1 << 30, None).unwrap();
+        let plan = PoolLayout::new(&SMALL, 1 << 30, None).unwrap();
         assert_eq!((plan.sets, plan.stride_bytes), (MAX_SETS, 768));
         assert_eq!(
             plan.note(&SMALL).unwrap(),
             "all weights are 2.36 MB: caches may hold a part of them"
         );
-        assert_eq!(Plan::new(&SMALL, 768, None).unwrap().place(2), 0);
+        assert_eq!(PoolLayout::new(&SMALL, 768, None).unwrap().place(2), 0);
     }
 
     #[test]
     fn memory_for_one_expert_there_has_to_be() {
-        let error = Plan::new(&SMALL, 767, None).unwrap_err();
+        let error = PoolLayout::new(&SMALL, 767, None).unwrap_err();
         assert_eq!(
             error.to_string(),
             "an expert takes 768 B, expected at most 767 B, half the available memory"
@@ -223,8 +224,8 @@ mod tests {
             let weights = |threads: usize, seed| {
                 let options = CpuOptions { threads: threads.try_into().ok(), isa: None };
                 let cpu = Cpu::new(options).unwrap();
-                let room = Room { machine: Some(2 << 20), own: None };
-                Weights::random(&cpu, spec, seed, room).unwrap()
+                let free = FreeMemory { machine: Some(2 << 20), own: None };
+                Weights::random(&cpu, spec, seed, free).unwrap()
             };
             let values =
                 |weights: &Weights<Cpu>| weights.sets[1].expert(2).down_proj.weight.to_f32();

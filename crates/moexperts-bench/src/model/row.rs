@@ -4,15 +4,19 @@ use moexperts::{DType, Device, LanguageModel};
 use moexperts_report::Statistics;
 use serde::Serialize;
 
-use super::{
-    super::{device_name, digits, generation::Variant, percent, rounded, table::Column},
-    Measured,
+use super::cell::Measured;
+use crate::{
+    generation::Variant,
+    hardware::{Hardware, device_name},
+    output::{
+        table::Column,
+        text::{bytes, digits, percent, rounded},
+    },
 };
-use crate::{hardware::Hardware, summary::bytes};
 
 /// As the JSON file has it.
 #[derive(Debug, Serialize)]
-pub(super) struct Row {
+pub(crate) struct ModelRow {
     model: String,
     dtype: Option<&'static str>,
     device: String,
@@ -33,19 +37,19 @@ pub(super) struct Row {
 }
 
 /// What a row is about, beside the measurement.
-pub(super) struct Subject<'a, D: Device> {
-    pub(super) model: &'a LanguageModel<D>,
-    pub(super) load_seconds: f64,
-    pub(super) batch: usize,
-    pub(super) prompt_tokens: usize,
-    pub(super) new_tokens: usize,
+pub(crate) struct Subject<'a, D: Device> {
+    pub(crate) model: &'a LanguageModel<D>,
+    pub(crate) load_seconds: f64,
+    pub(crate) batch: usize,
+    pub(crate) prompt_tokens: usize,
+    pub(crate) new_tokens: usize,
     /// Bytes of weights that all decode steps read.
-    pub(super) decode_bytes: f64,
+    pub(crate) decode_bytes: f64,
 }
 
-impl Row {
+impl ModelRow {
     /// - `bandwidth`: bytes the machine reads a second
-    pub(super) fn new<D: Hardware>(
+    pub(crate) fn new<D: Hardware>(
         subject: &Subject<'_, D>,
         measured: &Measured<'_, D>,
         bandwidth: f64,
@@ -76,7 +80,7 @@ impl Row {
     }
 
     /// The columns of the table, for these variants.
-    pub(super) fn columns<D: Device>(variants: &[Variant<D>]) -> Vec<Column> {
+    pub(crate) fn columns<D: Device>(variants: &[Variant<D>]) -> Vec<Column> {
         let backends = variants.iter().map(|variant| variant.backend.name());
         vec![
             Column::words("implementation", backends),
@@ -93,7 +97,7 @@ impl Row {
     }
 
     /// The texts of those columns.
-    pub(super) fn cells(&self) -> Vec<String> {
+    pub(crate) fn cells(&self) -> Vec<String> {
         vec![
             self.implementation.clone(),
             self.compile.clone(),

@@ -6,19 +6,25 @@ use std::{
     process,
 };
 
-use crate::error::CliError;
+use crate::error::BenchError;
 
 /// Whether a file can be written there, to be said before the work is done; changes nothing.
-pub(crate) fn check(path: &Path) -> Result<(), CliError> {
+///
+/// # Errors
+/// If it cannot.
+pub fn check(path: &Path) -> Result<(), BenchError> {
     let partial = partial(path);
     let tried = check_regular(path)
         .and_then(|()| fs::write(&partial, []))
         .and_then(|()| fs::remove_file(&partial));
-    tried.map_err(|source| CliError::Write { path: path.to_owned(), source })
+    tried.map_err(|source| BenchError::Write { path: path.to_owned(), source })
 }
 
 /// Writes beside the file, then renames.
-pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<(), CliError> {
+///
+/// # Errors
+/// If the file is no regular one or cannot be written.
+pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), BenchError> {
     let partial = partial(path);
     let written = check_regular(path)
         .and_then(|()| fs::write(&partial, bytes))
@@ -26,7 +32,7 @@ pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<(), CliError> {
     written.map_err(|source| {
         // The first error is the one to tell.
         let _ = fs::remove_file(&partial);
-        CliError::Write { path: path.to_owned(), source }
+        BenchError::Write { path: path.to_owned(), source }
     })
 }
 

@@ -18,7 +18,7 @@ const ROWS_TEMPLATE: &str = "{msg} {wide_bar} {pos}/{len} rows {elapsed}";
 const WORK_TEMPLATE: &str = "{msg} {wide_bar} {percent} % {eta} left";
 
 /// A bar a file or kind of work on standard error if that is a terminal, nothing otherwise.
-pub(crate) fn bars() -> Arc<dyn Progress> {
+pub fn bars() -> Arc<dyn Progress> {
     if stderr().is_terminal() { Arc::new(Bars::default()) } else { Arc::new(()) }
 }
 

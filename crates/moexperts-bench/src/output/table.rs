@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use indicatif::ProgressBar;
 use serde::Serialize;
 
-use crate::{commands::print, error::CliError, output_file, progress, summary::printable};
+use super::{file, print, progress, text::printable};
+use crate::error::BenchError;
 
 /// A column of the table.
 #[derive(Debug)]
-pub(super) struct Column {
+pub(crate) struct Column {
     title: &'static str,
     width: usize,
     /// Numbers end below each other, words begin so.
@@ -18,7 +19,7 @@ pub(super) struct Column {
 
 impl Column {
     /// Wide enough for each of these words.
-    pub(super) fn words<S: AsRef<str>>(
+    pub(crate) fn words<S: AsRef<str>>(
         title: &'static str,
         words: impl IntoIterator<Item = S>,
     ) -> Self {
@@ -26,7 +27,7 @@ impl Column {
         Self { title, width: widest.unwrap_or(0).max(title.len()), number: false }
     }
 
-    pub(super) fn number(title: &'static str, width: usize) -> Self {
+    pub(crate) fn number(title: &'static str, width: usize) -> Self {
         Self { title, width: width.max(title.len()), number: true }
     }
 
@@ -38,39 +39,39 @@ impl Column {
 
 /// Lines on standard output, and a bar on standard error below them.
 #[derive(Debug)]
-pub(super) struct Table {
+pub(crate) struct Table {
     columns: Vec<Column>,
-    pub(super) bar: ProgressBar,
+    pub(crate) bar: ProgressBar,
 }
 
 /// Where results go.
 #[derive(Debug)]
-pub(super) struct Report {
+pub(crate) struct Report {
     table: Table,
     json: Option<PathBuf>,
     rows: Vec<String>,
 }
 
 impl Table {
-    pub(super) fn new(columns: Vec<Column>, bar: ProgressBar) -> Self {
+    pub(crate) fn new(columns: Vec<Column>, bar: ProgressBar) -> Self {
         Self { columns, bar }
     }
 
     /// A line between the rows.
-    pub(super) fn line(&self, text: &str) -> Result<(), CliError> {
+    pub(crate) fn line(&self, text: &str) -> Result<(), BenchError> {
         self.bar.suspend(|| print(&format!("{}\n", printable(text))))
     }
 
     /// The line above the rows.
-    pub(super) fn titles(&self) -> Result<(), CliError> {
+    pub(crate) fn titles(&self) -> Result<(), BenchError> {
         self.row(self.columns.iter().map(|column| column.title))
     }
 
     /// A row, a text for each column.
-    pub(super) fn row(
+    pub(crate) fn row(
         &self,
         cells: impl IntoIterator<Item = impl AsRef<str>>,
-    ) -> Result<(), CliError> {
+    ) -> Result<(), BenchError> {
         let cells = self.columns.iter().zip(cells);
         let cells = cells.map(|(column, text)| column.align(text.as_ref()));
         self.line(cells.collect::<Vec<_>>().join("  ").trim_end())
@@ -79,42 +80,42 @@ impl Table {
 
 impl Report {
     /// For this many rows.
-    pub(super) fn new(columns: Vec<Column>, rows: usize, json: Option<&Path>) -> Self {
+    pub(crate) fn new(columns: Vec<Column>, rows: usize, json: Option<&Path>) -> Self {
         let table = Table::new(columns, progress::rows(rows as u64));
         Self { table, json: json.map(Path::to_owned), rows: Vec::new() }
     }
 
     /// A line between the rows.
-    pub(super) fn line(&self, text: &str) -> Result<(), CliError> {
+    pub(crate) fn line(&self, text: &str) -> Result<(), BenchError> {
         self.table.line(text)
     }
 
     /// The line above the rows.
-    pub(super) fn titles(&self) -> Result<(), CliError> {
+    pub(crate) fn titles(&self) -> Result<(), BenchError> {
         self.table.titles()
     }
 
     /// Says at the bar what is being done.
-    pub(super) fn doing(&self, what: String) {
+    pub(crate) fn doing(&self, what: String) {
         self.table.bar.set_message(what);
     }
 
     /// A row that will not come.
-    pub(super) fn skip(&self) {
+    pub(crate) fn skip(&self) {
         self.table.bar.inc(1);
     }
 
     /// Shows a row and keeps all of them.
-    pub(super) fn row(
+    pub(crate) fn row(
         &mut self,
         cells: &[impl AsRef<str>],
         row: &impl Serialize,
-    ) -> Result<(), CliError> {
+    ) -> Result<(), BenchError> {
         self.table.bar.inc(1);
         self.table.row(cells)?;
         self.rows.push(serde_json::to_string(row).expect("a row is numbers and names"));
         match &self.json {
-            Some(path) => output_file::replace(path, array(&self.rows).as_bytes()),
+            Some(path) => file::replace(path, array(&self.rows).as_bytes()),
             None => Ok(()),
         }
     }

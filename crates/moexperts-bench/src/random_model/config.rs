@@ -3,17 +3,17 @@
 use moexperts::{DType, ExpertsSpec};
 use serde_json::{Value, json};
 
-use crate::{args::Shape, error::CliError};
+use crate::{args::LayerShape, error::BenchError};
 
 /// Width of a head where a shape is given as numbers: that of every named model.
-pub(super) const HEAD_DIM: usize = 128;
+pub(crate) const HEAD_DIM: usize = 128;
 
 /// Query heads that share a key/value head there, if their number is a multiple of it.
 const SHARING_HEADS: usize = 4;
 
 /// Tokens in the vocabulary there, those of Mixtral. With a small H the embedding and the head would
 /// be most of the model if it were larger.
-pub(super) const VOCABULARY: usize = 32000;
+pub(crate) const VOCABULARY: usize = 32000;
 
 /// What a shape has its model have beside the numbers of the shape.
 type Rest = fn(&ExpertsSpec) -> Value;
@@ -29,14 +29,17 @@ const NAMED: [(&str, Rest); 5] = [
 
 /// The config, but for what says nothing of the computation. There is no end of sequence: random
 /// models say nothing that could end.
-pub(super) fn of(shape: &Shape, layers: usize) -> Result<Value, CliError> {
+pub(crate) fn of(shape: &LayerShape, layers: usize) -> Result<Value, BenchError> {
     let spec = shape.spec(DType::Bf16);
     let mut config = match NAMED.iter().find(|(name, _)| *name == shape.name) {
         Some((_, rest)) => rest(&spec),
         None if shape.is_numbered() => numbered(&spec),
         None => {
             let names = NAMED.map(|(name, _)| format!("`{name}`"));
-            return Err(CliError::NoFamily { shape: shape.name.clone(), known: names.join(", ") });
+            return Err(BenchError::NoFamily {
+                shape: shape.name.clone(),
+                known: names.join(", "),
+            });
         }
     };
     config["hidden_act"] = "silu".into();

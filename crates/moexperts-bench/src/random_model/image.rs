@@ -5,17 +5,15 @@
 use moexperts::{DType, weights::TensorKind};
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 
-use super::{
-    super::pool::{ALIGNMENT, Pool, SCALE, Uniform},
-    tensors::Tensor,
-};
+use super::tensors::Tensor;
+use crate::pool::{ALIGNMENT, Pool, SCALE, Uniform};
 
 /// The largest value of an embedding. Attention adds about the same to every token of a sequence:
 /// unless the tokens' own values are larger, all choose the same experts after a few layers.
 const EMBEDDING_SCALE: f32 = 4.0;
 
 /// The image of tensors that are sorted by their kinds.
-pub(super) fn of(tensors: &[Tensor], dtype: DType, seed: u64, threads: usize) -> Pool {
+pub(crate) fn of(tensors: &[Tensor], dtype: DType, seed: u64, threads: usize) -> Pool {
     let size_bytes = |tensor: &Tensor| tensor.shape.iter().product::<usize>() * dtype.size_bytes();
     let header = header(tensors, dtype, size_bytes);
     let data_bytes: usize = tensors.iter().map(size_bytes).sum();
@@ -36,7 +34,7 @@ pub(super) fn of(tensors: &[Tensor], dtype: DType, seed: u64, threads: usize) ->
     image
 }
 
-/// What stands before the data: so many bytes that the data is aligned as the image is.
+/// What stands before the data, padded so that the data is aligned as the image is.
 fn header(tensors: &[Tensor], dtype: DType, size_bytes: impl Fn(&Tensor) -> usize) -> Vec<u8> {
     let dtype = match dtype {
         DType::F32 => Dtype::F32,

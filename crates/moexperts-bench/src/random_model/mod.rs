@@ -24,8 +24,7 @@ use moexperts::{
 };
 use serde_json::Value;
 
-use super::room::Room;
-use crate::{args::Shape, error::CliError, summary::bytes};
+use crate::{args::LayerShape, error::BenchError, free_memory::FreeMemory, output::text::bytes};
 
 /// About what names, headers and views take for each tensor: nothing beside real weights, but most
 /// of the memory where a million experts have a weight each.
@@ -33,7 +32,7 @@ const BYTES_PER_TENSOR: u128 = 512;
 
 /// A model that is described, and not yet in memory.
 #[derive(Debug)]
-pub(super) struct RandomModel {
+pub(crate) struct RandomModel {
     origin: String,
     config: Config,
     spec: DecoderSpec,
@@ -44,9 +43,9 @@ impl RandomModel {
     /// The model with the layers of a shape.
     ///
     /// # Errors
-    /// [`CliError::NoFamily`] for a shape whose model cannot be loaded; for a number that no model
+    /// [`BenchError::NoFamily`] for a shape whose model cannot be loaded; for a number that no model
     /// can have.
-    pub(super) fn new(shape: &Shape, layers: usize, dtype: DType) -> Result<Self, CliError> {
+    pub(crate) fn new(shape: &LayerShape, layers: usize, dtype: DType) -> Result<Self, BenchError> {
         let layers_text = counted(layers, "layer");
         let origin = format!("{}, {layers_text}, random weights", shape.name);
         Ok(Self::described(origin, &config::of(shape, layers)?, dtype)?)
@@ -58,22 +57,22 @@ impl RandomModel {
         Ok(Self { origin, config, spec, dtype })
     }
 
-    /// Makes the weights, with so many threads, and hands them out as files to load.
+    /// Makes the weights, with some threads, and returns them as files to load.
     ///
     /// # Errors
-    /// [`CliError::Memory`] if they take more than half of what is free in the memory of the machine
+    /// [`BenchError::Memory`] if they take more than half of what is free in the memory of the machine
     /// or of the device.
-    pub(super) fn files(
+    pub(crate) fn files(
         self,
         seed: u64,
-        room: Room,
+        free: FreeMemory,
         threads: usize,
-    ) -> Result<ModelFiles, CliError> {
-        let budget = room.machine_budget().min(room.own_budget().unwrap_or(usize::MAX));
+    ) -> Result<ModelFiles, BenchError> {
+        let budget = free.machine_budget().min(free.own_budget().unwrap_or(usize::MAX));
         let size_bytes = self.size_bytes();
         if size_bytes > budget as u128 {
             let size = bytes(size_bytes.try_into().unwrap_or(u64::MAX));
-            return Err(CliError::Memory {
+            return Err(BenchError::Memory {
                 what: format!("the model ({}) takes {size}", self.origin),
                 limit: bytes(budget as u64),
                 hint: "take fewer layers, or a shape of smaller numbers",

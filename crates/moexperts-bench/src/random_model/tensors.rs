@@ -7,15 +7,15 @@ use moexperts::{
 
 /// One tensor.
 #[derive(Debug)]
-pub(super) struct Tensor {
-    pub(super) name: String,
-    pub(super) shape: Vec<usize>,
-    pub(super) kind: TensorKind,
+pub(crate) struct Tensor {
+    pub(crate) name: String,
+    pub(crate) shape: Vec<usize>,
+    pub(crate) kind: TensorKind,
 }
 
 /// All tensors, those of a kind one after another: in the order of a forward, and vectors last, so
 /// that a vector of odd length moves no matrix away from a cache line.
-pub(super) fn of(spec: &DecoderSpec) -> Vec<Tensor> {
+pub(crate) fn of(spec: &DecoderSpec) -> Vec<Tensor> {
     let inventory = spec.tensors(&AsPublished);
     let mut all = Vec::new();
     // The projections of an expert lie next to each other.

@@ -1,4 +1,3 @@
-use clap::Parser as _;
 use moexperts::{
     AutoModel, Cpu, CpuOptions, Device, GenerateOptions, LanguageModel, LoadOptions, Stage,
     blocks::{Attention, Mixer, Moe, QkNorm},
@@ -7,29 +6,21 @@ use moexperts::{
 use moexperts_cuda_emulator::{EmulatorOptions, test_devices};
 use safetensors::SafeTensors;
 
-use super::{
-    super::{
-        pool::{ALIGNMENT, filling_threads},
-        random::Random,
-    },
-    *,
-};
+use super::*;
 use crate::{
-    args::{Args, BenchCommand, Command},
+    args::Shapes,
     hardware::Hardware,
+    pool::{ALIGNMENT, filling_threads},
+    random::Random,
 };
 
-const ROOMY: Room = Room { machine: Some(1 << 30), own: None };
+const AMPLE: FreeMemory = FreeMemory { machine: Some(1 << 30), own: None };
 
 /// Shapes whose models can be loaded.
 const NAMED: [&str; 4] = ["qwen1.5-moe", "olmoe", "qwen3-30b", "mixtral"];
 
-fn shape(text: &str) -> Shape {
-    let words = ["moexperts", "bench", "layer", "--shape", text];
-    let Command::Bench(BenchCommand::Layer(args)) = Args::parse_from(words).command else {
-        panic!("another command")
-    };
-    args.shape.0.into_iter().next().unwrap()
+fn shape(text: &str) -> LayerShape {
+    text.parse::<Shapes>().unwrap().0.remove(0)
 }
 
 fn model(text: &str, layers: usize, dtype: DType) -> RandomModel {
@@ -64,7 +55,7 @@ fn load(model: RandomModel, seed: u64) -> LanguageModel<Cpu> {
 }
 
 fn load_on<D: Hardware>(device: D, model: RandomModel, seed: u64) -> LanguageModel<D> {
-    let files = model.files(seed, ROOMY, filling_threads(&device)).unwrap();
+    let files = model.files(seed, AMPLE, filling_threads(&device)).unwrap();
     AutoModel::from_files_on(device, files, LoadOptions::new()).unwrap()
 }
 
@@ -261,21 +252,24 @@ fn what_cannot_be_loaded_says_what_can() {
 
 #[test]
 fn more_than_half_the_memory_is_refused() {
-    let refused = |model: RandomModel, room| model.files(0, room, 1).unwrap_err();
-    let room = Room { machine: Some(8 << 30), own: None };
-    let error = refused(model("qwen1.5-moe", 4, DType::Bf16), room);
+    let refused = |model: RandomModel, free| model.files(0, free, 1).unwrap_err();
+    let free = FreeMemory { machine: Some(8 << 30), own: None };
+    let error = refused(model("qwen1.5-moe", 4, DType::Bf16), free);
     assert_eq!(
         error.to_string(),
         "the model (qwen1.5-moe, 4 layers, random weights) takes 5.81 GB, expected at most 4.29 GB, \
          half the available memory"
     );
     assert_eq!(error.hint().unwrap(), "take fewer layers, or a shape of smaller numbers");
-    let gpu = Room { machine: None, own: Some(2 << 20) };
+    let gpu = FreeMemory { machine: None, own: Some(2 << 20) };
     let error = refused(model("64,32,8,2", 1, DType::F32), gpu);
     assert!(error.to_string().contains("expected at most 1.05 MB"), "{error}");
     // Beyond 64 bits; and few weights, but many tensors.
     for (text, layers) in [("1048576,1048576,1048576,8", 16384), ("1,1,1048576,1", 4)] {
-        assert!(matches!(refused(model(text, layers, DType::F32), ROOMY), CliError::Memory { .. }));
+        assert!(matches!(
+            refused(model(text, layers, DType::F32), AMPLE),
+            BenchError::Memory { .. }
+        ));
     }
 }
 

@@ -11,38 +11,43 @@ use jiff::Timestamp;
 use moexperts::{Cpu, inspect::Memory};
 use moexperts_report::{Fact, Named, Program, Results, Target, csv, markdown, page};
 
-use crate::{args::BenchSweepArgs, error::CliError, output_file, summary::bytes};
+use crate::{
+    args::BenchSweepArgs,
+    error::BenchError,
+    output::{file, text::bytes},
+    provenance,
+};
 
 /// The file with every run, which all others follow from.
 const RESULTS: &str = "results.json";
 
 /// Where results go, and what was there.
 #[derive(Debug)]
-pub(in crate::commands) struct Folder {
+pub(crate) struct Folder {
     path: PathBuf,
     earlier: Option<Results>,
 }
 
 impl Folder {
-    /// Finds results to go on with, or makes room for new ones.
+    /// Finds results to go on with, or makes the folder for new ones.
     ///
     /// # Errors
     /// If there are results that are not to be gone on with, or that another program measured; if
     /// nothing can be written there.
-    pub(in crate::commands) fn open(path: &Path, resume: bool) -> Result<Self, CliError> {
+    pub(crate) fn open(path: &Path, resume: bool) -> Result<Self, BenchError> {
         let path = path.to_owned();
         let file = path.join(RESULTS);
         let there = file.try_exists().unwrap_or(true);
         if there && !resume {
-            return Err(CliError::SweepExists { path });
+            return Err(BenchError::SweepExists { path });
         }
         let earlier = if there { Some(Results::read(&file)?) } else { None };
         fs::create_dir_all(&path)
-            .map_err(|source| CliError::Write { path: path.clone(), source })?;
-        output_file::check(&file)?;
+            .map_err(|source| BenchError::Write { path: path.clone(), source })?;
+        file::check(&file)?;
         let folder = Self { path, earlier };
         if let Some(earlier) = &folder.earlier {
-            let named = |Program { version, commit }: &Program| {
+            let named = |Program { version, commit, .. }: &Program| {
                 format!("moexperts {version}, commit {}", commit.as_deref().unwrap_or("not known"))
             };
             folder.same("program", &named(&earlier.program), &named(&program()))?;
@@ -54,51 +59,48 @@ impl Folder {
         Ok(folder)
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// Whether there were results to go on with.
-    pub(super) fn goes_on(&self) -> bool {
+    pub(crate) fn goes_on(&self) -> bool {
         self.earlier.is_some()
     }
 
     /// What was there, or results without a cell.
     ///
     /// - `words`: the command line
-    pub(super) fn results(
+    pub(crate) fn results(
         &self,
         args: &BenchSweepArgs,
         words: &[OsString],
-    ) -> Result<Results, CliError> {
+    ) -> Result<Results, BenchError> {
         let (seed, repetitions) = (args.seed, args.repetitions.get());
-        let compile_memory_bytes = args.limits.memory_bytes();
+        let compile_memory_bytes = args.compile.limits.memory_bytes();
         let command = command(words);
         if let Some(earlier) = &self.earlier {
             self.same("seed", &earlier.seed.to_string(), &seed.to_string())?;
             let [there, here] = [earlier.compile_memory_bytes, compile_memory_bytes]
                 .map(|count| bytes(count as u64));
             self.same("--compile-memory", &there, &here)?;
-            return Ok(Results { repetitions, command, ..earlier.clone() });
+            let mut results = earlier.clone();
+            (results.repetitions, results.command) = (repetitions, command);
+            return Ok(results);
         }
-        Ok(Results {
-            program: program(),
-            command,
-            date: now(),
-            model: String::new(),
-            seed,
-            repetitions,
-            compile_memory_bytes,
-            planned: 0,
-            machine: machine(),
-            targets: Vec::new(),
-            cells: Vec::new(),
-            skipped: Vec::new(),
-        })
+        let mut results = Results::new(program());
+        (results.command, results.date, results.machine) = (command, now(), machine());
+        (results.seed, results.repetitions) = (seed, repetitions);
+        results.compile_memory_bytes = compile_memory_bytes;
+        Ok(results)
     }
 
     /// Enters what the model is called.
-    pub(super) fn enter_model(&self, results: &mut Results, origin: &str) -> Result<(), CliError> {
+    pub(crate) fn enter_model(
+        &self,
+        results: &mut Results,
+        origin: &str,
+    ) -> Result<(), BenchError> {
         match &self.earlier {
             Some(earlier) => self.same("model", &earlier.model, origin),
             None => {
@@ -109,11 +111,11 @@ impl Folder {
     }
 
     /// Enters a target, or finds it, and says where.
-    pub(super) fn enter_target(
+    pub(crate) fn enter_target(
         &self,
         results: &mut Results,
         target: Target,
-    ) -> Result<usize, CliError> {
+    ) -> Result<usize, BenchError> {
         let same =
             |there: &Target| (&there.device, &there.dtype) == (&target.device, &target.dtype);
         let Some(place) = results.targets.iter().position(same) else {
@@ -132,26 +134,26 @@ impl Folder {
         Ok(place)
     }
 
-    fn same(&self, what: &'static str, there: &str, here: &str) -> Result<(), CliError> {
+    fn same(&self, what: &'static str, there: &str, here: &str) -> Result<(), BenchError> {
         if there == here {
             return Ok(());
         }
         let (there, here) = (there.to_owned(), here.to_owned());
-        Err(CliError::SweepDiffers { path: self.path.clone(), what, there, here })
+        Err(BenchError::SweepDiffers { path: self.path.clone(), what, there, here })
     }
 
     /// Writes every run.
-    pub(super) fn write(&self, results: &mut Results) -> Result<(), CliError> {
+    pub(crate) fn write(&self, results: &mut Results) -> Result<(), BenchError> {
         results.date = now();
-        output_file::replace(&self.path.join(RESULTS), results.to_json().as_bytes())
+        file::replace(&self.path.join(RESULTS), results.to_json().as_bytes())
     }
 
     /// Writes everything, and says what.
-    pub(super) fn write_all(
+    pub(crate) fn write_all(
         &self,
         results: &mut Results,
         reference: bool,
-    ) -> Result<String, CliError> {
+    ) -> Result<String, BenchError> {
         self.write(results)?;
         let named = Named { file: RESULTS, results };
         let files = [
@@ -160,7 +162,7 @@ impl Folder {
             ("report.html", page(named, None, reference)),
         ];
         for (name, text) in &files {
-            output_file::replace(&self.path.join(name), text.as_bytes())?;
+            file::replace(&self.path.join(name), text.as_bytes())?;
         }
         let names = files.map(|(name, _)| name).join(", ");
         Ok(format!("{RESULTS}, {names} in {}", self.path.display()))
@@ -168,8 +170,7 @@ impl Folder {
 }
 
 fn program() -> Program {
-    let commit = option_env!("MOEXPERTS_COMMIT").map(str::to_owned);
-    Program { version: env!("CARGO_PKG_VERSION").to_owned(), commit }
+    Program::new(env!("CARGO_PKG_VERSION"), provenance::commit())
 }
 
 fn machine() -> Vec<Fact> {

@@ -6,32 +6,31 @@ use moexperts::{
     Device, LanguageModel,
     core::{DeviceKind, decode_experts_implementation},
 };
-use moexperts_report::{Cell, Key, Work};
+use moexperts_report::{Cell, Key};
 
-use super::{
-    super::{
-        generation::{Counted, Taken, Task, Variant, count},
-        rounded,
-    },
-    Sweep,
+use super::state::Sweep;
+use crate::{
+    error::BenchError,
+    generation::{Counted, Taken, TimedGeneration, Variant, count},
+    hardware::Hardware,
+    output::text::rounded,
 };
-use crate::{error::CliError, hardware::Hardware};
 
-/// A decode step takes about as long as so many tokens of a prompt: only the time that the bar
-/// shows depends on it.
+/// Tokens of a prompt that take about as long as a decode step: only the time that the bar shows
+/// depends on it.
 const TOKENS_PER_STEP: usize = 32;
 
 /// What is to be measured together.
 #[derive(Debug)]
-pub(super) struct Group<'v, D: Device> {
-    pub(super) task: Task,
+pub(crate) struct SweepGroup<'v, D: Device> {
+    pub(crate) task: TimedGeneration,
     /// What has not all its runs yet.
-    pub(super) pending: Vec<(Key, &'v Variant<D>)>,
+    pub(crate) pending: Vec<(Key, &'v Variant<D>)>,
 }
 
-impl<D: Hardware> Group<'_, D> {
+impl<D: Hardware> SweepGroup<'_, D> {
     /// What its combinations have in common.
-    pub(super) fn title(&self) -> String {
+    pub(crate) fn title(&self) -> String {
         let Some((Key { batch, sequence, new_tokens, .. }, _)) = self.pending.first() else {
             return String::new();
         };
@@ -39,12 +38,12 @@ impl<D: Hardware> Group<'_, D> {
     }
 
     /// Whether a combination is one of them.
-    pub(super) fn has(&self, key: &Key) -> bool {
+    pub(crate) fn has(&self, key: &Key) -> bool {
         self.pending.iter().any(|(pending, _)| pending == key)
     }
 
     /// About how much work it is.
-    pub(super) fn units(&self, repetitions: usize) -> u64 {
+    pub(crate) fn units(&self, repetitions: usize) -> u64 {
         (self.pending.len() as u64 * self.units_of_one()) * (1 + repetitions as u64)
     }
 
@@ -55,11 +54,11 @@ impl<D: Hardware> Group<'_, D> {
 
     /// Runs each once for itself, and then all in turn until each has its runs. What fails in the first
     /// is listed with the reason.
-    pub(super) fn measure(
+    pub(crate) fn measure(
         &self,
         sweep: &mut Sweep<'_>,
         model: &LanguageModel<D>,
-    ) -> Result<(), CliError> {
+    ) -> Result<(), BenchError> {
         let mut contestants = self.first_runs(sweep, model)?;
         let Some((_, first)) = contestants.first() else { return Ok(()) };
         let counted = count(model, &first.backend, &self.task, || sweep.interrupts.stopped())?;
@@ -81,7 +80,7 @@ impl<D: Hardware> Group<'_, D> {
         &self,
         sweep: &mut Sweep<'_>,
         model: &LanguageModel<D>,
-    ) -> Result<Vec<(Cell, &Variant<D>)>, CliError> {
+    ) -> Result<Vec<(Cell, &Variant<D>)>, BenchError> {
         let mut contestants = Vec::new();
         let mut cleared = Vec::new();
         for (key, variant) in &self.pending {
@@ -96,7 +95,7 @@ impl<D: Hardware> Group<'_, D> {
                         cleared.push(*variant);
                     }
                 }
-                Err(CliError::Model(error)) => {
+                Err(BenchError::Model(error)) => {
                     sweep.bar.inc((1 + sweep.repetitions()) as u64 * self.units_of_one());
                     sweep.fail(key, error.to_string())?;
                 }
@@ -117,7 +116,7 @@ impl<D: Hardware> Group<'_, D> {
         sweep: &Sweep<'_>,
         model: &LanguageModel<D>,
         contestants: &mut [(Cell, &Variant<D>)],
-    ) -> Result<(), CliError> {
+    ) -> Result<(), BenchError> {
         for (cell, variant) in contestants {
             if cell.runs() < sweep.repetitions() {
                 let taken = self.run(sweep, model, variant)?;
@@ -136,7 +135,7 @@ impl<D: Hardware> Group<'_, D> {
         sweep: &Sweep<'_>,
         model: &LanguageModel<D>,
         variant: &Variant<D>,
-    ) -> Result<Taken, CliError> {
+    ) -> Result<Taken, BenchError> {
         variant.choose(model)?;
         let taken = self.task.run(model, || sweep.interrupts.stopped())?;
         sweep.bar.inc(self.units_of_one());
@@ -144,17 +143,8 @@ impl<D: Hardware> Group<'_, D> {
     }
 }
 
-/// A cell without runs, and without what they have to do.
+/// A cell without runs.
 fn cell(key: &Key, kind: DeviceKind) -> Cell {
-    let nothing = Work { forwards: 0, flops: 0.0, bytes: 0.0 };
-    Cell {
-        key: key.clone(),
-        decode_implementation: decode_experts_implementation(&key.implementation, kind).to_owned(),
-        generation_ms: Vec::new(),
-        prefill_ms: Vec::new(),
-        decode_ms: Vec::new(),
-        prefill: nothing,
-        decode: nothing,
-        peak_memory_bytes: None,
-    }
+    let decoding = decode_experts_implementation(&key.implementation, kind);
+    Cell::new(key.clone(), decoding.to_owned())
 }

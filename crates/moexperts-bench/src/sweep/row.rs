@@ -3,11 +3,16 @@
 use moexperts::Device;
 use moexperts_report::{CellSummary, Key, Results, Skipped, summaries};
 
-use super::super::{digits, generation::Variant, percent, table::Column};
-use crate::summary::bytes;
+use crate::{
+    generation::Variant,
+    output::{
+        table::Column,
+        text::{bytes, digits, percent},
+    },
+};
 
 /// The columns of the table, for these variants.
-pub(super) fn columns<D: Device>(variants: &[Variant<D>]) -> Vec<Column> {
+pub(crate) fn columns<D: Device>(variants: &[Variant<D>]) -> Vec<Column> {
     let backends = variants.iter().map(|variant| variant.backend.name());
     vec![
         Column::words("implementation", backends),
@@ -26,7 +31,7 @@ pub(super) fn columns<D: Device>(variants: &[Variant<D>]) -> Vec<Column> {
 }
 
 /// The texts of those columns, a row for each of these combinations that has runs.
-pub(super) fn rows(results: &Results, wanted: impl Fn(&Key) -> bool) -> Vec<Vec<String>> {
+pub(crate) fn rows(results: &Results, wanted: impl Fn(&Key) -> bool) -> Vec<Vec<String>> {
     summaries(results).iter().filter(|cell| wanted(&cell.key)).map(cells).collect()
 }
 
@@ -49,7 +54,7 @@ fn cells(cell: &CellSummary) -> Vec<String> {
 }
 
 /// The lines above the table of a target.
-pub(super) fn heading(results: &Results, target: usize) -> Vec<String> {
+pub(crate) fn heading(results: &Results, target: usize) -> Vec<String> {
     let target = &results.targets[target];
     let mut lines = vec![
         format!("machine   {}", target.hardware),
@@ -65,6 +70,6 @@ pub(super) fn heading(results: &Results, target: usize) -> Vec<String> {
     lines
 }
 
-pub(super) fn not_run(skipped: &Skipped) -> String {
+pub(crate) fn not_run(skipped: &Skipped) -> String {
     format!("not run: {}: {}", skipped.combination(), skipped.reason)
 }

@@ -8,37 +8,35 @@ use moexperts::{
     CompiledPlans, Device, Error, Image, LanguageModel, blocks::VisionSpec, units::counted,
 };
 
-use self::row::{Measured, Row};
-use super::{
-    limits::Limits,
-    random::Random,
-    runs::{enough, timed},
-    table::Report,
-};
+use self::row::{Measured, VisionRow};
 use crate::{
     args::{BenchVisionArgs, Compiling, ImageSize},
-    commands::load,
-    error::CliError,
+    error::BenchError,
     hardware::Hardware,
-    output_file,
+    limits::MachineLimits,
+    load::{DefaultModel, load},
+    output::{file, table::Report},
+    random::Random,
+    runs::{enough, timed},
 };
 
-pub(super) fn run(args: &BenchVisionArgs) -> Result<(), CliError> {
+pub(crate) fn run(args: &BenchVisionArgs, default: DefaultModel) -> Result<(), BenchError> {
     if let Some(path) = &args.json {
-        output_file::check(path)?;
+        file::check(path)?;
     }
-    on_device!(args.load.device.find()?, device => bench(args, device))
+    crate::on_device!(args.load.device.find()?, device => bench(args, device, default))
 }
 
-pub(in crate::commands) fn bench<D: Hardware>(
+pub(crate) fn bench<D: Hardware>(
     args: &BenchVisionArgs,
     device: D,
-) -> Result<(), CliError> {
-    let model = &load(device, args.load.model.as_deref(), args.load.options())?;
+    default: DefaultModel,
+) -> Result<(), BenchError> {
+    let model = &load(device, args.load.model.as_deref(), args.load.options(), default)?;
     let tower = model.require_vision()?;
     let ways = ways(args, model)?;
     let names: Vec<Compiling> = ways.iter().map(|(compile, _)| *compile).collect();
-    let columns = Row::columns(&args.image_size, &names);
+    let columns = VisionRow::columns(&args.image_size, &names);
     let rows = args.image_size.len() * ways.len();
     let mut report = Report::new(columns, rows, args.json.as_deref());
     report.line(&format!("machine   {}", model.device().machine()))?;
@@ -48,12 +46,12 @@ pub(in crate::commands) fn bench<D: Hardware>(
     report.line("")?;
     report.titles()?;
 
-    let mut limits = Limits::measure(model.device(), Some(tower.dtype()))?;
+    let mut limits = MachineLimits::measure(model.device(), Some(tower.dtype()))?;
     for &size in &args.image_size {
         report.doing(size.to_string());
         limits.refresh()?;
         for measured in measure(model, &ways, &noise(size, args.seed)?, args.time)? {
-            let row = Row::new(model, tower, size, &measured, limits.peak());
+            let row = VisionRow::new(model, tower, size, &measured, limits.peak());
             report.row(&row.cells(), &row)?;
         }
     }
@@ -69,7 +67,7 @@ fn described(spec: &VisionSpec) -> String {
 }
 
 /// An image of random pixels.
-fn noise(ImageSize { width, height }: ImageSize, seed: u64) -> Result<Image, CliError> {
+fn noise(ImageSize { width, height }: ImageSize, seed: u64) -> Result<Image, BenchError> {
     let mut random = Random::new(seed, &[width as u64, height as u64]);
     let rgb = (0..3 * width * height).map(|_| random.below(256) as u8).collect();
     Ok(Image::from_rgb8(width, height, rgb)?)
@@ -82,17 +80,14 @@ type Way<D> = (Compiling, Option<CompiledPlans<D>>);
 fn ways<D: Device>(
     args: &BenchVisionArgs,
     model: &LanguageModel<D>,
-) -> Result<Vec<Way<D>>, CliError> {
-    if args.compile.is_empty() {
-        return Ok(vec![(Compiling::None, None)]);
-    }
-    let way = |&compile: &Compiling| {
+) -> Result<Vec<Way<D>>, BenchError> {
+    let way = |compile: Compiling| {
         let Compiling::Mode(mode) = compile else { return Ok((compile, None)) };
         // Plans of the tower are made at its first picture of a size.
-        model.compile(args.limits.options(mode, Vec::new(), Vec::new()))?;
+        model.compile(args.compile.limits.options(mode, Vec::new(), Vec::new()))?;
         Ok((compile, model.compiled()))
     };
-    args.compile.iter().map(way).collect()
+    args.compile.ways().into_iter().map(way).collect()
 }
 
 /// One image, in each way to compile in turn.
@@ -101,7 +96,7 @@ fn measure<D: Device>(
     ways: &[Way<D>],
     image: &Image,
     time: Duration,
-) -> Result<Vec<Measured>, CliError> {
+) -> Result<Vec<Measured>, BenchError> {
     let visual = model.prepare_image(image)?;
     let features = || {
         model.visual_features(&visual)?;

@@ -4,15 +4,18 @@ use moexperts::{LanguageModel, VisionTower};
 use moexperts_report::Statistics;
 use serde::Serialize;
 
-use super::super::{device_name, digits, percent, rounded, table::Column};
 use crate::{
     args::{Compiling, ImageSize},
-    hardware::Hardware,
+    hardware::{Hardware, device_name},
+    output::{
+        table::Column,
+        text::{digits, percent, rounded},
+    },
 };
 
 /// As the JSON file has it.
 #[derive(Debug, Serialize)]
-pub(super) struct Row {
+pub(crate) struct VisionRow {
     model: String,
     dtype: &'static str,
     device: String,
@@ -34,19 +37,19 @@ pub(super) struct Row {
 
 /// What one image took, in one way to compile.
 #[derive(Debug)]
-pub(super) struct Measured {
-    pub(super) compile: Compiling,
+pub(crate) struct Measured {
+    pub(crate) compile: Compiling,
     /// Patches in time, height and width.
-    pub(super) grid: [usize; 3],
+    pub(crate) grid: [usize; 3],
     /// From the image to patches.
-    pub(super) prepare_seconds: Vec<f64>,
+    pub(crate) prepare_seconds: Vec<f64>,
     /// From patches to rows of the decoder.
-    pub(super) seconds: Vec<f64>,
+    pub(crate) seconds: Vec<f64>,
 }
 
-impl Row {
+impl VisionRow {
     /// - `peak`: multiplications and additions the machine does a second
-    pub(super) fn new<D: Hardware>(
+    pub(crate) fn new<D: Hardware>(
         model: &LanguageModel<D>,
         tower: &VisionTower<D>,
         size: ImageSize,
@@ -76,7 +79,7 @@ impl Row {
     }
 
     /// The columns of the table, for images of these sizes and these ways to compile.
-    pub(super) fn columns(sizes: &[ImageSize], ways: &[Compiling]) -> Vec<Column> {
+    pub(crate) fn columns(sizes: &[ImageSize], ways: &[Compiling]) -> Vec<Column> {
         vec![
             Column::words("image", sizes.iter().map(ToString::to_string)),
             Column::words("compile", ways.iter().map(ToString::to_string)),
@@ -90,7 +93,7 @@ impl Row {
     }
 
     /// The texts of those columns.
-    pub(super) fn cells(&self) -> Vec<String> {
+    pub(crate) fn cells(&self) -> Vec<String> {
         vec![
             self.image.clone(),
             self.compile.clone(),

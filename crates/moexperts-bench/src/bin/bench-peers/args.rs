@@ -1,33 +1,43 @@
-//! The command line of `bench-peers`, and what it asks of the programs.
+//! The command line of `bench-peers`, and the arguments that the programs get.
 
 use std::{ffi::OsString, fmt, num::NonZero, path::PathBuf, str::FromStr};
 
-use anyhow::{Context as _, Result};
-use clap::ValueEnum;
+use clap::{Parser, Subcommand, ValueEnum};
 
-use super::programs::{OURS, Peer};
+use crate::{
+    peer::{OURS, Peer},
+    tools::{Context as _, Result},
+};
 
 /// Measures this program and its peers in turns and writes one table of ratios.
 ///
 /// The peers are the scripts of bench/peers; its README says how to install them. One that is not
 /// installed or cannot run is announced and recorded with the reason. Let nothing else run.
-#[derive(Debug, clap::Args)]
-#[command(after_help = "\
+#[derive(Debug, Parser)]
+#[command(
+    name = "cargo xtask bench-peers",
+    bin_name = "cargo xtask bench-peers",
+    args_conflicts_with_subcommands = true,
+    after_help = "\
 Examples:
   cargo xtask bench-peers layers
   cargo xtask bench-peers layers --shapes olmoe,64x32x8x2 --dtypes bf16 --tokens 1,4 --rounds 1
   cargo xtask bench-peers layers --device cuda --budget 500
   cargo xtask bench-peers models --model qwen2_moe-4l --gguf qwen2_moe-4l-bf16.gguf
   cargo xtask bench-peers models --device cuda --model qwen2_moe-24l --generations 1x16x64,4x128x16
-  cargo xtask bench-peers vision --model qwen3_vl_moe-4l")]
+  cargo xtask bench-peers vision --model qwen3_vl_moe-4l"
+)]
 pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) task: Option<Task>,
+
     /// What is measured
     #[arg(value_enum, default_value = "layers")]
-    pub(super) subject: Subject,
+    pub(crate) subject: Subject,
 
     /// Layers and models: where the programs compute, `cpu`, `cuda` or `cuda:N`
     #[arg(long, default_value = "cpu")]
-    pub(super) device: String,
+    pub(crate) device: String,
 
     /// Layers: names, or HxIxExK; by default the first three, on a GPU those that fit it
     #[arg(long, value_delimiter = ',')]
@@ -47,7 +57,7 @@ pub(crate) struct Args {
 
     /// Models: the same weights for llama.cpp, made by make_gguf.py
     #[arg(long)]
-    pub(super) gguf: Option<PathBuf>,
+    pub(crate) gguf: Option<PathBuf>,
 
     /// Models: lengths of prompts
     #[arg(long, default_value = "16,128,512")]
@@ -59,7 +69,7 @@ pub(crate) struct Args {
 
     /// Models: batch x prompt tokens x new tokens, in place of these: a table of milliseconds
     #[arg(long, value_delimiter = ',')]
-    pub(super) generations: Vec<Generation>,
+    pub(crate) generations: Vec<Generation>,
 
     /// Vision: sizes of the image, WxH
     #[arg(long, value_delimiter = ',', default_value = "1024x1024")]
@@ -75,27 +85,27 @@ pub(crate) struct Args {
 
     /// Seconds after which nothing more is measured; programs that still run then are ended
     #[arg(long)]
-    pub(super) budget: Option<f64>,
+    pub(crate) budget: Option<f64>,
 
     /// Threads of every program; as many as the machine has by default
     #[arg(long)]
-    pub(super) threads: Option<NonZero<usize>>,
+    pub(crate) threads: Option<NonZero<usize>>,
 
     /// Python with requirements.txt
     #[arg(long, default_value = "bench/peers/.venv/transformers/bin/python")]
-    pub(super) python: PathBuf,
+    pub(crate) python: PathBuf,
 
     /// Python with requirements-zentorch.txt
     #[arg(long, default_value = "bench/peers/.venv/zentorch/bin/python")]
-    pub(super) zentorch_python: PathBuf,
+    pub(crate) zentorch_python: PathBuf,
 
     /// Python with requirements-llamacpp.txt
     #[arg(long, default_value = "bench/peers/.venv/llamacpp/bin/python")]
-    pub(super) llamacpp_python: PathBuf,
+    pub(crate) llamacpp_python: PathBuf,
 
     /// Models: the `llama-bench` of ik_llama.cpp
     #[arg(long)]
-    pub(super) ik_llama_bench: Option<PathBuf>,
+    pub(crate) ik_llama_bench: Option<PathBuf>,
 
     /// The mode of torch.compile; on a GPU modes, of models also `cuda-graph`
     #[arg(long)]
@@ -107,23 +117,34 @@ pub(crate) struct Args {
 
     /// Peers to leave out
     #[arg(long, value_enum, value_delimiter = ',')]
-    pub(super) skip: Vec<Peer>,
+    pub(crate) skip: Vec<Peer>,
 
     /// A folder of `gpu-check --pack`: its program is measured, and nothing is built
     #[arg(long)]
-    pub(super) pack: Option<PathBuf>,
+    pub(crate) pack: Option<PathBuf>,
 
     /// The name of the record; the subject and the date by default
     #[arg(long)]
-    pub(super) record: Option<String>,
+    pub(crate) record: Option<String>,
 
     /// The folder of the record
     #[arg(long, default_value = "bench/record")]
-    pub(super) record_folder: PathBuf,
+    pub(crate) record_folder: PathBuf,
+}
+
+/// What is done in place of measuring.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Task {
+    /// Prints which targets on a GPU the records of `bench-peers --device cuda` meet
+    Targets {
+        /// Their JSON files
+        #[arg(required = true)]
+        records: Vec<PathBuf>,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum Subject {
+pub(crate) enum Subject {
     /// One experts layer
     Layers,
     /// A checkpoint: prefill and decoding
@@ -134,45 +155,45 @@ pub(super) enum Subject {
 
 /// A batch of prompts and what follows them: `4x128x16`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Generation {
-    pub(super) batch: u64,
-    pub(super) prompt_tokens: u64,
-    pub(super) new_tokens: u64,
+pub(crate) struct Generation {
+    pub(crate) batch: u64,
+    pub(crate) prompt_tokens: u64,
+    pub(crate) new_tokens: u64,
 }
 
-/// What all programs are asked at once: a process of each gets these arguments.
+/// What all programs measure at once: a process of each gets these arguments.
 #[derive(Debug)]
-pub(super) struct Cell {
-    pub(super) title: String,
-    pub(super) arguments: Vec<String>,
+pub(crate) struct PeerCell {
+    pub(crate) title: String,
+    pub(crate) arguments: Vec<String>,
     /// Those of this project's program where they differ: one process for each of them.
-    pub(super) own_arguments: Vec<Vec<String>>,
+    pub(crate) own_arguments: Vec<Vec<String>>,
 }
 
 impl Args {
-    pub(super) fn on_gpu(&self) -> bool {
+    pub(crate) fn on_gpu(&self) -> bool {
         self.device != "cpu"
     }
 
-    pub(super) fn rounds(&self) -> NonZero<usize> {
+    pub(crate) fn rounds(&self) -> NonZero<usize> {
         let default = if self.on_gpu() { 1 } else { 3 };
         self.rounds.or(NonZero::new(default)).unwrap_or(NonZero::<usize>::MIN)
     }
 
-    pub(super) fn cells(&self) -> Result<Vec<Cell>> {
+    pub(crate) fn cells(&self) -> Result<Vec<PeerCell>> {
         Ok(match self.subject {
             Subject::Layers => self.layer_cells(),
             Subject::Models if self.generations.is_empty() => {
                 let words =
                     ["--prompt-tokens", &self.prompt_tokens, "--new-tokens", &self.new_tokens];
-                vec![Cell::new(self.model_name()?, &words)]
+                vec![PeerCell::new(self.model_name()?, &words)]
             }
             Subject::Models => vec![self.generations_cell()?],
             Subject::Vision => self.vision_cells(&self.model_name()?),
         })
     }
 
-    fn layer_cells(&self) -> Vec<Cell> {
+    fn layer_cells(&self) -> Vec<PeerCell> {
         let (shapes, tokens) = match self.on_gpu() {
             false => ("qwen1.5-moe,olmoe,qwen3-30b", "1,4,16,64,256,1024"),
             true => (
@@ -189,7 +210,7 @@ impl Args {
             let value = if is_name { &shape } else { &numbers };
             for dtype in self.dtypes() {
                 let words = ["--shape", value, "--dtype", &dtype, "--tokens", tokens];
-                cells.push(Cell::new(format!("{shape} {dtype}"), &words));
+                cells.push(PeerCell::new(format!("{shape} {dtype}"), &words));
             }
         }
         cells
@@ -197,9 +218,9 @@ impl Args {
 
     /// Ours takes one number of new tokens and all batches with all prompts: a process for each
     /// batch and number of new tokens.
-    fn generations_cell(&self) -> Result<Cell> {
+    fn generations_cell(&self) -> Result<PeerCell> {
         let names: Vec<String> = self.generations.iter().map(ToString::to_string).collect();
-        let mut cell = Cell::new(self.model_name()?, &["--generations", &names.join(",")]);
+        let mut cell = PeerCell::new(self.model_name()?, &["--generations", &names.join(",")]);
         let mut done = Vec::new();
         for &Generation { batch, new_tokens, .. } in &self.generations {
             if done.contains(&(batch, new_tokens)) {
@@ -217,12 +238,12 @@ impl Args {
         Ok(cell)
     }
 
-    fn vision_cells(&self, model: &str) -> Vec<Cell> {
+    fn vision_cells(&self, model: &str) -> Vec<PeerCell> {
         let mut cells = Vec::new();
         for size in &self.image_sizes {
             for dtype in self.dtypes() {
                 let words = ["--image-size", size, "--dtype", &dtype];
-                cells.push(Cell::new(format!("{model} {dtype}, {size}"), &words));
+                cells.push(PeerCell::new(format!("{model} {dtype}, {size}"), &words));
             }
         }
         cells
@@ -240,7 +261,7 @@ impl Args {
     }
 
     /// What of this project's program is measured.
-    pub(super) fn own_arguments(&self) -> Vec<OsString> {
+    pub(crate) fn own_arguments(&self) -> Vec<OsString> {
         const ALL: &str = "eager,grouped_mm,batched_mm";
         let generations = !self.generations.is_empty();
         let mut words = match self.subject {
@@ -261,7 +282,7 @@ impl Args {
     }
 
     /// What of transformers is measured: on a GPU all at once, for starting takes long.
-    pub(super) fn transformers_arguments(&self, peer: Peer) -> Vec<OsString> {
+    pub(crate) fn transformers_arguments(&self, peer: Peer) -> Vec<OsString> {
         let mut words = Vec::new();
         let (on_gpu, default) = match (self.on_gpu(), self.subject) {
             (false, _) => (false, "default"),
@@ -305,7 +326,7 @@ impl Args {
 
     fn model_name(&self) -> Result<String> {
         let name = self.model.as_ref().and_then(|path| path.file_name());
-        let name = name.context("--model needs the folder of a checkpoint")?;
+        let name = name.context(|| "--model needs the folder of a checkpoint".to_owned())?;
         Ok(name.to_string_lossy().into_owned())
     }
 }
@@ -318,7 +339,7 @@ fn listed(given: &[String], default: &str) -> Vec<String> {
     }
 }
 
-impl Cell {
+impl PeerCell {
     fn new(title: String, arguments: &[&str]) -> Self {
         let arguments = arguments.iter().map(ToString::to_string).collect();
         Self { title, arguments, own_arguments: Vec::new() }
@@ -348,18 +369,10 @@ impl FromStr for Generation {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
-
     use super::*;
 
-    #[derive(Debug, Parser)]
-    struct Task {
-        #[command(flatten)]
-        args: Args,
-    }
-
     fn args(words: &str) -> Args {
-        Task::try_parse_from(format!("task {words}").split(' ')).unwrap().args
+        Args::try_parse_from(format!("task {words}").split(' ')).unwrap()
     }
 
     fn cells(words: &str) -> Vec<(String, Vec<String>)> {
@@ -377,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gpu_has_defaults_of_its_own() {
+    fn a_gpu_has_other_defaults() {
         let cpu = args("layers");
         assert_eq!((cpu.rounds().get(), cpu.cells().unwrap().len()), (3, 6));
         let gpu = args("layers --device cuda:1");
@@ -430,8 +443,15 @@ mod tests {
     #[test]
     fn models_and_vision_need_a_model() {
         for subject in ["models", "vision"] {
-            let error = Task::try_parse_from(["task", subject]).unwrap_err();
+            let error = Args::try_parse_from(["task", subject]).unwrap_err();
             assert!(error.to_string().contains("--model"), "{error}");
         }
+    }
+
+    #[test]
+    fn targets_are_of_records() {
+        let Some(Task::Targets { records }) = args("targets a.json b.json").task else { panic!() };
+        assert_eq!(records.len(), 2);
+        assert!(args("layers --tokens 1").task.is_none());
     }
 }

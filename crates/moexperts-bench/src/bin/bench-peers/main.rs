@@ -1,32 +1,66 @@
 //! `cargo xtask bench-peers`: our program and the programs users would pick instead, in turns.
+//!
+//! The peers are the scripts of `bench/peers`, which write rows with the same keys as `moexperts
+//! bench`. [`args`] is the command line, [`programs`] runs a program, [`samples`] reads its rows,
+//! [`record`] writes tables of them with [`table`], and [`targets`] says what they are worth.
+
+#![forbid(unsafe_code)]
 
 mod args;
+mod pack;
+mod peer;
 mod programs;
 mod record;
 mod samples;
 mod table;
 mod targets;
+mod tools;
 
 use std::{
+    env,
+    path::Path,
+    process::ExitCode,
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, ensure};
+use clap::Parser as _;
 
-pub(crate) use self::{args::Args, targets::run as targets};
-use self::{
-    args::Subject,
-    programs::{OURS, Peer, Program},
+use crate::{
+    args::{Args, Subject, Task},
+    peer::{OURS, Peer},
+    programs::Program,
     record::Record,
     samples::Absence,
+    tools::{Problem, Result, announce, print},
 };
-use crate::announce;
 
-/// What the reason of a program says that had no time.
-const NO_TIME_LEFT: &str = "no time was left (--budget)";
+fn main() -> ExitCode {
+    match work(&Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => {
+            eprintln!("error: {problem}");
+            ExitCode::FAILURE
+        }
+    }
+}
 
-pub(crate) fn run(args: &Args) -> Result<()> {
+fn work(args: &Args) -> Result<()> {
+    let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
+    // On a machine it was only copied to it is started in the root folder.
+    if root.is_dir() {
+        env::set_current_dir(root)?;
+    }
+    match &args.task {
+        Some(Task::Targets { records }) => {
+            print(&targets::of_files(records)?);
+            Ok(())
+        }
+        None => measure(args),
+    }
+}
+
+fn measure(args: &Args) -> Result<()> {
     let deadline = args.budget.map(|seconds| Instant::now() + Duration::from_secs_f64(seconds));
     let threads = args.threads.map_or_else(thread::available_parallelism, Ok)?;
     let cells = args.cells()?;
@@ -65,7 +99,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         }
     }
     announce(&format!("written: {}", record.path().display()));
-    ensure!(!record.lacks(OURS), "`{OURS}` did not run everywhere; the record says why");
+    if record.lacks(OURS) {
+        return Err(Problem::new(format!("`{OURS}` did not run everywhere; the record says why")));
+    }
     Ok(())
 }
 
@@ -80,7 +116,7 @@ fn present(args: &Args, record: &mut Record) -> Result<Vec<Program>> {
         Subject::Vision => &Peer::VISION,
     };
     for peer in peers {
-        let program = peer.program(args).and_then(|program| {
+        let program = Program::of_peer(*peer, args).and_then(|program| {
             record.add_versions(&program, &program.versions()?);
             Ok(program)
         });

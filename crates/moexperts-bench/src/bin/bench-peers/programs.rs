@@ -12,25 +12,25 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
 use serde_json::Value;
 
-use super::{
-    NO_TIME_LEFT,
-    args::{Args, Cell, Subject},
+use crate::{
+    args::{Args, PeerCell, Subject},
+    pack::Pack,
+    peer::{OURS, Peer},
+    tools::{Context as _, Problem, Result},
 };
-use crate::{built, cargo, pack::Pack};
 
-/// The name of this project's program.
-pub(super) const OURS: &str = "moexperts";
+/// What the reason of a program says that had no time.
+const NO_TIME_LEFT: &str = "no time was left (--budget)";
 
-/// A process that has to end looks for it so often.
+/// How often a process that has a deadline is looked at.
 const POLL: Duration = Duration::from_millis(50);
 
 /// A script stops measuring after this part of its time: what it measures then takes a while.
 const BUDGET: f64 = 0.85;
 
-/// Of the errors of a program that failed, so many are shown.
+/// The last lines of its errors that are shown of a program that failed.
 const LAST_LINES: usize = 15;
 
 /// Packages that say more of a GPU's programs, where they are installed.
@@ -38,8 +38,8 @@ const ALSO: [&str; 3] = ["triton", "nvidia-cublas", "nvidia-cuda-nvrtc"];
 
 /// A program that measures itself and writes rows.
 #[derive(Debug)]
-pub(super) struct Program {
-    pub(super) name: &'static str,
+pub(crate) struct Program {
+    pub(crate) name: &'static str,
     /// The program, and what it is always given.
     command: Vec<OsString>,
     /// The interpreter of a script and the packages it needs.
@@ -48,93 +48,59 @@ pub(super) struct Program {
     takes_budget: bool,
 }
 
-/// A peer that `--skip` can leave out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(super) enum Peer {
-    Transformers,
-    /// transformers with this project's Python plug-in
-    Plugin,
-    /// transformers under torch.compile
-    Compile,
-    Zentorch,
-    #[value(name = "llamacpp")]
-    LlamaCpp,
-    #[value(name = "ik-llamacpp")]
-    IkLlamaCpp,
-}
-
-impl Peer {
-    pub(super) const LAYERS: [Self; 4] =
-        [Self::Transformers, Self::Plugin, Self::Compile, Self::Zentorch];
-    pub(super) const MODELS: [Self; 5] =
-        [Self::Transformers, Self::Plugin, Self::Compile, Self::LlamaCpp, Self::IkLlamaCpp];
-    pub(super) const VISION: [Self; 2] = [Self::Transformers, Self::Compile];
-
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Transformers => "transformers",
-            Self::Plugin => "transformers + moexperts",
-            Self::Compile => "transformers, compiled",
-            Self::Zentorch => "zentorch",
-            Self::LlamaCpp => "llama.cpp",
-            Self::IkLlamaCpp => "ik_llama.cpp",
-        }
-    }
-
-    /// The program, or the reason why there is none.
-    pub(super) fn program(self, args: &Args) -> Result<Program, String> {
+impl Program {
+    /// The program of a peer, or the reason why there is none.
+    pub(crate) fn of_peer(peer: Peer, args: &Args) -> Result<Self, String> {
         const TORCH: &[&str] = &["torch", "transformers"];
         const PLUGIN: &[&str] = &["torch", "transformers", "moexperts"];
-        if args.skip.contains(&self) {
+        if args.skip.contains(&peer) {
             return Err("left out with --skip".to_owned());
         }
         let gguf = || args.gguf.as_deref().ok_or_else(|| "no --gguf given".to_owned());
-        let (python, script, packages) = match (self, args.subject) {
-            (Self::Transformers | Self::Compile, Subject::Layers) => {
+        let (python, script, packages) = match (peer, args.subject) {
+            (Peer::Transformers | Peer::Compile, Subject::Layers) => {
                 (&args.python, "transformers_layer.py", TORCH)
             }
-            (Self::Transformers | Self::Compile, Subject::Models) => {
+            (Peer::Transformers | Peer::Compile, Subject::Models) => {
                 (&args.python, "transformers_model.py", TORCH)
             }
-            (Self::Transformers | Self::Compile, Subject::Vision) => {
+            (Peer::Transformers | Peer::Compile, Subject::Vision) => {
                 (&args.python, "transformers_vision.py", TORCH)
             }
-            (Self::Plugin, Subject::Layers) => (&args.python, "transformers_layer.py", PLUGIN),
-            (Self::Plugin, _) => (&args.python, "transformers_model.py", PLUGIN),
-            (Self::Zentorch, _) => {
+            (Peer::Plugin, Subject::Layers) => (&args.python, "transformers_layer.py", PLUGIN),
+            (Peer::Plugin, _) => (&args.python, "transformers_model.py", PLUGIN),
+            (Peer::Zentorch, _) => {
                 (&args.zentorch_python, "zentorch_layer.py", ["torch", "zentorch"].as_slice())
             }
-            (Self::LlamaCpp, _) => {
+            (Peer::LlamaCpp, _) => {
                 (&args.llamacpp_python, "llamacpp_model.py", ["llama-cpp-python"].as_slice())
             }
             // The script needs nothing but Python.
-            (Self::IkLlamaCpp, _) => (&args.python, "llama_bench_model.py", [].as_slice()),
+            (Peer::IkLlamaCpp, _) => (&args.python, "llama_bench_model.py", [].as_slice()),
         };
         let mut command: Vec<OsString> =
             vec![python.into(), Path::new("bench/peers").join(script).into()];
-        match self {
-            Self::Transformers | Self::Plugin | Self::Compile => {
-                command.extend(args.transformers_arguments(self));
+        match peer {
+            Peer::Transformers | Peer::Plugin | Peer::Compile => {
+                command.extend(args.transformers_arguments(peer));
             }
-            Self::Zentorch => {}
-            Self::LlamaCpp => command.extend(["--model".into(), gguf()?.into()]),
-            Self::IkLlamaCpp => {
+            Peer::Zentorch => {}
+            Peer::LlamaCpp => command.extend(["--model".into(), gguf()?.into()]),
+            Peer::IkLlamaCpp => {
                 let binary = args.ik_llama_bench.as_ref();
                 let binary = binary.ok_or_else(|| "no --ik-llama-bench given".to_owned())?;
                 command.extend(["--model".into(), gguf()?.into()]);
                 command.extend(["--binary".into(), binary.into(), "--repack".into()]);
-                command.extend(["--name".into(), self.name().into()]);
+                command.extend(["--name".into(), peer.name().into()]);
             }
         }
         let takes_budget = packages.starts_with(TORCH) && args.subject != Subject::Vision;
         let needs = Some((python.clone(), packages));
-        Ok(Program { name: self.name(), command, needs, takes_budget })
+        Ok(Self { name: peer.name(), command, needs, takes_budget })
     }
-}
 
-impl Program {
     /// This project's program, built for release, or the one of a pack.
-    pub(super) fn ours(args: &Args) -> Result<Self> {
+    pub(crate) fn ours(args: &Args) -> Result<Self> {
         let program = match &args.pack {
             Some(folder) => Pack::open(folder)?.program(),
             None => build()?,
@@ -145,7 +111,7 @@ impl Program {
     }
 
     /// The versions of the packages the program needs, or the reason why it cannot run.
-    pub(super) fn versions(&self) -> Result<String, String> {
+    pub(crate) fn versions(&self) -> Result<String, String> {
         let Some((python, packages)) = &self.needs else {
             return Ok(env!("CARGO_PKG_VERSION").to_owned());
         };
@@ -173,9 +139,9 @@ impl Program {
     /// The rows of a cell, and why there are not all of them.
     ///
     /// - `deadline`: when it is ended
-    pub(super) fn run(
+    pub(crate) fn run(
         &self,
-        cell: &Cell,
+        cell: &PeerCell,
         threads: NonZero<usize>,
         deadline: Option<Instant>,
     ) -> (Vec<Value>, Option<String>) {
@@ -252,9 +218,18 @@ fn end_of(command: &mut Command, deadline: Option<Instant>) -> io::Result<Option
 
 /// Builds our program; returns where it is.
 fn build() -> Result<PathBuf> {
-    let program = built(cargo(&["build", "--release", "--package", "moexperts-cli"]))?;
-    let program = program.into_iter().next().context("cargo named no executable")?;
-    Ok(program.path)
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["build", "--release", "--package", "moexperts-cli", "--bin", OURS]);
+    cargo.arg("--message-format=json-render-diagnostics").stderr(Stdio::inherit());
+    let output = cargo.output().context(|| "cannot run cargo".to_owned())?;
+    if !output.status.success() {
+        return Err(Problem::new(format!("{cargo:?} failed")));
+    }
+    let messages = String::from_utf8_lossy(&output.stdout);
+    let mut messages = messages.lines().filter_map(|line| serde_json::from_str(line).ok());
+    let executable =
+        messages.find_map(|message: Value| Some(message["executable"].as_str()?.into()));
+    executable.context(|| "cargo named no executable".to_owned())
 }
 
 /// Why a process failed: the first line of its errors that begins so, or else the last one.

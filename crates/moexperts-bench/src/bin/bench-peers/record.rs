@@ -9,20 +9,18 @@ use std::{
     slice, thread,
 };
 
-use anyhow::{Context, Result};
-use moexperts_cpu::Isa;
+use moexperts::cpu::Isa;
 use serde_json::{Map, Value, json};
 
-use super::{
-    args::{Args, Cell},
-    programs::{OURS, Program},
+use crate::{
+    args::{Args, PeerCell},
+    pack::Pack,
+    peer::OURS,
+    programs::Program,
     samples::{self, Absence, ModelLines, Sample},
     table::{self, Base},
     targets,
-};
-use crate::{
-    announce, first_line,
-    pack::{Pack, commit},
+    tools::{Context as _, Result, announce, commit, first_line},
 };
 
 /// With more than this many busy neighbours a program with a thread a core waits for them.
@@ -30,7 +28,7 @@ const MAX_LOAD: f64 = 0.5;
 
 /// One run of the task.
 #[derive(Debug)]
-pub(super) struct Record {
+pub(crate) struct Record {
     path: PathBuf,
     name: String,
     /// What torch measures of it stands beside what our own program does.
@@ -44,7 +42,7 @@ pub(super) struct Record {
 }
 
 impl Record {
-    pub(super) fn new(args: &Args, threads: NonZero<usize>) -> Result<Self> {
+    pub(crate) fn new(args: &Args, threads: NonZero<usize>) -> Result<Self> {
         let date = first_line(Command::new("date").args(["-u", "+%Y-%m-%d"]))?;
         let subject = format!("{:?}", args.subject).to_lowercase();
         let name = args.record.clone().unwrap_or_else(|| format!("{subject}-{date}"));
@@ -71,28 +69,28 @@ impl Record {
         Ok(Self { path, name, on_gpu, model_lines, facts, versions, samples, absences, rows })
     }
 
-    /// A round begins; a run that is stopped has fewer of them than were asked for.
-    pub(super) fn begin(&mut self, round: usize, asked: NonZero<usize>) {
-        let value = format!("{} of {asked}", round + 1);
+    /// A round begins; a run that is stopped has fewer of them than it was to have.
+    pub(crate) fn begin(&mut self, round: usize, planned: NonZero<usize>) {
+        let value = format!("{} of {planned}", round + 1);
         match self.facts.iter_mut().find(|(name, _)| *name == "rounds") {
             Some((_, begun)) => *begun = value,
             None => self.facts.push(("rounds", value)),
         }
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    pub(super) fn add_versions(&mut self, program: &Program, versions: &str) {
+    pub(crate) fn add_versions(&mut self, program: &Program, versions: &str) {
         self.versions.push(format!("{}: {versions}", program.name));
     }
 
-    pub(super) fn add_rows(
+    pub(crate) fn add_rows(
         &mut self,
         round: usize,
         program: &Program,
-        cell: &Cell,
+        cell: &PeerCell,
         rows: Vec<Value>,
     ) -> Result<()> {
         for mut row in rows {
@@ -118,7 +116,7 @@ impl Record {
     }
 
     /// Announces and keeps it, once.
-    pub(super) fn add_absence(&mut self, absence: Absence) {
+    pub(crate) fn add_absence(&mut self, absence: Absence) {
         if !self.absences.contains(&absence) {
             let line = table::absences(slice::from_ref(&absence));
             announce(&format!("skipped: {}", line.trim_start_matches("- ").trim_end()));
@@ -127,23 +125,22 @@ impl Record {
     }
 
     /// Whether the program has failed at this cell.
-    pub(super) fn is_absent(&self, program: &Program, cell: &Cell) -> bool {
+    pub(crate) fn is_absent(&self, program: &Program, cell: &PeerCell) -> bool {
         self.absences
             .iter()
             .any(|a| a.column == program.name && a.table.as_ref() == Some(&cell.title))
     }
 
     /// Whether the program has failed anywhere.
-    pub(super) fn lacks(&self, program: &str) -> bool {
+    pub(crate) fn lacks(&self, program: &str) -> bool {
         self.absences.iter().any(|absence| absence.column == program)
     }
 
-    pub(super) fn write(&self) -> Result<()> {
-        let folder = self.path.parent().context("bench/record")?;
-        fs::create_dir_all(folder)
-            .with_context(|| format!("cannot create {}", folder.display()))?;
+    pub(crate) fn write(&self) -> Result<()> {
+        let folder = self.path.parent().context(|| "the record has no folder".to_owned())?;
+        fs::create_dir_all(folder).context(|| format!("cannot create {}", folder.display()))?;
         let write = |path: &Path, text: String| {
-            fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+            fs::write(path, text).context(|| format!("cannot write {}", path.display()))
         };
         write(&self.path, self.markdown())?;
         let facts: Map<String, Value> =
@@ -263,7 +260,12 @@ fn proc_value(path: &str, name: &str) -> Option<String> {
 /// The command as it was typed, without the folders of one machine.
 fn command() -> String {
     let typed = env::args().skip(1).map(|argument| without_folders(&argument));
-    ["cargo".to_owned(), "xtask".to_owned()].into_iter().chain(typed).collect::<Vec<_>>().join(" ")
+    ["cargo", "xtask", "bench-peers"]
+        .map(str::to_owned)
+        .into_iter()
+        .chain(typed)
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 fn without_folders(text: &str) -> String {

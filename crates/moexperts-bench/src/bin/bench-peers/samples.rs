@@ -2,18 +2,22 @@
 
 use std::fmt;
 
-use anyhow::{Context, Result};
+use moexperts_report::median;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{args::Generation, programs::OURS};
+use crate::{
+    args::Generation,
+    peer::OURS,
+    tools::{Context as _, Result},
+};
 
 /// What the rows of an implementation say that is not compiled.
 const NOT_COMPILED: &str = "none";
 
 /// What a figure says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Quantity {
+pub(crate) enum Quantity {
     Time,
     Prefill,
     Decode,
@@ -25,7 +29,7 @@ pub(super) enum Quantity {
 }
 
 impl Quantity {
-    pub(super) fn title(self) -> &'static str {
+    pub(crate) fn title(self) -> &'static str {
         match self {
             Self::Time => "ms",
             Self::Prefill => "prefill, tok/s",
@@ -39,7 +43,7 @@ impl Quantity {
     }
 
     /// How many times better the first value is than the second.
-    pub(super) fn ratio(self, ours: f64, peer: f64) -> f64 {
+    pub(crate) fn ratio(self, ours: f64, peer: f64) -> f64 {
         match self {
             Self::Prefill | Self::Decode => ours / peer,
             Self::Time
@@ -54,7 +58,7 @@ impl Quantity {
 
 /// The line of a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum At {
+pub(crate) enum At {
     /// T, the tokens of a layer's call or of a prompt, or the patches of an image.
     Tokens(u64),
     Generation(Generation),
@@ -62,7 +66,7 @@ pub(super) enum At {
 
 impl At {
     /// The title of the first column.
-    pub(super) fn title(self) -> &'static str {
+    pub(crate) fn title(self) -> &'static str {
         match self {
             Self::Tokens(_) => "T",
             Self::Generation(_) => "batch x prompt x new",
@@ -81,41 +85,34 @@ impl fmt::Display for At {
 
 /// One figure of one run.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Sample {
-    pub(super) table: String,
-    pub(super) quantity: Quantity,
-    pub(super) at: At,
-    pub(super) column: String,
-    pub(super) value: f64,
+pub(crate) struct Sample {
+    pub(crate) table: String,
+    pub(crate) quantity: Quantity,
+    pub(crate) at: At,
+    pub(crate) column: String,
+    pub(crate) value: f64,
     /// The part of the machine's measured limit that this reaches.
-    pub(super) of_limit: Option<f64>,
-    pub(super) rates: Option<Rates>,
+    pub(crate) of_limit: Option<f64>,
+    pub(crate) rates: Option<Rates>,
 }
 
 /// What a layer did and what the machine can do, as its program measured it: GB/s and GFLOP/s.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Rates {
-    pub(super) did: [f64; 2],
-    pub(super) can: [f64; 2],
+pub(crate) struct Rates {
+    pub(crate) did: [f64; 2],
+    pub(crate) can: [f64; 2],
 }
 
 /// What a machine can do by the median of what these samples say; `None` if none does.
-pub(super) fn limits<'a>(samples: impl Iterator<Item = &'a Sample>) -> Option<[f64; 2]> {
-    let (bandwidths, peaks) = samples.filter_map(|s| Some(s.rates?.can.into())).unzip();
-    Some([median(bandwidths)?, median(peaks)?])
-}
-
-/// The median; `None` of nothing.
-pub(super) fn median(mut values: Vec<f64>) -> Option<f64> {
-    values.sort_by(f64::total_cmp);
-    let above = *values.get(values.len() / 2)?;
-    let below = values[(values.len() - 1) / 2];
-    Some(f64::midpoint(below, above))
+pub(crate) fn limits<'a>(samples: impl Iterator<Item = &'a Sample>) -> Option<[f64; 2]> {
+    let (bandwidths, peaks): (Vec<f64>, Vec<f64>) =
+        samples.filter_map(|s| Some(s.rates?.can.into())).unzip();
+    Some([median(&bandwidths)?, median(&peaks)?])
 }
 
 /// How rows of models become lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum ModelLines {
+pub(crate) enum ModelLines {
     /// One for a length of prompts, in tokens a second.
     Prompts,
     /// One for a batch with its prompts and what follows, in milliseconds.
@@ -124,18 +121,18 @@ pub(super) enum ModelLines {
 
 /// Something that was not measured.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Absence {
-    pub(super) column: String,
+pub(crate) struct Absence {
+    pub(crate) column: String,
     /// Everywhere, if there is none.
-    pub(super) table: Option<String>,
+    pub(crate) table: Option<String>,
     /// Everywhere in the table, if there is none.
-    pub(super) at: Option<At>,
-    pub(super) reason: String,
+    pub(crate) at: Option<At>,
+    pub(crate) reason: String,
 }
 
 /// What is read of a row; a layer, a model and a vision tower fill different fields.
 #[derive(Debug, Deserialize)]
-struct Row {
+struct PeerRow {
     implementation: String,
     compile: String,
     dtype: Option<String>,
@@ -161,16 +158,15 @@ struct Row {
 }
 
 /// The figures of one row of a program, or the reason why it has none.
-pub(super) fn read(
+pub(crate) fn read(
     program: &str,
     table: &str,
     lines: ModelLines,
     row: &Value,
 ) -> Result<Result<Vec<Sample>, Absence>> {
-    let row = Row::deserialize(row).with_context(|| format!("a row of {program}: {row}"))?;
+    let row = PeerRow::deserialize(row).context(|| format!("a row of {program}: {row}"))?;
     let column = column(program, lines, &row);
-    let at =
-        row.at(lines).with_context(|| format!("a row of {program} has no number of tokens"))?;
+    let at = row.at(lines).context(|| format!("a row of {program} has no number of tokens"))?;
     if let Some(reason) = row.skipped {
         let table = Some(table.to_owned());
         return Ok(Err(Absence { column, table, at: Some(at), reason }));
@@ -217,8 +213,8 @@ pub(super) fn read(
     Ok(Ok(samples.collect()))
 }
 
-/// What reading the prompts and what writing takes at so many tokens a second.
-pub(super) fn milliseconds(
+/// The times of reading the prompts and of writing at some tokens a second.
+pub(crate) fn milliseconds(
     Generation { batch, prompt_tokens, new_tokens }: Generation,
     prefill_tok_per_s: Option<f64>,
     decode_tok_per_s: Option<f64>,
@@ -228,7 +224,7 @@ pub(super) fn milliseconds(
     [of(prompt_tokens, prefill_tok_per_s), of(new_tokens.saturating_sub(1), decode_tok_per_s)]
 }
 
-impl Row {
+impl PeerRow {
     fn at(&self, lines: ModelLines) -> Option<At> {
         if let (ModelLines::Generations, Some(prompt_tokens)) = (lines, self.prompt_tokens) {
             let (batch, new_tokens) = (self.batch?, self.new_tokens?);
@@ -239,7 +235,7 @@ impl Row {
 }
 
 /// `program/implementation`, how it was compiled, and the dtype where programs may differ in it.
-fn column(program: &str, lines: ModelLines, row: &Row) -> String {
+fn column(program: &str, lines: ModelLines, row: &PeerRow) -> String {
     let mut column = row.implementation.clone();
     if program == OURS && !column.starts_with(OURS) {
         column = format!("{OURS}/{column}");

@@ -2,21 +2,23 @@
 
 use std::fmt::Write as _;
 
-use super::{
-    programs::OURS,
-    samples::{Absence, Sample, median},
+use moexperts_report::median;
+
+use crate::{
+    peer::OURS,
+    samples::{Absence, Sample},
 };
 
 /// Which of our columns peers are compared with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Base {
+pub(crate) enum Base {
     First,
     /// In each line.
     Best,
 }
 
 /// A table for every title and quantity, in the order in which they came.
-pub(super) fn tables(samples: &[Sample], base: Base) -> String {
+pub(crate) fn tables(samples: &[Sample], base: Base) -> String {
     let mut text = String::new();
     for (title, quantity) in distinct(samples.iter().map(|s| (s.table.as_str(), s.quantity))) {
         let of_table: Vec<_> =
@@ -27,7 +29,7 @@ pub(super) fn tables(samples: &[Sample], base: Base) -> String {
 }
 
 /// What is absent, the rows of a table that lack the same figure for the same reason on one line.
-pub(super) fn absences(absences: &[Absence]) -> String {
+pub(crate) fn absences(absences: &[Absence]) -> String {
     let mut text = String::new();
     for (column, table, reason) in
         distinct(absences.iter().map(|a| (&a.column, &a.table, &a.reason)))
@@ -65,8 +67,9 @@ fn table(samples: &[&Sample], base: Base) -> String {
         let cell = |column: &str| -> Option<(f64, Option<f64>)> {
             let cell: Vec<_> =
                 samples.iter().filter(|s| s.at == at && s.column == column).collect();
-            let value = median(cell.iter().map(|s| s.value).collect())?;
-            Some((value, median(cell.iter().filter_map(|s| s.of_limit).collect())))
+            let value = median(&cell.iter().map(|s| s.value).collect::<Vec<_>>())?;
+            let of_limit: Vec<_> = cell.iter().filter_map(|s| s.of_limit).collect();
+            Some((value, median(&of_limit)))
         };
         let quantity = samples[0].quantity;
         let own = match base {
@@ -104,7 +107,7 @@ fn table(samples: &[&Sample], base: Base) -> String {
 }
 
 /// Whether a column is of this project's program.
-pub(super) fn is_ours(column: &str) -> bool {
+pub(crate) fn is_ours(column: &str) -> bool {
     column.split('/').next() == Some(OURS)
 }
 
@@ -120,7 +123,7 @@ fn number(value: f64) -> String {
 }
 
 /// The values without repetition, in the order in which they came.
-pub(super) fn distinct<T: PartialEq>(values: impl Iterator<Item = T>) -> Vec<T> {
+pub(crate) fn distinct<T: PartialEq>(values: impl Iterator<Item = T>) -> Vec<T> {
     values.fold(Vec::new(), |mut distinct, value| {
         if !distinct.contains(&value) {
             distinct.push(value);
@@ -131,10 +134,8 @@ pub(super) fn distinct<T: PartialEq>(values: impl Iterator<Item = T>) -> Vec<T> 
 
 #[cfg(test)]
 mod tests {
-    use super::{
-        super::samples::{At, Quantity},
-        *,
-    };
+    use super::*;
+    use crate::samples::{At, Quantity};
 
     fn sample(quantity: Quantity, tokens: u64, column: &str, value: f64) -> Sample {
         let (table, column) = ("olmoe bf16".to_owned(), column.to_owned());

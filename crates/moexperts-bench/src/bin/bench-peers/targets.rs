@@ -2,16 +2,17 @@
 
 use std::{collections::BTreeMap, fmt::Write as _, fs, path::PathBuf};
 
-use anyhow::{Context as _, Result};
+use moexperts_report::median;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{
+use crate::{
     args::Generation,
-    programs::OURS,
-    samples::{median, milliseconds},
+    peer::OURS,
+    samples::milliseconds,
+    table::distinct,
+    tools::{Context as _, Result},
 };
-use crate::print;
 
 /// Of copy bandwidth, for a token or two.
 const FEWEST_TOKENS: f64 = 0.80;
@@ -25,26 +26,26 @@ const MANY_TOKENS: f64 = 480.0;
 /// How many times faster than the best peer with few tokens, and with many.
 const AHEAD: f64 = 1.5;
 
-/// Prints what JSON files of records say.
-pub(crate) fn run(records: &[PathBuf]) -> Result<()> {
+/// The list for the rows of some JSON files of records.
+pub(crate) fn of_files(records: &[PathBuf]) -> Result<String> {
     #[derive(Deserialize)]
     struct Record {
         rows: Vec<Value>,
     }
     let mut rows = Vec::new();
     for path in records {
-        let text = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-        let record: Record = serde_json::from_slice(&text)
-            .with_context(|| format!("{} is no record", path.display()))?;
+        let text = fs::read(path).context(|| format!("cannot read {}", path.display()))?;
+        let record: Record =
+            serde_json::from_slice(&text).context(|| format!("{} is no record", path.display()))?;
         rows.extend(record.rows);
     }
-    print(&list(&rows));
-    Ok(())
+    Ok(list(&rows))
 }
 
 /// Every target and whether it is met, as a table with a last line that counts.
-pub(super) fn list(rows: &[Value]) -> String {
-    let rows: Vec<Row> = rows.iter().filter_map(|row| Row::deserialize(row).ok()).collect();
+pub(crate) fn list(rows: &[Value]) -> String {
+    let rows: Vec<RecordRow> =
+        rows.iter().filter_map(|row| RecordRow::deserialize(row).ok()).collect();
     let mut targets = Vec::new();
     for (title, layer) in layers(&rows) {
         targets.extend(of_layer(&title, &layer));
@@ -68,7 +69,7 @@ pub(super) fn list(rows: &[Value]) -> String {
 
 /// What is read of a row.
 #[derive(Debug, Clone, Deserialize)]
-struct Row {
+struct RecordRow {
     program: String,
     implementation: String,
     compile: String,
@@ -138,7 +139,7 @@ impl Target {
 
 /// One number of tokens, or one generation.
 #[derive(Debug, Clone, Default)]
-struct Cell {
+struct TargetCell {
     /// Our fastest.
     ours: Option<Ours>,
     /// The fastest of transformers, in whatever way it was compiled, in ms.
@@ -155,7 +156,7 @@ struct Ours {
     gflop_per_s: f64,
 }
 
-impl Cell {
+impl TargetCell {
     fn ahead(&self, of: Option<f64>) -> Option<f64> {
         Some(of? / self.ours?.ms)
     }
@@ -163,18 +164,18 @@ impl Cell {
 
 /// The cells of a layer in a dtype, and what the GPU can do in GB/s and GFLOP/s.
 #[derive(Debug, Default)]
-struct Layer {
-    cells: BTreeMap<u64, Cell>,
+struct TargetLayer {
+    cells: BTreeMap<u64, TargetCell>,
     limits: Option<[f64; 2]>,
 }
 
-fn layers(rows: &[Row]) -> Vec<(String, Layer)> {
+fn layers(rows: &[RecordRow]) -> Vec<(String, TargetLayer)> {
     let titles = rows.iter().filter_map(|row| Some((row.shape.clone()?, row.dtype.clone())));
     let mut layers = Vec::new();
-    for (shape, dtype) in super::table::distinct(titles) {
-        let is_of = |row: &&Row| row.shape.as_ref() == Some(&shape) && row.dtype == dtype;
-        let of: Vec<&Row> = rows.iter().filter(is_of).collect();
-        let tokens = super::table::distinct(of.iter().filter_map(|row| row.tokens));
+    for (shape, dtype) in distinct(titles) {
+        let is_of = |row: &&RecordRow| row.shape.as_ref() == Some(&shape) && row.dtype == dtype;
+        let of: Vec<&RecordRow> = rows.iter().filter(is_of).collect();
+        let tokens = distinct(of.iter().filter_map(|row| row.tokens));
         let cell = |tokens: u64| {
             let here = of.iter().copied().filter(|row| row.tokens == Some(tokens));
             (tokens, cell(here, |row| row.median_ms))
@@ -184,32 +185,32 @@ fn layers(rows: &[Row]) -> Vec<(String, Layer)> {
         let measured = |own: bool| {
             let by = of.iter().filter(|row| (row.program == OURS) == own);
             let pairs = by.filter_map(|row| Some((row.limit_gb_per_s?, row.limit_gflop_per_s?)));
-            let (bandwidths, peaks) = pairs.unzip();
-            Some([median(bandwidths)?, median(peaks)?])
+            let (bandwidths, peaks): (Vec<f64>, Vec<f64>) = pairs.unzip();
+            Some([median(&bandwidths)?, median(&peaks)?])
         };
         let limits = measured(false).or_else(|| measured(true));
-        layers.push((format!("{shape} {dtype}"), Layer { cells, limits }));
+        layers.push((format!("{shape} {dtype}"), TargetLayer { cells, limits }));
     }
     layers
 }
 
-fn models(rows: &[Row]) -> Vec<(String, BTreeMap<Generation, Cell>)> {
+fn models(rows: &[RecordRow]) -> Vec<(String, BTreeMap<Generation, TargetCell>)> {
     let titles = rows.iter().filter_map(|row| Some((row.model_name()?, row.dtype.clone())));
     let mut models = Vec::new();
-    for (model, dtype) in super::table::distinct(titles) {
-        let is_of = |row: &&Row| row.model_name() == Some(model) && row.dtype == dtype;
-        let of: Vec<&Row> = rows.iter().filter(is_of).collect();
-        let generations = super::table::distinct(of.iter().filter_map(|row| row.generation()));
+    for (model, dtype) in distinct(titles) {
+        let is_of = |row: &&RecordRow| row.model_name() == Some(model) && row.dtype == dtype;
+        let of: Vec<&RecordRow> = rows.iter().filter(is_of).collect();
+        let generations = distinct(of.iter().filter_map(|row| row.generation()));
         let cell = |generation: Generation| {
             let here = of.iter().copied().filter(|row| row.generation() == Some(generation));
-            (generation, cell(here, Row::generation_ms))
+            (generation, cell(here, RecordRow::generation_ms))
         };
         models.push((format!("{model} {dtype}"), generations.into_iter().map(cell).collect()));
     }
     models
 }
 
-impl Row {
+impl RecordRow {
     /// The checkpoint's folder, which some programs name with those around it.
     fn model_name(&self) -> Option<&str> {
         self.model.as_ref()?.rsplit('/').next()
@@ -228,20 +229,26 @@ impl Row {
 }
 
 /// The fastest of each, by the medians over the rounds.
-fn cell<'a>(rows: impl Iterator<Item = &'a Row>, ms: impl Fn(&Row) -> Option<f64>) -> Cell {
-    let mut variants: BTreeMap<_, Vec<(f64, &Row)>> = BTreeMap::new();
+fn cell<'a>(
+    rows: impl Iterator<Item = &'a RecordRow>,
+    ms: impl Fn(&RecordRow) -> Option<f64>,
+) -> TargetCell {
+    let mut variants: BTreeMap<_, Vec<(f64, &RecordRow)>> = BTreeMap::new();
     for row in rows {
         let name = (&row.program, &row.implementation, &row.compile, row.cuda_graph);
         if let Some(ms) = ms(row) {
             variants.entry(name).or_default().push((ms, row));
         }
     }
-    let mut cell = Cell::default();
+    let mut cell = TargetCell::default();
     for ((program, implementation, ..), runs) in variants {
-        let of = |value: fn(&Row) -> Option<f64>| {
-            median(runs.iter().filter_map(|(_, row)| value(row)).collect()).unwrap_or(0.0)
+        let of = |value: fn(&RecordRow) -> Option<f64>| {
+            median(&runs.iter().filter_map(|(_, row)| value(row)).collect::<Vec<_>>())
+                .unwrap_or(0.0)
         };
-        let Some(ms) = median(runs.iter().map(|(ms, _)| *ms).collect()) else { continue };
+        let Some(ms) = median(&runs.iter().map(|(ms, _)| *ms).collect::<Vec<_>>()) else {
+            continue;
+        };
         let faster = |than: Option<f64>| Some(than.map_or(ms, |other| ms.min(other)));
         if program == OURS {
             if cell.ours.is_none_or(|ours| ms < ours.ms) {
@@ -257,7 +264,7 @@ fn cell<'a>(rows: impl Iterator<Item = &'a Row>, ms: impl Fn(&Row) -> Option<f64
     cell
 }
 
-fn of_layer(title: &str, layer: &Layer) -> Vec<Target> {
+fn of_layer(title: &str, layer: &TargetLayer) -> Vec<Target> {
     let place = |tokens: u64| format!("T = {tokens}");
     let cells = || layer.cells.iter().map(|(&tokens, cell)| (tokens, cell));
     // Bytes take longer than operations, if that can be told.
@@ -278,12 +285,12 @@ fn of_layer(title: &str, layer: &Layer) -> Vec<Target> {
         let beyond = !below_ridge(&ours, layer.limits?);
         beyond.then(|| (ours.gflop_per_s / 1e3, place(tokens)))
     });
-    let ahead = |is_here: fn(u64) -> bool, of: fn(&Cell) -> Option<f64>| {
+    let ahead = |is_here: fn(u64) -> bool, of: fn(&TargetCell) -> Option<f64>| {
         cells()
             .filter(move |&(tokens, _)| is_here(tokens))
             .filter_map(move |(tokens, cell)| Some((cell.ahead(of(cell))?, place(tokens))))
     };
-    let transformers = |cell: &Cell| cell.transformers;
+    let transformers = |cell: &TargetCell| cell.transformers;
     let copy = " of copy bandwidth";
     let mut targets = vec![
         Target::least(("decode, T < 4", FEWEST_TOKENS, copy), title, bandwidth(1, 3)),
@@ -310,7 +317,7 @@ fn of_layer(title: &str, layer: &Layer) -> Vec<Target> {
     targets
 }
 
-fn of_model(title: &str, cells: &BTreeMap<Generation, Cell>) -> Vec<Target> {
+fn of_model(title: &str, cells: &BTreeMap<Generation, TargetCell>) -> Vec<Target> {
     let ahead = cells.iter().filter_map(|(generation, cell)| {
         Some((cell.ahead(cell.transformers)?, generation.to_string()))
     });

@@ -1,12 +1,13 @@
 //! The devices there are, and the backends of each.
 
-use moexperts_core::{Error, ExpertsInterface};
+use moexperts_core::ExpertsInterface;
 use moexperts_cpu::Cpu;
+#[cfg(feature = "cuda")]
 use moexperts_cuda::{Cuda, driver::Properties};
 
 use crate::{
-    any_device::DeviceName,
-    units::{Bytes, counted},
+    any_device::{AnyDevice, DeviceName},
+    units::counted,
 };
 
 /// A device there is, or a kind of device of which there is none.
@@ -16,7 +17,7 @@ pub enum DeviceFacts {
     Found {
         /// The name it is asked for by.
         name: DeviceName,
-        /// What it is, as [`describe_cpu`] or [`describe_gpu`] says.
+        /// What it is, as [`describe_cpu`] or `describe_gpu` says.
         description: String,
         /// Names of its experts backends, the registered ones too.
         backends: Vec<String>,
@@ -37,20 +38,41 @@ pub fn devices(cpu: &Cpu) -> Vec<DeviceFacts> {
         description: describe_cpu(cpu),
         backends: ExpertsInterface::names::<Cpu>(),
     };
+    [cpu].into_iter().chain(gpus()).collect()
+}
+
+#[cfg(feature = "cuda")]
+fn gpus() -> Vec<DeviceFacts> {
     let gpu = |(ordinal, gpu): (usize, &Properties)| DeviceFacts::Found {
         name: DeviceName::Cuda(ordinal),
         description: describe_gpu(gpu),
         backends: ExpertsInterface::names::<Cuda>(),
     };
     let none = |reason: String| vec![DeviceFacts::Missing { kind: "cuda", reason }];
-    let gpus = match Cuda::devices() {
+    match Cuda::devices() {
         Ok(gpus) if gpus.is_empty() => none("the driver sees no GPU".to_owned()),
         Ok(gpus) => gpus.iter().enumerate().map(gpu).collect(),
         // The kind is said already.
-        Err(Error::Device { problem, .. }) => none(problem),
+        Err(moexperts_core::Error::Device { problem, .. }) => none(problem),
         Err(error) => none(error.to_string()),
-    };
-    [cpu].into_iter().chain(gpus).collect()
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+fn gpus() -> Vec<DeviceFacts> {
+    let reason = "moexperts was built without the feature `cuda`".to_owned();
+    vec![DeviceFacts::Missing { kind: "cuda", reason }]
+}
+
+impl AnyDevice {
+    /// Says what the device is, as [`describe_cpu`] or `describe_gpu`.
+    pub fn describe(&self) -> String {
+        match self {
+            Self::Cpu(cpu) => describe_cpu(cpu),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(cuda) => describe_gpu(cuda.properties()),
+        }
+    }
 }
 
 /// Says what a processor is: `Intel(R) Xeon(R) Processor, 2 threads, avx512bf16`, without the name
@@ -61,11 +83,12 @@ pub fn describe_cpu(cpu: &Cpu) -> String {
 }
 
 /// Says what a GPU is: `NVIDIA H200, sm_90, 132 multiprocessors, 150 GB`.
+#[cfg(feature = "cuda")]
 pub fn describe_gpu(gpu: &Properties) -> String {
     let Properties {
         name, compute_capability: (major, minor), multiprocessors, memory_bytes, ..
     } = gpu;
-    let memory = Bytes(*memory_bytes as f64);
+    let memory = crate::units::Bytes(*memory_bytes as f64);
     format!("{name}, sm_{major}{minor}, {multiprocessors} multiprocessors, {memory}")
 }
 
@@ -75,6 +98,7 @@ mod tests {
 
     use super::*;
 
+    #[cfg(feature = "cuda")]
     #[test]
     fn a_gpu_is_its_name_architecture_and_size() {
         let gpu = Properties {

@@ -11,8 +11,10 @@ mod machine;
 mod memory;
 mod support;
 
+#[cfg(feature = "cuda")]
+pub use self::devices::describe_gpu;
 pub use self::{
-    devices::{DeviceFacts, describe_cpu, describe_gpu, devices},
+    devices::{DeviceFacts, describe_cpu, devices},
     environment::{Variable, VariableValue, environment},
     kernels::{CpuKernel, KernelChoice, cpu_kernels, kernel_choices},
     machine::{Machine, read_bandwidth},

@@ -1,5 +1,5 @@
-//! A decode step allocates nothing, whether the model is compiled or not. This is the only test of the
-//! file, since the counter sees the whole process.
+//! A decode step allocates nothing, whether the model is compiled or not. A program apart from the
+//! other tests, since its allocator counts what the whole process does.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
@@ -11,30 +11,32 @@ use std::{
 };
 
 use moexperts::{
-    Cpu, CpuOptions, DType, GenerateOptions, LanguageModel, LoadOptions, compile::CompileOptions,
-    files::ModelFiles,
+    AnyDevice, AutoModel, CompileOptions, Cpu, CpuOptions, DType, GenerateOptions, LanguageModel,
+    LoadOptions, files::ModelFiles,
 };
 
 struct Counting;
 
 static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
 
-// SAFETY: everything is passed on to the system's allocator as it came.
+// SAFETY: every call is passed on to the system's allocator with its arguments unchanged.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: as the caller owes.
+        // SAFETY: `layout` is the caller's, whose size `GlobalAlloc::alloc` requires not to be zero.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: as the caller owes.
+        // SAFETY: `pointer` came from `System.alloc` or `System.realloc` with this `layout`, since
+        // every allocation goes through them.
         unsafe { System.dealloc(pointer, layout) }
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: as the caller owes.
+        // SAFETY: `pointer` came from `System.alloc` or `System.realloc` with this `layout`, and
+        // `GlobalAlloc::realloc` requires a `size` that is not zero and does not overflow.
         unsafe { System.realloc(pointer, layout, size) }
     }
 }
@@ -65,9 +67,10 @@ const FIRST_STEPS: usize = 2;
 
 fn load(case: &str, cpu: &Cpu, dtype: DType) -> LanguageModel {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata").join(case);
-    // Text allocates: an event carries it in a string of its own.
+    // Text allocates: each event carries it in a string.
     let files = ModelFiles { tokenizer: None, ..ModelFiles::open(&folder).unwrap() };
-    LanguageModel::load(cpu.clone(), files, &LoadOptions::new().dtype(dtype)).unwrap()
+    let options = LoadOptions::new().dtype(dtype);
+    AutoModel::from_files_on(AnyDevice::from(cpu.clone()), files, options).unwrap()
 }
 
 #[test]
@@ -78,7 +81,7 @@ fn a_decode_step_allocates_nothing() {
         max_new_tokens: Some(NEW_TOKENS),
         ..GenerateOptions::default()
     };
-    // Of different lengths, and so short that the prompts do not make room for more than a step.
+    // Of different lengths, and so short that the prompts allocate for no more than a step.
     let long = [vec![5, 9, 3, 7, 11, 13, 17], vec![1], vec![2, 4, 6, 8]];
     let short = [vec![5], vec![1], vec![2]];
     // Threads that end would be seen too: they live as long as the test.

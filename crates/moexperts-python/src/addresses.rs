@@ -4,7 +4,10 @@
 //! long. Python's side owes that a tensor lives, and is not written by others, during a call.
 
 use half::{bf16, f16};
-use moexperts::core::{DType, Elements, Storage};
+use moexperts::{
+    DType,
+    core::{Elements, Storage},
+};
 use pyo3::{exceptions::PyTypeError, prelude::*};
 
 /// The bytes of a weight that torch owns. Nobody reads them between calls.

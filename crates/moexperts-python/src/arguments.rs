@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use half::{bf16, f16};
 use moexperts::{
-    core::{DType, Error, Matrix, MatrixLayout, Result, Routing, Storage},
+    DType,
+    core::{Error, Matrix, MatrixLayout, Result, Routing, Storage},
     cpu::{Rows, RowsMut, ValuesMut},
 };
 use pyo3::{

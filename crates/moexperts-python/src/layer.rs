@@ -1,8 +1,8 @@
 //! The experts of a layer where torch keeps them, and calls of them.
 
 use moexperts::{
-    Cpu,
-    core::{Activation, Error, Expert, Experts, ExpertsSpec, Linear, Matrix, Result, Routing},
+    Activation, Cpu, ExpertsSpec,
+    core::{Error, Expert, Experts, Linear, Matrix, Result, Routing},
     cpu::{BatchedMm, Eager, GroupedMm, RowsBackend, RowsCall},
 };
 use pyo3::{exceptions::PyValueError, prelude::*};

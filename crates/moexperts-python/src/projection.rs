@@ -1,7 +1,8 @@
 //! One projection of the experts of a layer, and calls of it.
 
 use moexperts::{
-    core::{DType, Linear, Matrix},
+    DType,
+    core::{Linear, Matrix},
     cpu::{PairsCall, expert_linear},
 };
 use pyo3::prelude::*;

@@ -6,8 +6,8 @@ use std::{
 };
 
 use moexperts::{
-    Cpu, CpuOptions,
-    core::{DType, Result, Routing, Scratch, WeightFormat},
+    Cpu, CpuOptions, DType,
+    core::{Result, Routing, Scratch, WeightFormat},
     cpu::{Isa, product::Kernel},
 };
 

@@ -3,10 +3,7 @@
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 use moexperts::{
-    Device, GenerationStats, LanguageModel,
-    core::Execution,
-    inspect::ProcessMemory,
-    units::counted,
+    Device, GenerationStats, LanguageModel, core::Execution, inspect::ProcessMemory, units::counted,
 };
 use moexperts_bench::{hardware::Hardware, output::text::bytes};
 

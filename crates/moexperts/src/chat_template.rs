@@ -1,27 +1,22 @@
 //! The template that writes a conversation as the model was trained to read it.
 //!
-//! Templates are Jinja for Python; this gives them what `apply_chat_template` of transformers
-//! does: the same whitespace rules, functions, variables and Python methods.
+//! Templates are Jinja for Python; `jinja` runs them with what `apply_chat_template` of transformers
+//! gives them.
 
-mod json;
+use std::fmt;
 
-use minijinja::{Environment, ErrorKind, UndefinedBehavior, Value, context, syntax::SyntaxConfig};
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    config::Config,
-    error::{Error, Result},
-    prompt::Visual,
-};
+#[cfg(feature = "chat-template")]
+use self::jinja::compile;
+use crate::{config::Config, error::Result, prompt::Visual};
 
-const NAME: &str = "chat_template";
-
-/// The keys of `tokenizer_config.json` that templates see as variables.
-const SPECIAL_TOKENS: [&str; 7] =
-    ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+#[cfg(feature = "chat-template")]
+mod jinja;
 
 /// One turn of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Message {
     /// Who speaks: `system`, `user`, `assistant`.
     pub role: String,
@@ -32,26 +27,19 @@ pub struct Message {
 /// The content of a message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
+#[non_exhaustive]
 pub enum Content {
-    /// Text alone.
+    /// Only text.
     Text(String),
     /// Text and pictures, in the order they are meant to be read.
     Parts(Vec<Part>),
-}
-
-impl Content {
-    fn to_value(&self) -> Value {
-        match self {
-            Self::Text(text) => text.as_str().into(),
-            Self::Parts(parts) => parts.iter().map(Part::to_value).collect::<Vec<_>>().into(),
-        }
-    }
 }
 
 /// A part of a message. Pictures themselves go beside the text, see
 /// [`LanguageModel::prompt`](crate::LanguageModel::prompt).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Part {
     /// A text.
     Text {
@@ -62,16 +50,6 @@ pub enum Part {
     Image,
     /// A video.
     Video,
-}
-
-impl Part {
-    fn to_value(&self) -> Value {
-        match self {
-            Self::Text { text } => Value::from_pairs([("type", "text"), ("text", text)]),
-            Self::Image => Value::from_pairs([("type", "image")]),
-            Self::Video => Value::from_pairs([("type", "video")]),
-        }
-    }
 }
 
 impl Message {
@@ -98,117 +76,39 @@ impl Message {
 /// A chat template, compiled.
 #[derive(Debug)]
 pub struct ChatTemplate {
-    environment: Environment<'static>,
+    engine: Box<dyn Engine>,
+}
+
+/// What runs a template. The one implementation is that of the feature `chat-template`.
+trait Engine: fmt::Debug + Send + Sync {
+    fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String>;
 }
 
 impl ChatTemplate {
     /// Compiles a template; it sees the special tokens that `tokenizer_config.json` names.
     ///
     /// # Errors
-    /// [`Error::Tokenizer`] with the line if the template is broken, [`Error::Config`] if a
-    /// special token is neither text nor an object with `content`.
+    /// [`Error::Tokenizer`](crate::Error::Tokenizer) with the line if the template is broken,
+    /// [`Error::Config`](crate::Error::Config) if a special token is neither text nor an object with
+    /// `content`; [`Error::NotBuilt`](crate::Error::NotBuilt) without the feature `chat-template`.
     pub fn new(template: &str, tokenizer_config: Option<&Config>) -> Result<Self> {
-        let mut environment = Environment::new();
-        for key in SPECIAL_TOKENS {
-            if let Some(token) =
-                tokenizer_config.map(|file| file.optional(key)).transpose()?.flatten()
-            {
-                let (SpecialToken::Text(text) | SpecialToken::Added { content: text }) = token;
-                environment.add_global(key, text);
-            }
-        }
-        environment.set_syntax(
-            SyntaxConfig::builder()
-                .trim_blocks(true)
-                .lstrip_blocks(true)
-                .build()
-                .map_err(|error| failed(&error))?,
-        );
-        environment.set_undefined_behavior(UndefinedBehavior::Lenient);
-        environment
-            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        // A name without an extension is not escaped for HTML.
-        environment.add_filter("tojson", json::to_json);
-        environment.add_function("raise_exception", raise_exception);
-        environment.add_function("strftime_now", strftime_now);
-        environment
-            .add_template_owned(NAME, without_generation_tags(template))
-            .map_err(|error| failed(&error))?;
-        Ok(Self { environment })
+        Ok(Self { engine: compile(template, tokenizer_config)? })
     }
 
-    /// Writes a conversation, with the beginning of the model's turn if asked for.
+    /// Writes a conversation, with the beginning of the model's turn if `add_generation_prompt`.
     ///
     /// # Errors
-    /// [`Error::Tokenizer`] with the line, and the template's own words if it refuses the
-    /// conversation.
+    /// [`Error::Tokenizer`](crate::Error::Tokenizer) with the line, and the template's own words if
+    /// it refuses the conversation.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
-        let messages: Vec<Value> = messages
-            .iter()
-            .map(|Message { role, content }| {
-                context! { role, content => content.to_value() }
-            })
-            .collect();
-        // Templates ask whether these two are none; transformers always passes them.
-        let variables = context! {
-            messages, add_generation_prompt, tools => Value::from(()), documents => Value::from(()),
-        };
-        let template = self.environment.get_template(NAME);
-        template.and_then(|template| template.render(variables)).map_err(|error| failed(&error))
+        self.engine.render(messages, add_generation_prompt)
     }
 }
 
-/// A special token as `tokenizer_config.json` writes it.
-#[derive(Deserialize)]
-#[serde(untagged, expecting = "invalid type, expected text or an object with `content`")]
-enum SpecialToken {
-    Text(String),
-    Added { content: String },
+#[cfg(not(feature = "chat-template"))]
+fn compile(_template: &str, _tokenizer_config: Option<&Config>) -> Result<Box<dyn Engine>> {
+    Err(crate::error::Error::not_built("a chat template", "chat-template"))
 }
 
-/// Refuses a conversation in the template's words.
-fn raise_exception(message: &str) -> Result<Value, minijinja::Error> {
-    Err(minijinja::Error::new(ErrorKind::InvalidOperation, message.to_owned()))
-}
-
-/// The local time, in the format of C's `strftime`.
-fn strftime_now(format: &str) -> Result<String, minijinja::Error> {
-    jiff::fmt::strtime::format(format, &jiff::Zoned::now()).map_err(|error| {
-        minijinja::Error::new(ErrorKind::InvalidOperation, format!("strftime_now: {error}"))
-    })
-}
-
-/// Writes `{% generation %}`, which marks the model's words for training and prints nothing, in
-/// Jinja that every engine has. Lines stay where they are.
-fn without_generation_tags(template: &str) -> String {
-    let mut out = String::with_capacity(template.len());
-    let mut rest = template;
-    while let Some((before, tag)) = rest.split_once("{%") {
-        let (inside, after) = tag.split_once("%}").unwrap_or((tag, ""));
-        let word = inside.trim_matches(['-', '+', ' ', '\n', '\t']);
-        let instead = match word {
-            "generation" => inside.replace(word, "if true"),
-            "endgeneration" => inside.replace(word, "endif"),
-            _ => inside.to_owned(),
-        };
-        out.extend([before, "{%", &instead]);
-        if inside.len() < tag.len() {
-            out.push_str("%}");
-        }
-        rest = after;
-    }
-    out.push_str(rest);
-    out
-}
-
-fn failed(error: &minijinja::Error) -> Error {
-    let problem = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
-    let problem = match error.line() {
-        Some(line) => format!("line {line}: {problem}"),
-        None => problem,
-    };
-    Error::Tokenizer { file: NAME.into(), problem }
-}
-
-#[cfg(test)]
+#[cfg(all(test, feature = "chat-template"))]
 mod tests;

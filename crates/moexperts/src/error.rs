@@ -2,12 +2,10 @@
 
 use std::path::PathBuf;
 
-use crate::families::{FAMILIES, Task};
-
 /// Shorthand for results of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// An error, by who can mend it.
+/// Errors, grouped by who can fix them.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -94,13 +92,15 @@ pub enum Error {
         /// What loads it.
         loader: &'static str,
     },
-    /// A picture for a model that reads text alone.
+    /// A picture for a model that reads text only.
     #[error("model `{origin}` ({model_type}) reads text alone, not images")]
     TextOnly {
         /// The folder or file the model came from.
         origin: String,
         /// Its `model_type`.
         model_type: String,
+        /// Each `model_type` that reads images.
+        multimodal: Vec<&'static str>,
     },
     /// A prompt with more or fewer placeholders than its pictures need.
     #[error(
@@ -125,15 +125,30 @@ pub enum Error {
         /// `max_position_embeddings`.
         context: usize,
     },
+    /// What a Cargo feature would do, in a program that was built without it.
+    #[error("{what} needs the feature `{feature}` of moexperts, which is not built in")]
+    NotBuilt {
+        /// What was requested.
+        what: String,
+        /// The feature.
+        feature: &'static str,
+    },
     /// The model's repository could not be fetched.
+    #[cfg(feature = "hub")]
     #[error(transparent)]
     Hub(#[from] crate::hub::HubError),
 }
 
 impl Error {
+    /// The error of something that needs a feature which is not built in.
+    pub(crate) fn not_built(what: impl Into<String>, feature: &'static str) -> Self {
+        Self::NotBuilt { what: what.into(), feature }
+    }
+
     /// What the reader can do about it, where that is known.
     pub fn hint(&self) -> Option<String> {
         match self {
+            #[cfg(feature = "hub")]
             Self::Hub(error) => error.hint(),
             Self::ContextExceeded { context, .. } => {
                 Some(format!("shorten the prompt to fewer than {context} tokens"))
@@ -143,12 +158,12 @@ impl Error {
                  `grouped_mm`"
                     .to_owned(),
             ),
-            Self::TextOnly { .. } => {
-                let seeing =
-                    FAMILIES.iter().filter(|family| family.task() == Task::ImageTextToText);
-                let names: Vec<_> =
-                    seeing.map(|family| format!("`{}`", family.model_type)).collect();
+            Self::TextOnly { multimodal, .. } => {
+                let names: Vec<_> = multimodal.iter().map(|name| format!("`{name}`")).collect();
                 Some(format!("images need a multimodal model, of model_type {}", names.join(", ")))
+            }
+            Self::NotBuilt { feature, .. } => {
+                Some(format!("build moexperts with `--features {feature}`"))
             }
             Self::Placeholders { each, .. } if each.starts_with("row") => Some(
                 "repeat the placeholder for each row, or give the prompt as a text, where one for \

@@ -6,16 +6,17 @@ use moexperts_core::{Device, Execution, ExpertsBackend, ExpertsInterface, Expert
 
 use crate::error::{Error, Result};
 
-/// A choice of experts backends, as users write it: one name for the whole model, or a name a
-/// backbone.
+/// A choice of experts backends, as users write it: one name for the whole model, or a name for
+/// each backbone.
 ///
 /// The keys of a map are the sub-config names of `config.json` (`text_config`). The key `""` is
-/// the model itself, and every backbone that has no key of its own. A backbone the map says
-/// nothing of keeps what it has.
+/// the model itself and every backbone that the map does not name. Without the key `""`, those
+/// backbones keep the backend they have.
 ///
 /// A text converted with `into` is one name; one that is parsed may be a map, as on the command
 /// line: `text_config=grouped_mm,vision_config=eager`.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ExpertsImplementation {
     /// One backend everywhere.
     Everywhere(String),
@@ -105,7 +106,7 @@ impl fmt::Display for ExpertsImplementation {
     }
 }
 
-/// A part of a model whose experts have a backend of their own.
+/// A part of a model whose backend is chosen apart from that of the other parts.
 #[derive(Debug, Clone)]
 pub(crate) struct Backbone {
     /// Its sub-config in `config.json`; `""` for the model itself.
@@ -116,13 +117,13 @@ pub(crate) struct Backbone {
 
 /// The backends of one backbone.
 #[derive(Debug)]
-pub(crate) struct Choice<D: Device> {
+struct BackboneChoice<D: Device> {
     name: String,
     prefill: Arc<dyn ExpertsBackend<D::Experts>>,
     decode: Arc<dyn ExpertsBackend<D::Experts>>,
 }
 
-impl<D: Device> Clone for Choice<D> {
+impl<D: Device> Clone for BackboneChoice<D> {
     fn clone(&self) -> Self {
         let (prefill, decode) = (Arc::clone(&self.prefill), Arc::clone(&self.decode));
         Self { name: self.name.clone(), prefill, decode }
@@ -139,15 +140,15 @@ pub(crate) enum Phase {
 /// The backends of every backbone, found and checked. Never changed: a switch makes a new one, so
 /// a forward that started with the old one finishes with it.
 #[derive(Debug)]
-pub(crate) struct Choices<D: Device>(BTreeMap<String, Choice<D>>);
+pub(crate) struct ExpertsChoices<D: Device>(BTreeMap<String, BackboneChoice<D>>);
 
-impl<D: Device> Clone for Choices<D> {
+impl<D: Device> Clone for ExpertsChoices<D> {
     fn clone(&self) -> Self {
         Self(self.0.clone())
     }
 }
 
-impl<D: Device> Choices<D> {
+impl<D: Device> ExpertsChoices<D> {
     /// `implementation` on every backbone it names, what `self` has on the others.
     pub(crate) fn with(
         &self,
@@ -155,7 +156,7 @@ impl<D: Device> Choices<D> {
         backbones: &[Backbone],
         device: &D,
     ) -> Result<Self> {
-        // A name is checked even where every backbone has a key of its own.
+        // A name is checked even where the map names every backbone.
         implementation.check_names::<D>()?;
         if let ExpertsImplementation::PerBackbone(names) = implementation {
             let is_known = |key: &str| key.is_empty() || backbones.iter().any(|b| b.key == key);
@@ -176,9 +177,9 @@ impl<D: Device> Choices<D> {
                 }
             };
             let choice = match (name, self.0.get(&backbone.key)) {
-                (Some(name), _) => Choice::new(name, backbone, device)?,
+                (Some(name), _) => BackboneChoice::new(name, backbone, device)?,
                 (None, Some(current)) => current.clone(),
-                (None, None) => Choice::new(DEFAULT, backbone, device)?,
+                (None, None) => BackboneChoice::new(DEFAULT, backbone, device)?,
             };
             choices.insert(backbone.key.clone(), choice);
         }
@@ -199,7 +200,7 @@ impl<D: Device> Choices<D> {
         for backbone in backbones {
             check(&**backend, backbone, device)?;
             let (prefill, decode) = (Arc::clone(backend), Arc::clone(backend));
-            let choice = Choice { name: backend.name().to_owned(), prefill, decode };
+            let choice = BackboneChoice { name: backend.name().to_owned(), prefill, decode };
             choices.insert(backbone.key.clone(), choice);
         }
         Ok(Self(choices))
@@ -223,10 +224,10 @@ impl<D: Device> Choices<D> {
     }
 }
 
-/// The backend of a backbone nobody chose one for.
+/// The default backend of a backbone.
 pub(crate) const DEFAULT: &str = "grouped_mm";
 
-impl<D: Device> Choice<D> {
+impl<D: Device> BackboneChoice<D> {
     fn new(name: &str, backbone: &Backbone, device: &D) -> Result<Self> {
         let find = |name: &str| -> Result<Arc<dyn ExpertsBackend<D::Experts>>> {
             let backend = ExpertsInterface::get::<D::Experts>(name)?;
@@ -258,6 +259,7 @@ fn check<D: Device>(
 mod tests {
     use moexperts_core::WeightFormat;
     use moexperts_cpu::{Cpu, CpuOptions};
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -267,7 +269,7 @@ mod tests {
         vec![backbone("text_config"), backbone("vision_config")]
     }
 
-    fn names(choices: &Choices<Cpu>) -> Vec<String> {
+    fn names(choices: &ExpertsChoices<Cpu>) -> Vec<String> {
         choices.names().into_iter().map(|(key, name)| format!("{key}={name}")).collect()
     }
 
@@ -275,10 +277,10 @@ mod tests {
     fn a_map_reaches_the_backbones_it_names_and_the_empty_key_the_others() {
         let cpu = Cpu::new(CpuOptions::default()).unwrap();
         let backbones = two_backbones();
-        let with = |choices: &Choices<Cpu>, implementation: ExpertsImplementation| {
+        let with = |choices: &ExpertsChoices<Cpu>, implementation: ExpertsImplementation| {
             choices.with(&implementation, &backbones, &cpu)
         };
-        let start = with(&Choices::none(), [].into()).unwrap();
+        let start = with(&ExpertsChoices::none(), [].into()).unwrap();
         assert_eq!(names(&start), ["text_config=grouped_mm", "vision_config=grouped_mm"]);
         let one = with(&start, [("vision_config", "eager")].into()).unwrap();
         assert_eq!(names(&one), ["text_config=grouped_mm", "vision_config=eager"]);
@@ -296,7 +298,7 @@ mod tests {
         let cpu = Cpu::new(CpuOptions::default()).unwrap();
         let backbones = two_backbones();
         let error = |implementation: ExpertsImplementation| {
-            let result = Choices::none().with(&implementation, &backbones, &cpu);
+            let result = ExpertsChoices::none().with(&implementation, &backbones, &cpu);
             result.unwrap_err().to_string()
         };
         assert_eq!(
@@ -320,5 +322,14 @@ mod tests {
             "option `experts_implementation` is `a=b,c`, expected NAME or KEY=NAME,KEY=NAME"
         );
         assert!("a=b,a=c".parse::<ExpertsImplementation>().is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn a_choice_that_reads_is_the_same_written_out(text in "[a-c_=, ]{0,12}") {
+            if let Ok(choice) = text.parse::<ExpertsImplementation>() {
+                prop_assert_eq!(choice.to_string().parse::<ExpertsImplementation>().unwrap(), choice);
+            }
+        }
     }
 }

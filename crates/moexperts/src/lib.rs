@@ -12,8 +12,21 @@
 //! ```
 //!
 //! A model is found by [`AutoModelForCausalLm`], in a folder or on the hub; its weights are used
-//! where they lie in the mapped files, or brought to the GPU if it is loaded on a [`Cuda`]. A backend of one's own is written against
-//! [`ExpertsBackend`] and found by name through [`ExpertsInterface`], like the built-in ones.
+//! where they lie in the mapped files, or brought to the GPU if it is loaded on one. A backend is
+//! written against [`ExpertsBackend`] and found by name through [`ExpertsInterface`], like the
+//! built-in ones.
+//!
+//! # Features
+//!
+//! All are on by default; without any, a model is loaded from a folder and generates token ids.
+//!
+//! | feature | what it adds |
+//! |---|---|
+//! | `chat-template` | conversations, written as the template of a model says |
+//! | `cuda` | NVIDIA GPUs; needs nothing to build |
+//! | `hub` | downloads of models by their id |
+//! | `images` | image files, decoded; without it images are RGB pixels |
+//! | `tokenizer` | text to tokens and back |
 
 #![deny(unsafe_code)]
 
@@ -22,7 +35,7 @@ mod auto;
 pub mod blocks;
 mod chat_template;
 pub mod checkpoint;
-pub mod compile;
+mod compile;
 pub mod config;
 mod disk;
 mod error;
@@ -31,8 +44,9 @@ pub mod families;
 pub mod files;
 mod generate;
 mod graph;
+#[cfg(feature = "hub")]
 pub mod hub;
-pub mod image_processor;
+mod image_processor;
 pub mod inspect;
 mod language_model;
 pub mod model;
@@ -45,32 +59,70 @@ pub mod units;
 pub mod weights;
 
 pub use any_device::{AnyDevice, DeviceName};
-pub use auto::{AutoModel, AutoModelForCausalLm, AutoModelForImageTextToText, LoadOptions};
+pub use auto::{AutoModel, AutoModelForCausalLm, AutoModelForImageTextToText};
 pub use chat_template::{ChatTemplate, Content, Message, Part};
-pub use compile::{CompileMode, CompileOptions};
+pub use compile::{
+    Break, CompileMode, CompileOptions, CompileReport, Explanation, PlanExplanation,
+    StepExplanation,
+};
 pub use error::{Error, Result};
 pub use experts_implementation::ExpertsImplementation;
 pub use generate::{
-    Event, FinishReason, GenerateOptions, Generation, GenerationConfig, GenerationStats,
+    Event, FinishReason, Generation, GenerationStats,
+    options::{GenerateOptions, GenerationConfig},
 };
-pub use graph::{Observer, Stage, VisualFeatures, VisualRows};
-pub use image_processor::Image;
-pub use language_model::{CompiledPlans, LanguageModel};
-pub use model::{LogitsRows, VisionTower};
+pub use graph::{Observer, Stage, VisualFeatures};
+pub use image_processor::{Image, PixelValues};
+pub use language_model::{CompiledPlans, DeviceModel, LanguageModel, LoadOptions, LoadTarget};
 pub use progress::{Amount, Progress};
 pub use prompt::{Position, Prompt, Visual};
 pub use session::Session;
 pub use tokenizer::Tokenizer;
 
 pub use moexperts_core::{
-    self as core, Activation, DType, Device, Execution, ExpertsBackend, ExpertsCall,
-    ExpertsInterface, ExpertsSpec, Memory, Operations, Tuning,
+    Activation, DType, Device, ExpertsBackend, ExpertsCall, ExpertsInterface, ExpertsSpec,
 };
-pub use moexperts_cpu::{self as cpu, Cpu, CpuOptions};
-pub use moexperts_cuda::{self as cuda, Cuda, CudaOptions};
+pub use moexperts_cpu::{Cpu, CpuOptions};
+#[cfg(feature = "cuda")]
+pub use moexperts_cuda::{Cuda, CudaOptions};
+
+/// What a backend or a device is written with.
+pub mod core {
+    pub use moexperts_core::{
+        AttentionCall, AttentionSpec, Batch, DeviceKind, DeviceLinear, Element, Elements, Error,
+        Execution, Expert, ExpertGroups, Experts, GateFunction, Knob, Linear, Matrix, MatrixLayout,
+        Memory, Operation, Operations, PickOn, Result, RopePairing, RouteOperands, RouterSpec,
+        Routing, Rows, Score, Scratch, SharedSlices, Span, StateSpec, Storage, Tensor, Tuning,
+        TypedCache, Weight, WeightFormat, checks, made, positions, reference,
+    };
+}
+
+/// The CPU: its backends, kernels and instruction sets.
+pub mod cpu {
+    pub use moexperts_cpu::{
+        Architecture, BatchedMm, Eager, GroupedMm, HostThreads, ISA_VARIABLE, Isa, IsaError,
+        PairsCall, Rows, RowsBackend, RowsCall, RowsMut, State, ValuesMut, elementwise,
+        expert_linear, limits, product,
+    };
+}
+
+/// NVIDIA GPUs: their backends, kernels and driver.
+#[cfg(feature = "cuda")]
+pub mod cuda {
+    pub use moexperts_cuda::{
+        BatchedMm, CudaMatrix, CudaRouting, CudaTensor, CudaVector, Eager, GroupedMm, Recording,
+        Schedule, State, driver, kernels, limits,
+    };
+}
 
 /// The pages of the documentation that are programs.
-#[cfg(doctest)]
+#[cfg(all(
+    doctest,
+    feature = "chat-template",
+    feature = "cuda",
+    feature = "images",
+    feature = "tokenizer"
+))]
 mod documentation {
     #[doc = include_str!("../../../README.md")]
     struct Readme;

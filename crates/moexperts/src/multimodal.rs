@@ -1,45 +1,30 @@
-//! What a model that reads pictures has beside its decoder: a vision tower, processors that make
-//! pixels ready for it, and placeholders in the text.
-
-use std::ops::Range;
-
-use moexperts_core::{Device, made};
+//! What a model that reads pictures has beside its vision tower: processors that make pixels ready
+//! for it, and placeholders in the text.
 
 use crate::{
     blocks::{VisionSpec, VisionTokens},
     config::Config,
     error::{Error, Result},
     files::ModelFiles,
-    graph::{VisualFeatures, VisualRows},
     image_processor::{Image, ImageProcessor, PatchShape, VideoProcessor},
-    model::VisionTower,
-    prompt::{Prompt, Visual},
+    prompt::Visual,
     tokenizer::Tokenizer,
-    weights::Weights,
 };
 
-/// The vision of a multimodal model.
+/// What turns images, videos and their places in a text into what a multimodal model reads.
 #[derive(Debug)]
-pub(crate) struct Multimodal<D: Device> {
-    tower: VisionTower<D>,
+pub(crate) struct Processors {
+    spec: VisionSpec,
     image_processor: ImageProcessor,
     video_processor: Option<VideoProcessor>,
     placeholders: Option<Placeholders>,
 }
 
-/// Pictures that a forward is the first to read.
-pub(crate) struct Unread<D: Device> {
-    pub(crate) rows: Vec<VisualRows<D>>,
-    /// Patches the vision tower read for them.
-    pub(crate) patches: usize,
-}
-
-impl<D: Device> Multimodal<D> {
-    pub(crate) fn load(
-        spec: VisionSpec,
+impl Processors {
+    pub(crate) fn read(
+        spec: &VisionSpec,
         files: &ModelFiles,
         tokenizer: Option<&Tokenizer>,
-        weights: &mut Weights<'_, D>,
     ) -> Result<Self> {
         let Some(config) = &files.preprocessor_config else {
             return Err(Error::Config {
@@ -47,24 +32,24 @@ impl<D: Device> Multimodal<D> {
                 problem: format!("missing in {}; it says how images are resized", files.origin),
             });
         };
-        let images = ImageProcessor::read(config)?;
-        check_patches(config, images.patch_shape(), &spec)?;
+        let image_processor = ImageProcessor::read(config)?;
+        check_patches(config, image_processor.patch_shape(), spec)?;
         let video_processor = match &files.video_preprocessor_config {
             Some(config) => {
                 let videos = VideoProcessor::read(config)?;
-                check_patches(config, videos.patch_shape(), &spec)?;
+                check_patches(config, videos.patch_shape(), spec)?;
                 Some(videos)
             }
             None => None,
         };
         let placeholders =
             tokenizer.map(|tokenizer| Placeholders::new(spec.tokens, tokenizer)).transpose()?;
-        let tower = VisionTower::load(spec, weights)?;
-        Ok(Self { tower, image_processor: images, video_processor, placeholders })
+        Ok(Self { spec: spec.clone(), image_processor, video_processor, placeholders })
     }
 
-    pub(crate) fn tower(&self) -> &VisionTower<D> {
-        &self.tower
+    /// The vision tower that pictures are prepared for.
+    pub(crate) fn spec(&self) -> &VisionSpec {
+        &self.spec
     }
 
     pub(crate) fn prepare_image(&self, image: &Image) -> Result<Visual> {
@@ -84,7 +69,7 @@ impl<D: Device> Multimodal<D> {
             });
         };
         let pixels = processor.preprocess(frames)?;
-        let patch = self.tower.spec().temporal_patch_size;
+        let patch = self.spec.temporal_patch_size;
         // A last patch that is not full repeats its last frame.
         let ends = |times: &[f64]| Some((times.first()? + times.last()?) / 2.0);
         let timestamps = timestamps.chunks(patch).filter_map(ends).collect();
@@ -95,7 +80,7 @@ impl<D: Device> Multimodal<D> {
     /// their placeholders. Each kind of picture is taken in the order given.
     pub(crate) fn expand(&self, text: &str, visuals: Vec<Visual>) -> Result<(String, Vec<Visual>)> {
         match &self.placeholders {
-            Some(placeholders) => placeholders.expand(text, visuals, self.tower.spec()),
+            Some(placeholders) => placeholders.expand(text, visuals, &self.spec),
             None => Ok((text.to_owned(), visuals)),
         }
     }
@@ -104,48 +89,6 @@ impl<D: Device> Multimodal<D> {
     pub(crate) fn placeholder(&self, visual: &Visual) -> Option<String> {
         let Placeholders { image, video, .. } = self.placeholders.as_ref()?;
         Some(if visual.timestamps().is_some() { video.clone() } else { image.clone() })
-    }
-
-    /// The rows of the pictures among `tokens` of a prompt, where the first of them is row
-    /// `first_row` of a forward; `features_of` gives what a decoder reads of a picture.
-    pub(crate) fn rows(
-        &self,
-        prompt: &Prompt,
-        tokens: Range<usize>,
-        first_row: usize,
-        features_of: impl Fn(&Visual) -> Result<VisualFeatures<D>>,
-    ) -> Result<Unread<D>> {
-        let mut all = Unread { rows: Vec::new(), patches: 0 };
-        for placed in prompt.placed() {
-            let places: Vec<usize> = placed.frames.iter().cloned().flatten().collect();
-            let wanted = |&(_, token): &(usize, &usize)| tokens.contains(token);
-            let (own, rows): (Vec<usize>, Vec<usize>) = places
-                .iter()
-                .enumerate()
-                .filter(wanted)
-                .map(|(own, &token)| (own, token - tokens.start + first_row))
-                .unzip();
-            if rows.is_empty() {
-                continue;
-            }
-            let mut features = features_of(&placed.visual)?;
-            if rows.len() < places.len() {
-                features = self.part(&features, &own)?;
-            }
-            all.patches += placed.visual.pixels().patches();
-            all.rows.push(VisualRows { rows, features });
-        }
-        Ok(all)
-    }
-
-    fn part(&self, features: &VisualFeatures<D>, rows: &[usize]) -> Result<VisualFeatures<D>> {
-        let device = self.tower.device();
-        let select = |x: &D::Tensor| made(|out| device.select_rows(x, rows, out));
-        let deepstack = features.deepstack.iter().map(select);
-        Ok(VisualFeatures {
-            embeddings: select(&features.embeddings)?,
-            deepstack: deepstack.collect::<Result<_, _>>()?,
-        })
     }
 }
 

@@ -1,20 +1,21 @@
-//! Who is told how long work goes on.
+//! How far long work has come.
 
-/// Hears of files that are downloaded (not of those in the cache), of weights that are converted or
-/// brought to a GPU while a model is loaded, and of measurements while it is compiled, on the thread
-/// that does the work. `()` ignores it all.
+/// Receives the progress of downloads (files in the cache are not reported), of weights that are
+/// converted or brought to a GPU while a model is loaded, and of measurements while it is compiled.
+/// Called on the thread that does the work. `()` ignores all reports.
 pub trait Progress: Send + Sync {
     /// Work begins; `what` is a file, a kind of weights, or `autotuning`.
     fn start(&self, what: &str, amount: Amount);
-    /// So many bytes or steps more are done; for a continued download the first call is the part on
+    /// `done` more bytes or steps are done; for a continued download the first call is the part on
     /// disk.
     fn advance(&self, what: &str, done: u64);
-    /// All is done. Not called if it fails.
+    /// All work is done. Not called if it fails.
     fn finish(&self, what: &str);
 }
 
 /// How much there is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Amount {
     /// Bytes.
     Bytes(u64),

@@ -52,10 +52,10 @@ impl Visual {
 
 /// A picture and the tokens of a prompt that stand for its rows.
 #[derive(Debug, Clone)]
-pub(crate) struct Placed {
-    pub(crate) visual: Visual,
+struct Placed {
+    visual: Visual,
     /// Tokens of each frame.
-    pub(crate) frames: Vec<Range<usize>>,
+    frames: Vec<Range<usize>>,
 }
 
 impl Placed {
@@ -63,6 +63,23 @@ impl Placed {
     fn first(&self) -> usize {
         self.frames.first().map_or(0, |frame| frame.start)
     }
+
+    /// The token after the last.
+    fn end(&self) -> usize {
+        self.frames.last().map_or(0, |frame| frame.end)
+    }
+}
+
+/// A picture that a forward is the first to read, or the part of it that was not read before.
+#[derive(Debug)]
+pub(crate) struct UnreadVisual<'a> {
+    pub(crate) visual: &'a Visual,
+    /// The unread rows of the picture.
+    pub(crate) own_rows: Vec<usize>,
+    /// The rows of the forward that stand for them.
+    pub(crate) rows: Vec<usize>,
+    /// Whether other rows of the picture were read before.
+    pub(crate) is_part: bool,
 }
 
 /// Token ids `[T]`, and the images and videos that some of them stand for.
@@ -137,11 +154,26 @@ impl Prompt {
         self.positions.get(index).copied().unwrap_or_else(|| beyond(index))
     }
 
-    pub(crate) fn placed(&self) -> &[Placed] {
-        &self.placed
+    /// The pictures among the tokens from `start` on, where token `start` is row `first_row` of a
+    /// forward.
+    pub(crate) fn unread_visuals(
+        &self,
+        start: usize,
+        first_row: usize,
+    ) -> impl Iterator<Item = UnreadVisual<'_>> {
+        // A decode step has read all pictures: it allocates nothing for them.
+        let unread = self.placed.iter().filter(move |placed| placed.end() > start);
+        unread.map(move |Placed { visual, frames }| {
+            let tokens = frames.iter().cloned().flatten().enumerate();
+            let unread = tokens.filter(|&(_, token)| token >= start);
+            let (own_rows, rows): (Vec<usize>, Vec<usize>) =
+                unread.map(|(row, token)| (row, token - start + first_row)).unzip();
+            let is_part = rows.len() < frames.iter().map(ExactSizeIterator::len).sum();
+            UnreadVisual { visual, own_rows, rows, is_part }
+        })
     }
 
-    /// Room for so many tokens.
+    /// Allocates for `tokens` tokens in all.
     pub(crate) fn reserve(&mut self, tokens: usize) {
         self.tokens.reserve(tokens.saturating_sub(self.tokens.len()));
     }

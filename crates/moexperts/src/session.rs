@@ -1,48 +1,38 @@
 //! What one caller of a model keeps from forward to forward.
 
-use moexperts_core::Device;
+use std::{any::Any, fmt};
 
-use crate::{compile::LastPlan, model::Memory, prompt::Prompt};
+use crate::prompt::Prompt;
+
+/// What a session holds on the device of its model: the states of layers and the workspace of
+/// forwards, whose types only the model on that device knows.
+pub(crate) trait SessionMemory: Any + fmt::Debug + Send {}
 
 /// Sequences in progress: what the layers keep of them, and the memory of their forwards.
+///
+/// A session belongs to the model that made it; another model refuses it.
 #[derive(Debug)]
-pub struct Session<D: Device> {
-    pub(crate) memory: Memory<D>,
+pub struct Session {
+    /// The number of the model.
+    pub(crate) model: u64,
+    pub(crate) memory: Box<dyn SessionMemory>,
     /// What the layers have read, by sequence.
     pub(crate) read: Vec<Prompt>,
-    /// The plan of the last forward.
-    pub(crate) last_plan: Option<LastPlan<D>>,
 }
 
-impl<D: Device> Session<D> {
-    pub(crate) fn new(memory: Memory<D>, sequences: usize) -> Self {
-        Self { memory, read: vec![Prompt::default(); sequences], last_plan: None }
+impl Session {
+    pub(crate) fn new(model: u64, memory: Box<dyn SessionMemory>, sequences: usize) -> Self {
+        Self { model, memory, read: vec![Prompt::default(); sequences] }
     }
 
-    /// Sequences it holds.
+    /// The number of its sequences.
     pub fn sequences(&self) -> usize {
         self.read.len()
     }
 
-    /// Where a sequence that is to become `prompt` goes on: what both share and every layer can go
-    /// on from, at most all but one token, for one has to pass to give logits.
-    pub(crate) fn go_on(&mut self, device: &D, sequence: usize, prompt: &Prompt) {
-        let read = &mut self.read[sequence];
-        let shared = read.shared(prompt).min(prompt.tokens().len().saturating_sub(1));
-        let held = read.tokens().len();
-        // A layer with a window has dropped what a token far before the last one sees.
-        let start = match device.can_cut(&self.memory.state, sequence, shared) {
-            true => shared,
-            false => {
-                tracing::info!(
-                    sequence,
-                    held,
-                    shared,
-                    "a layer does not hold what was read before: the prompt is read again"
-                );
-                0
-            }
-        };
-        read.truncate(start);
+    /// How many tokens of `prompt` a sequence has read: at most all but one, for one has to pass to
+    /// give logits.
+    pub(crate) fn shared(&self, sequence: usize, prompt: &Prompt) -> usize {
+        self.read[sequence].shared(prompt).min(prompt.tokens().len().saturating_sub(1))
     }
 }

@@ -1,80 +1,96 @@
 //! The tokenizer of a model, as its `tokenizer.json` describes it.
 
+use std::{fmt, sync::Arc};
+
+#[cfg(feature = "tokenizer")]
+use self::engine::read;
 use crate::error::{Error, Result};
 
-/// Text to tokens and back.
+#[cfg(feature = "tokenizer")]
+mod engine;
+
+/// Text to tokens and back. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
     file: String,
-    inner: tokenizers::Tokenizer,
+    engine: Arc<dyn Engine>,
+}
+
+/// What splits and joins text. The one implementation is that of the feature `tokenizer`; without it,
+/// a model runs on token ids.
+trait Engine: fmt::Debug + Send + Sync {
+    fn split(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, String>;
+    fn join(&self, tokens: &[u32], skip_special_tokens: bool) -> Result<String, String>;
+    fn token_id(&self, token: &str) -> Option<u32>;
+    fn token(&self, id: u32) -> Option<String>;
+    fn vocab_size(&self) -> usize;
+    fn is_special(&self, token: &str) -> bool;
 }
 
 impl Tokenizer {
     /// Reads a `tokenizer.json`; `file` names it in errors.
     ///
-    /// Truncation and padding that the file asks for are off: they belong to the training of the
-    /// model and would cut prompts.
+    /// Truncation and padding of the file are off: they belong to the training of the model and
+    /// would cut prompts.
     ///
     /// # Errors
-    /// [`Error::Tokenizer`] if the bytes are not a tokenizer.
+    /// [`Error::Tokenizer`] if the bytes are not a tokenizer; [`Error::NotBuilt`] without the feature
+    /// `tokenizer`.
     pub fn from_bytes(file: impl Into<String>, bytes: &[u8]) -> Result<Self> {
         let file = file.into();
-        let read = tokenizers::Tokenizer::from_bytes(bytes).and_then(|mut inner| {
-            inner.with_padding(None).with_truncation(None)?;
-            Ok(inner)
-        });
-        match read {
-            Ok(inner) => Ok(Self { file, inner }),
-            Err(error) => Err(Error::Tokenizer { file, problem: error.to_string() }),
-        }
+        Ok(Self { engine: read(&file, bytes)?, file })
     }
 
-    /// The tokens of a text, with those that begin or end one (`<s>`) if asked for.
+    /// The tokens of a text, with those that begin or end one (`<s>`) if `add_special_tokens`.
     ///
     /// Special tokens written out in the text become tokens either way.
     ///
     /// # Errors
     /// [`Error::Tokenizer`] if the tokenizer cannot split the text.
     pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>> {
-        let encoding = self.inner.encode_fast(text, add_special_tokens);
-        Ok(encoding.map_err(|error| self.failed(&error))?.get_ids().to_vec())
+        self.engine.split(text, add_special_tokens).map_err(|problem| self.failed(problem))
     }
 
-    /// The text of tokens; ids that are no token are left out, special tokens if asked for.
+    /// The text of tokens; ids without a token are left out, special tokens if
+    /// `skip_special_tokens`.
     ///
     /// # Errors
     /// [`Error::Tokenizer`] if the tokenizer cannot join them.
     pub fn decode(&self, tokens: &[u32], skip_special_tokens: bool) -> Result<String> {
-        self.inner.decode(tokens, skip_special_tokens).map_err(|error| self.failed(&error))
+        self.engine.join(tokens, skip_special_tokens).map_err(|problem| self.failed(problem))
     }
 
     /// The id of a token written as in the vocabulary: `<|im_end|>`.
     pub fn token_id(&self, token: &str) -> Option<u32> {
-        self.inner.token_to_id(token)
+        self.engine.token_id(token)
     }
 
     /// A token as written in the vocabulary, if there is one of this id.
     pub fn token(&self, id: u32) -> Option<String> {
-        self.inner.id_to_token(id)
+        self.engine.token(id)
     }
 
     /// Number of tokens, added ones included.
     ///
     /// A model may have more logits: their number is often rounded up.
     pub fn vocab_size(&self) -> usize {
-        self.inner.get_vocab_size(true)
+        self.engine.vocab_size()
     }
 
     /// Whether the id is a token and not a special one.
     pub(crate) fn has_text(&self, token: u32) -> bool {
-        let added = self.inner.get_added_vocabulary();
-        self.inner.id_to_token(token).is_some_and(|content| !added.is_special_token(&content))
+        self.engine.token(token).is_some_and(|content| !self.engine.is_special(&content))
     }
 
-    fn failed(&self, error: &tokenizers::Error) -> Error {
-        Error::Tokenizer { file: self.file.clone(), problem: error.to_string() }
+    fn failed(&self, problem: String) -> Error {
+        Error::Tokenizer { file: self.file.clone(), problem }
     }
 }
 
-#[cfg(test)]
+#[cfg(not(feature = "tokenizer"))]
+fn read(file: &str, _bytes: &[u8]) -> Result<Arc<dyn Engine>> {
+    Err(Error::not_built(format!("`{file}`"), "tokenizer"))
+}
+
+#[cfg(all(test, feature = "tokenizer"))]
 mod tests;

@@ -1,13 +1,13 @@
-//! A decode step allocates nothing, whether the model is compiled or not. This is the only test of the
-//! file, since the counter sees the whole process.
+//! A decode step allocates nothing, whether the model is compiled or not. A program apart from the
+//! other tests, since its allocator counts what the whole process does.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 use std::{num::NonZero, path::Path};
 
 use moexperts::{
-    Cpu, CpuOptions, DType, GenerateOptions, LanguageModel, LoadOptions, compile::CompileOptions,
-    files::ModelFiles,
+    AnyDevice, AutoModel, CompileOptions, Cpu, CpuOptions, DType, GenerateOptions, LanguageModel,
+    LoadOptions, files::ModelFiles,
 };
 use moexperts_conformance::CountingAllocator;
 
@@ -37,9 +37,10 @@ const FIRST_STEPS: usize = 2;
 
 fn load(case: &str, cpu: &Cpu, dtype: DType) -> LanguageModel {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata").join(case);
-    // Text allocates: an event carries it in a string of its own.
+    // Text allocates: each event carries it in a string.
     let files = ModelFiles { tokenizer: None, ..ModelFiles::open(&folder).unwrap() };
-    LanguageModel::load(cpu.clone(), files, &LoadOptions::new().dtype(dtype)).unwrap()
+    let options = LoadOptions::new().dtype(dtype);
+    AutoModel::from_files_on(AnyDevice::from(cpu.clone()), files, options).unwrap()
 }
 
 #[test]
@@ -50,7 +51,7 @@ fn a_decode_step_allocates_nothing() {
         max_new_tokens: Some(NEW_TOKENS),
         ..GenerateOptions::default()
     };
-    // Of different lengths, and so short that the prompts do not make room for more than a step.
+    // Of different lengths, and so short that the prompts allocate for no more than a step.
     let long = [vec![5, 9, 3, 7, 11, 13, 17], vec![1], vec![2, 4, 6, 8]];
     let short = [vec![5], vec![1], vec![2]];
     // Threads that end would be seen too: they live as long as the test.

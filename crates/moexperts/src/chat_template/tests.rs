@@ -415,7 +415,7 @@ fn special_tokens_are_text_or_objects() {
 }
 
 #[test]
-fn the_date_is_today_in_the_format_asked_for() {
+fn the_date_is_today_in_the_given_format() {
     let before = jiff::Zoned::now().date();
     let text = template("{{ strftime_now('%d %b %Y') }}").render(&[], false).unwrap();
     let shown = jiff::civil::Date::strptime("%d %b %Y", &text).unwrap();

@@ -1,6 +1,6 @@
 //! Text out: one forward for the prompts, then one for each token.
 
-mod options;
+pub(crate) mod options;
 mod sampler;
 mod text;
 
@@ -9,17 +9,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use moexperts_core::{Batch, Device, Span};
+use moexperts_core::{Batch, Span};
 
-pub use options::{GenerateOptions, GenerationConfig, ResolvedOptions};
-use sampler::Sampler;
-use text::TextStream;
-
+use self::{
+    options::{GenerateOptions, ResolvedOptions},
+    sampler::Sampler,
+    text::TextStream,
+};
 use crate::{
     error::{Error, Result},
     experts_implementation::Phase,
-    language_model::LanguageModel,
-    model::{Input, LogitsRows},
+    language_model::{ForwardInput, LanguageModel, UnreadPrompt, check_context},
+    model::LogitsRows,
     prompt::{Position, Prompt},
     session::Session,
 };
@@ -29,6 +30,7 @@ const RESERVED: usize = 4096;
 
 /// One new token of one sequence.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Event {
     /// Which prompt it continues.
     pub sequence: usize,
@@ -43,6 +45,7 @@ pub struct Event {
 
 /// Why a sequence ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum FinishReason {
     /// An end-of-sequence token.
     EndOfSequence,
@@ -56,6 +59,7 @@ pub enum FinishReason {
 
 /// How long a generation took.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct GenerationStats {
     /// Patches of pictures the vision tower read.
     pub patches: usize,
@@ -75,10 +79,10 @@ pub struct GenerationStats {
 ///
 /// Switching the model's experts backend takes effect at the next token.
 #[derive(Debug)]
-pub struct Generation<'a, D: Device> {
-    model: &'a LanguageModel<D>,
+pub struct Generation<'a> {
+    model: &'a LanguageModel,
     options: ResolvedOptions,
-    session: Session<D>,
+    session: Session,
     sequences: Vec<Sequence<'a>>,
     events: VecDeque<Event>,
     phase: Phase,
@@ -106,7 +110,7 @@ struct Sequence<'a> {
     finished: bool,
 }
 
-impl<D: Device> LanguageModel<D> {
+impl LanguageModel {
     /// The text that continues `prompt`.
     ///
     /// # Errors
@@ -154,14 +158,6 @@ impl<D: Device> LanguageModel<D> {
         Ok(texts)
     }
 
-    /// Token ids of a prompt, with the special tokens the model expects around it.
-    ///
-    /// # Errors
-    /// If the model has no tokenizer or the text cannot be encoded.
-    pub fn encode(&self, prompt: &str) -> Result<Vec<u32>> {
-        self.require_tokenizer()?.encode(prompt, true)
-    }
-
     /// Starts a generation from prompts or token ids, one a sequence; they may differ in length.
     ///
     /// # Errors
@@ -170,7 +166,7 @@ impl<D: Device> LanguageModel<D> {
         &self,
         prompts: Vec<impl Into<Prompt>>,
         options: &GenerateOptions,
-    ) -> Result<Generation<'_, D>> {
+    ) -> Result<Generation<'_>> {
         let session = self.session(prompts.len())?;
         self.continue_tokens(session, prompts, options)
     }
@@ -179,40 +175,22 @@ impl<D: Device> LanguageModel<D> {
     /// the prompts share with its sequences is not computed again.
     ///
     /// # Errors
-    /// As [`generate_tokens`](Self::generate_tokens).
+    /// As [`generate_tokens`](Self::generate_tokens); [`Error::Option`] for a session of another model.
     pub fn continue_tokens(
         &self,
-        mut session: Session<D>,
+        mut session: Session,
         prompts: Vec<impl Into<Prompt>>,
         options: &GenerateOptions,
-    ) -> Result<Generation<'_, D>> {
+    ) -> Result<Generation<'_>> {
         let options = options.resolve(self.generation_config())?;
+        self.check_session(&session)?;
         if session.sequences() != prompts.len() {
             let (expected, got) = (session.sequences().to_string(), prompts.len().to_string());
             return Err(Error::Option { option: "prompts", got, expected });
         }
         let mut sequences = Vec::with_capacity(prompts.len());
         for (index, prompt) in prompts.into_iter().enumerate() {
-            let mut prompt: Prompt = prompt.into();
-            let tokens = prompt.tokens();
-            if tokens.is_empty() {
-                let (got, expected) = ("empty".to_owned(), "at least one token".to_owned());
-                return Err(Error::Option { option: "prompt", got, expected });
-            }
-            self.check_context(tokens.len())?;
-            let limit = self.spec().vocab_size;
-            if let Some(&id) = tokens.iter().find(|&&id| id as usize >= limit) {
-                let (what, index) = ("token id", id as usize);
-                return Err(moexperts_core::Error::OutOfRange { what, index, limit }.into());
-            }
-            let tokens = tokens.len();
-            session.go_on(self.device(), index, &prompt);
-            // So that a step allocates nothing, up to a bound.
-            let context = self.spec().max_position_embeddings;
-            let positions = (tokens + options.max_new_tokens.min(RESERVED)).min(context);
-            self.device().reserve_positions(&mut session.memory.state, index, positions)?;
-            session.read[index].reserve(positions);
-            prompt.reserve(positions);
+            let prompt = self.begin(&mut session, index, prompt.into(), &options)?;
             sequences.push(Sequence {
                 prompt,
                 new_tokens: 0,
@@ -233,9 +211,51 @@ impl<D: Device> LanguageModel<D> {
             buffers: Buffers::default(),
         })
     }
+
+    /// Checks a prompt and makes a sequence of a session ready for it: what the two do not share is
+    /// forgotten, and memory for the new tokens is allocated.
+    fn begin(
+        &self,
+        session: &mut Session,
+        sequence: usize,
+        mut prompt: Prompt,
+        options: &ResolvedOptions,
+    ) -> Result<Prompt> {
+        let tokens = prompt.tokens();
+        if tokens.is_empty() {
+            let (got, expected) = ("empty".to_owned(), "at least one token".to_owned());
+            return Err(Error::Option { option: "prompt", got, expected });
+        }
+        check_context(self.spec(), tokens.len())?;
+        let limit = self.spec().vocab_size;
+        if let Some(&id) = tokens.iter().find(|&&id| id as usize >= limit) {
+            let (what, index) = ("token id", id as usize);
+            return Err(moexperts_core::Error::OutOfRange { what, index, limit }.into());
+        }
+        let tokens = tokens.len();
+        let mut start = session.shared(sequence, &prompt);
+        // A layer with a window has dropped what a token far before the last one sees.
+        if !self.runner().can_cut(&mut *session.memory, sequence, start)? {
+            tracing::info!(
+                sequence,
+                held = session.read[sequence].tokens().len(),
+                shared = start,
+                "a layer does not hold what was read before: the prompt is read again"
+            );
+            start = 0;
+        }
+        session.read[sequence].truncate(start);
+        // So that a step allocates nothing, up to a bound.
+        let context = self.spec().max_position_embeddings;
+        let positions = (tokens + options.max_new_tokens.min(RESERVED)).min(context);
+        self.runner().reserve(&mut *session.memory, sequence, positions)?;
+        session.read[sequence].reserve(positions);
+        prompt.reserve(positions);
+        Ok(prompt)
+    }
 }
 
-impl<D: Device> Generation<'_, D> {
+impl Generation<'_> {
     /// How long it took so far.
     pub fn stats(&self) -> GenerationStats {
         self.stats
@@ -250,7 +270,7 @@ impl<D: Device> Generation<'_, D> {
     }
 
     /// The session, to continue from.
-    pub fn into_session(self) -> Session<D> {
+    pub fn into_session(self) -> Session {
         self.session
     }
 
@@ -274,22 +294,21 @@ impl<D: Device> Generation<'_, D> {
             return Ok(());
         }
         let start = Instant::now();
-        let mut visuals = Vec::new();
-        for (span, rows) in batch.rows() {
-            let prompt = &self.sequences[span.sequence].prompt;
-            let unread = self.model.visual_rows(prompt, span.start, rows.start)?;
-            self.stats.patches += unread.patches;
-            visuals.extend(unread.rows);
-        }
-        if !visuals.is_empty() {
-            self.model.device().synchronize()?;
+        let mut unread = batch.rows().map(|(span, rows)| UnreadPrompt {
+            prompt: &self.sequences[span.sequence].prompt,
+            start: span.start,
+            first_row: rows.start,
+        });
+        let memory = &mut *self.session.memory;
+        let patches = self.model.runner().read_pictures(&mut unread, memory)?;
+        if patches > 0 {
+            self.stats.patches += patches;
             self.stats.vision += start.elapsed();
         }
         let start = Instant::now();
         let phase = if self.options.decode_switch { self.phase } else { Phase::Prefill };
-        let rows = LogitsRows::LastOfSpan;
-        let input = Input { ids, batch, positions, visuals: &visuals, logits: rows };
-        self.model.forward(input, &mut self.session, phase, None, logits)?;
+        let input = ForwardInput { ids, batch, positions, logits: LogitsRows::LastOfSpan, phase };
+        self.model.runner().forward(input, memory, logits)?;
         let vocab = self.model.spec().vocab_size;
         for (span, logits) in batch.spans().iter().zip(logits.chunks_exact(vocab)) {
             let sequence = &mut self.sequences[span.sequence];
@@ -313,7 +332,7 @@ impl<D: Device> Generation<'_, D> {
     }
 }
 
-impl<D: Device> Iterator for Generation<'_, D> {
+impl Iterator for Generation<'_> {
     type Item = Result<Event>;
 
     fn next(&mut self) -> Option<Result<Event>> {

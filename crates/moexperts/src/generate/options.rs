@@ -1,4 +1,4 @@
-//! What a user asks of generation, and what that comes to with the model's own defaults.
+//! The options of a generation, and their values once the model's defaults are filled in.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 
@@ -9,14 +9,14 @@ use crate::{
     error::{Error, Result},
 };
 
-/// What a user asks of generation.
+/// The options of a generation.
 ///
-/// `None` means what the model's `generation_config.json` says, and where that says nothing, the
+/// `None` takes the value of the model's `generation_config.json`, and where that has none, the
 /// default given here, which is that of transformers.
 ///
-/// Whoever sets `temperature` (other than 0), `top_k`, `top_p` or `min_p` here samples, unless
+/// Setting `temperature` (other than 0), `top_k`, `top_p` or `min_p` here turns sampling on, unless
 /// `do_sample` is `Some(false)`. The same values in `generation_config.json` do nothing until
-/// something turns sampling on.
+/// sampling is turned on.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GenerateOptions {
     /// The most tokens to generate, at least 1; 128.
@@ -70,6 +70,7 @@ impl Default for GenerateOptions {
 ///
 /// `max_length` and the kinds of search that are not here (beams, contrastive) are not read.
 #[derive(Debug, Clone, Default, PartialEq)]
+#[non_exhaustive]
 pub struct GenerationConfig {
     /// `max_new_tokens`.
     pub max_new_tokens: Option<usize>,
@@ -123,7 +124,7 @@ impl GenerationConfig {
     }
 }
 
-/// Token ids as the files write them: one, or a list; a negative one stands for none.
+/// Token ids as the files write them: one, or a list; negative ones are left out.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TokenIds(pub Vec<u32>);
 
@@ -143,7 +144,7 @@ impl<'de> Deserialize<'de> for TokenIds {
     }
 }
 
-/// What is done in the end: [`GenerateOptions`] with every gap filled and every value checked.
+/// [`GenerateOptions`] with every gap filled and every value checked.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ResolvedOptions {
     /// The most tokens to generate, at least 1.
@@ -152,9 +153,9 @@ pub struct ResolvedOptions {
     pub sampling: Option<Sampling>,
     /// Above 0; 1 is off.
     pub repetition_penalty: f32,
-    /// The seed of the draws, also where the user named none: with it the run can be repeated.
+    /// The seed of the draws, drawn itself if the user set none: with it the run can be repeated.
     pub seed: u64,
-    /// The tokens that end a text; none if they are ignored.
+    /// The tokens that end a text; empty if they are ignored.
     pub eos_token_id: Vec<u32>,
     /// Texts that end a text, none of them empty.
     pub stop_strings: Vec<String>,

@@ -28,8 +28,8 @@ pub struct Sampler {
 impl Sampler {
     /// A sampler for sequence number `stream` of a batch.
     ///
-    /// Every sequence has a stream of random numbers of its own, so its tokens do not depend on
-    /// what else is in the batch.
+    /// Every sequence has a separate stream of random numbers, so its tokens do not depend on what
+    /// else is in the batch.
     pub fn new(options: &ResolvedOptions, stream: u64) -> Self {
         // ChaCha8 is a published cipher: no release of the crate can change its output, and it
         // numbers its streams. The key is built here because `seed_from_u64` may change.
@@ -159,13 +159,13 @@ impl Candidates {
         self.tokens.clear();
         let top_k = top_k.min(logits.len());
         let mut least = f32::MIN;
-        let mut room = 2 * top_k;
+        let mut capacity = 2 * top_k;
         for (id, &logit) in logits.iter().enumerate() {
             if logit >= least {
                 self.tokens.push(Candidate { id: id as u32, logit, weight: 0.0 });
-                if self.tokens.len() > room {
+                if self.tokens.len() > capacity {
                     least = self.keep_top(top_k);
-                    room = 2 * self.tokens.len();
+                    capacity = 2 * self.tokens.len();
                 }
             }
         }

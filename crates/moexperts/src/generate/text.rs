@@ -160,5 +160,5 @@ impl Stops {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "tokenizer"))]
 mod tests;

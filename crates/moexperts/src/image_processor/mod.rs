@@ -12,7 +12,7 @@ mod settings;
 mod smart_resize;
 mod video;
 
-#[cfg(test)]
+#[cfg(all(test, feature = "images"))]
 mod tests;
 
 pub use self::{image::Image, patches::PixelValues, settings::PatchShape, video::VideoProcessor};

@@ -1,10 +1,11 @@
 //! The devices of this machine, and the backends of each.
 
-use moexperts_core::{Error, ExpertsInterface};
+use moexperts_core::ExpertsInterface;
 use moexperts_cpu::{Cpu, inspect::describe_cpu};
+#[cfg(feature = "cuda")]
 use moexperts_cuda::{Cuda, driver::Properties};
 
-use crate::{any_device::DeviceName, units::Bytes};
+use crate::any_device::{AnyDevice, DeviceName};
 
 /// A device of this machine, or a kind of device that it lacks.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,7 +14,7 @@ pub enum DeviceFacts {
     Found {
         /// The name that `--device` takes.
         name: DeviceName,
-        /// A description, see [`describe_cpu`] and [`describe_gpu`].
+        /// A description, see [`AnyDevice::describe`].
         description: String,
         /// Names of its experts backends, those that users registered among them.
         backends: Vec<String>,
@@ -34,28 +35,50 @@ pub fn devices(cpu: &Cpu) -> Vec<DeviceFacts> {
         description: describe_cpu(cpu),
         backends: ExpertsInterface::names::<Cpu>(),
     };
+    [cpu].into_iter().chain(gpus()).collect()
+}
+
+#[cfg(feature = "cuda")]
+fn gpus() -> Vec<DeviceFacts> {
     let gpu = |(ordinal, gpu): (usize, &Properties)| DeviceFacts::Found {
         name: DeviceName::Cuda(ordinal),
         description: describe_gpu(gpu),
         backends: ExpertsInterface::names::<Cuda>(),
     };
     let none = |reason: String| vec![DeviceFacts::Missing { kind: "cuda", reason }];
-    let gpus = match Cuda::devices() {
+    match Cuda::devices() {
         Ok(gpus) if gpus.is_empty() => none("the driver sees no GPU".to_owned()),
         Ok(gpus) => gpus.iter().enumerate().map(gpu).collect(),
         // The kind is named already.
-        Err(Error::Device { problem, .. }) => none(problem),
+        Err(moexperts_core::Error::Device { problem, .. }) => none(problem),
         Err(error) => none(error.to_string()),
-    };
-    [cpu].into_iter().chain(gpus).collect()
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+fn gpus() -> Vec<DeviceFacts> {
+    let reason = "moexperts was built without the feature `cuda`".to_owned();
+    vec![DeviceFacts::Missing { kind: "cuda", reason }]
+}
+
+impl AnyDevice {
+    /// Says what the device is, as [`describe_cpu`] or `describe_gpu`.
+    pub fn describe(&self) -> String {
+        match self {
+            Self::Cpu(cpu) => describe_cpu(cpu),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(cuda) => describe_gpu(cuda.properties()),
+        }
+    }
 }
 
 /// Describes a GPU: `NVIDIA H200, sm_90, 132 multiprocessors, 150 GB`.
+#[cfg(feature = "cuda")]
 pub fn describe_gpu(gpu: &Properties) -> String {
     let Properties {
         name, compute_capability: (major, minor), multiprocessors, memory_bytes, ..
     } = gpu;
-    let memory = Bytes(*memory_bytes as f64);
+    let memory = crate::units::Bytes(*memory_bytes as f64);
     format!("{name}, sm_{major}{minor}, {multiprocessors} multiprocessors, {memory}")
 }
 
@@ -65,6 +88,7 @@ mod tests {
 
     use super::*;
 
+    #[cfg(feature = "cuda")]
     #[test]
     fn a_gpu_is_its_name_architecture_and_size() {
         let gpu = Properties {

@@ -2,27 +2,40 @@
 
 use moexperts_core::Variable;
 
-/// Lists them, by the crate that reads them.
+/// Lists them, in the order of the crates and modules that read them, each once.
 pub fn environment() -> Vec<Variable> {
-    let cuda = [
-        Variable::new(
-            "MOEXPERTS_NVRTC",
-            "the file of NVRTC, which compiles the GPU's kernels; found",
-        ),
-        Variable::new("CUDA_VISIBLE_DEVICES", "the GPUs there are, in this order; all"),
-    ];
-    let hub = [
-        Variable::new("HF_HOME", "folder of the hub's cache and token; ~/.cache/huggingface"),
-        Variable::new("HF_HUB_CACHE", "folder of downloaded models; hub in HF_HOME"),
-        Variable::new("HF_ENDPOINT", "address of the hub; https://huggingface.co"),
-        Variable::new("HF_TOKEN", "access token for private and gated models").secret(),
-        Variable::new("HF_TOKEN_PATH", "file with the access token; token in HF_HOME"),
-        Variable::new("HF_HUB_OFFLINE", "1 uses the cache alone and never the network"),
-        Variable::new(
-            "XDG_CACHE_HOME",
-            "folder of caches: compiled kernels, what autotuning measured, the hub where HF_HOME \
-             is not set; ~/.cache",
-        ),
-    ];
-    moexperts_cpu::VARIABLES.iter().copied().chain(cuda).chain(hub).collect()
+    let mut all = moexperts_cpu::VARIABLES.to_vec();
+    #[cfg(feature = "cuda")]
+    all.extend(moexperts_cuda::VARIABLES);
+    #[cfg(feature = "hub")]
+    all.extend(crate::hub::VARIABLES);
+    all.extend(crate::compile::VARIABLES);
+    let mut listed: Vec<Variable> = Vec::new();
+    for variable in all {
+        if listed.iter().all(|other| other.name != variable.name) {
+            listed.push(variable);
+        }
+    }
+    listed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_variable_of_several_crates_is_listed_once() {
+        let variables = environment();
+        for name in ["MOEXPERTS_ISA", "XDG_CACHE_HOME", "HOME"] {
+            let listed = variables.iter().filter(|variable| variable.name == name).count();
+            assert_eq!(listed, 1, "{name}");
+        }
+    }
+
+    #[cfg(feature = "hub")]
+    #[test]
+    fn the_token_is_a_secret() {
+        let variables = environment();
+        assert!(variables.iter().find(|variable| variable.name == "HF_TOKEN").unwrap().is_secret);
+    }
 }

@@ -13,8 +13,10 @@ pub use moexperts_cpu::inspect::{
     CpuKernel, Machine, Memory, ProcessMemory, cpu_kernels, describe_cpu, read_bandwidth,
 };
 
+#[cfg(feature = "cuda")]
+pub use self::devices::describe_gpu;
 pub use self::{
-    devices::{DeviceFacts, describe_gpu, devices},
+    devices::{DeviceFacts, devices},
     environment::environment,
     kernels::{KernelChoice, kernel_choices},
 };

@@ -1,3 +1,4 @@
+use proptest::prelude::*;
 use serde_json::Value;
 
 use super::*;
@@ -70,4 +71,21 @@ fn a_broken_file_is_refused() {
         "tokenizer.json: EOF while parsing a value at line 1 column 12"
     );
     assert!(matches!(refused(b"{}"), Error::Tokenizer { .. }));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    #[test]
+    fn a_damaged_file_is_a_tokenizer_or_an_error(
+        at in 0..TOKENIZER.len(),
+        byte in prop::sample::select(b"0-9\"{}[],:nx".to_vec()),
+    ) {
+        let mut bytes = TOKENIZER.to_vec();
+        bytes[at] = byte;
+        if let Ok(tokenizer) = Tokenizer::from_bytes("tokenizer.json", &bytes) {
+            let ids = tokenizer.encode("Hello, world", true).unwrap_or_default();
+            let _ = tokenizer.decode(&ids, false);
+        }
+    }
 }

@@ -10,14 +10,15 @@ use crate::common::{BACKENDS, Golden, assert_close, greedy, rms};
 pub(crate) const F32_TOLERANCE: f64 = 1e-4;
 
 /// Every stage of every layer of a model in f32 is transformers', with every backend.
-pub(crate) fn every_stage<D: Device>(case: &str, model: &LanguageModel<D>) {
+pub(crate) fn every_stage<D: Device>(case: &str, model: &LanguageModel) {
+    let on_device = model.on::<D>().unwrap();
     let golden = Golden::open(case);
     let top_k = model.spec().moe_layers().next().unwrap().router.top_k;
     for backend in BACKENDS {
         model.set_experts_implementation(backend).unwrap();
         let mut stages = 0;
-        let device = model.device();
-        let logits = model.logits_observed(golden.ids("input_ids"), &mut |layer, stage| {
+        let device = on_device.device();
+        let logits = on_device.logits_observed(golden.ids("input_ids"), &mut |layer, stage| {
             let name = |stage: &str| format!("layers.{layer}.{stage}");
             let check = |stage: &str, tensor| {
                 let got = made(|out| device.read_tensor(tensor, out)).unwrap();
@@ -45,19 +46,19 @@ pub(crate) fn every_stage<D: Device>(case: &str, model: &LanguageModel<D>) {
 }
 
 /// The greedy tokens of a model in f32 are transformers', with every backend.
-pub(crate) fn greedy_tokens<D: Device>(case: &str, model: &LanguageModel<D>) {
+pub(crate) fn greedy_tokens(case: &str, model: &LanguageModel) {
     let golden = Golden::open(case);
     for backend in BACKENDS {
         model.set_experts_implementation(backend).unwrap();
         let options = greedy(20);
         let events = model.generate_tokens(vec![golden.ids("input_ids")], &options).unwrap();
         let tokens: Vec<u32> = events.map(|event| event.unwrap().token).collect();
-        assert_eq!(tokens, golden.ids("greedy_ids"), "{case} {backend} {}", D::NAME);
+        assert_eq!(tokens, golden.ids("greedy_ids"), "{case} {backend} {}", model.device_name());
     }
 }
 
 /// The greedy tokens of prompts of different lengths, generated together, are those of each alone.
-pub(crate) fn batched_greedy_tokens<D: Device>(case: &str, model: &LanguageModel<D>) {
+pub(crate) fn batched_greedy_tokens(case: &str, model: &LanguageModel) {
     let golden = Golden::open(case);
     if !golden.contains("batch_greedy_ids") {
         return;
@@ -72,11 +73,11 @@ pub(crate) fn batched_greedy_tokens<D: Device>(case: &str, model: &LanguageModel
         let event = event.unwrap();
         tokens[event.sequence].push(event.token);
     }
-    assert_eq!(tokens.concat(), golden.ids("batch_greedy_ids"), "{case} {}", D::NAME);
+    assert_eq!(tokens.concat(), golden.ids("batch_greedy_ids"), "{case} {}", model.device_name());
 }
 
 /// The logits of a model in half precision are no further from f64 than transformers'.
-pub(crate) fn half_precision<D: Device>(case: &str, model: &LanguageModel<D>, what: &str) {
+pub(crate) fn half_precision(case: &str, model: &LanguageModel, what: &str) {
     let golden = Golden::open(case);
     let exact = golden.values("logits_f64");
     let theirs = match model.dtype() {
@@ -118,7 +119,7 @@ pub(crate) fn expected(backend: &str, fullgraph: bool) -> Expected {
 }
 
 /// Compiles and runs.
-fn outcome<D: Device>(model: &LanguageModel<D>, options: CompileOptions) -> Expected {
+fn outcome(model: &LanguageModel, options: CompileOptions) -> Expected {
     let layers = model.spec().moe_layers().count();
     match model.compile(options) {
         Err(error @ Error::GraphBreak { .. }) => Expected::Refused(error.to_string()),
@@ -133,21 +134,22 @@ fn outcome<D: Device>(model: &LanguageModel<D>, options: CompileOptions) -> Expe
 
 /// Every cell of backend x mode x fullgraph compiles and agrees with the model not compiled, in a
 /// forward and over the steps of a generation, or says why not.
-pub(crate) fn compile_matrix<D: Device>(case: &str, dtype: DType, model: &LanguageModel<D>) {
+pub(crate) fn compile_matrix(case: &str, dtype: DType, model: &LanguageModel) {
     let folder = tempfile::tempdir().unwrap();
     let ids = Golden::open(case).ids("input_ids");
     for backend in BACKENDS {
         model.set_experts_implementation(backend).unwrap();
         let plain = model.logits(ids.clone()).unwrap();
         let plain: Vec<f64> = plain.into_iter().map(f64::from).collect();
-        let text = |model: &LanguageModel<D>| -> Vec<u32> {
+        let text = |model: &LanguageModel| -> Vec<u32> {
             let events = model.generate_tokens(vec![ids.clone()], &greedy(6)).unwrap();
             events.map(|event| event.unwrap().token).collect()
         };
         let plain_text = text(model);
         for mode in CompileMode::ALL {
             for fullgraph in [false, true] {
-                let what = format!("{backend} {mode} {dtype} fullgraph={fullgraph} {}", D::NAME);
+                let device = model.device_name();
+                let what = format!("{backend} {mode} {dtype} fullgraph={fullgraph} {device}");
                 let options =
                     CompileOptions::new(mode).fullgraph(fullgraph).cache_dir(folder.path());
                 let expected = expected(backend, fullgraph);

@@ -4,11 +4,12 @@ use std::{
     collections::BTreeMap,
     env,
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
 };
 
 use moexperts::{
-    AutoModelForCausalLm, Cpu, CpuOptions, DType, GenerateOptions, LanguageModel, LoadOptions,
-    files::ModelFiles,
+    AnyDevice, AutoModel, AutoModelForCausalLm, Cpu, CpuOptions, DType, DeviceModel,
+    GenerateOptions, LanguageModel, LoadOptions, files::ModelFiles,
 };
 use safetensors::{Dtype, SafeTensors};
 
@@ -40,10 +41,29 @@ pub(crate) fn load(case: &str, options: LoadOptions) -> LanguageModel {
     AutoModelForCausalLm::from_pretrained(data(case).to_str().unwrap(), options).unwrap()
 }
 
-/// A model with an instruction set of its own choice.
+/// A model that tests only read, loaded once for all of them; `None` is the stored dtype.
+pub(crate) fn shared(case: &'static str, dtype: Option<DType>) -> &'static LanguageModel {
+    type Models = BTreeMap<(&'static str, Option<&'static str>), &'static LanguageModel>;
+    static MODELS: Mutex<Models> = Mutex::new(BTreeMap::new());
+    // One that cannot be loaded fails its test, and no other.
+    let mut models = MODELS.lock().unwrap_or_else(PoisonError::into_inner);
+    let key = (case, dtype.map(DType::name));
+    models.entry(key).or_insert_with(|| {
+        let model = load(case, LoadOptions::new().dtype(dtype));
+        Box::leak(Box::new(model))
+    })
+}
+
+/// A model on a CPU with these options.
 pub(crate) fn load_on(case: &str, cpu: CpuOptions, dtype: DType) -> LanguageModel {
     let files = ModelFiles::open(&data(case)).unwrap();
-    LanguageModel::load(Cpu::new(cpu).unwrap(), files, &LoadOptions::new().dtype(dtype)).unwrap()
+    let cpu = AnyDevice::from(Cpu::new(cpu).unwrap());
+    AutoModel::from_files_on(cpu, files, LoadOptions::new().dtype(dtype)).unwrap()
+}
+
+/// What of a model depends on the type of its device.
+pub(crate) fn on_cpu(model: &LanguageModel) -> &DeviceModel<Cpu> {
+    model.on().unwrap()
 }
 
 /// The tensors of a file, widened to f64.
@@ -90,7 +110,7 @@ fn chunks<const N: usize>(bytes: &[u8]) -> impl Iterator<Item = [u8; N]> {
     bytes.chunks_exact(N).map(|chunk| chunk.try_into().unwrap())
 }
 
-/// The most likely token each time, whatever the model's files ask for.
+/// The most likely token each time, whatever the model's files say.
 pub(crate) fn greedy(max_new_tokens: usize) -> GenerateOptions {
     GenerateOptions {
         do_sample: Some(false),

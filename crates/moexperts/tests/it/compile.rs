@@ -9,14 +9,13 @@ use std::{
 };
 
 use moexperts::{
-    AutoModel, Cpu, CpuOptions, DType, Error, ExpertsBackend, ExpertsCall, ExpertsInterface,
-    ExpertsSpec, LanguageModel, LoadOptions,
-    compile::{CompileMode, CompileOptions},
+    AutoModel, CompileMode, CompileOptions, Cpu, CpuOptions, DType, Error, ExpertsBackend,
+    ExpertsCall, ExpertsInterface, ExpertsSpec, LanguageModel, LoadOptions,
     core::{Result, Tensor},
     cpu::{Eager, GroupedMm},
 };
 
-use crate::common::{BACKENDS, CASES, Golden, assert_close, data, greedy, load};
+use crate::common::{BACKENDS, CASES, Golden, assert_close, data, greedy, load, on_cpu};
 
 /// As for models that are not compiled.
 const F32_TOLERANCE: f64 = 1e-4;
@@ -32,7 +31,7 @@ fn prompts(ids: &[u32]) -> Vec<Vec<u32>> {
     lengths.map(|len| ids[..len.max(1)].to_vec()).to_vec()
 }
 
-/// Greedy tokens of batches of 1, then 5, then 2 sequences, each sequence of its own length.
+/// Greedy tokens of batches of 1, then 5, then 2 sequences, each of another length.
 fn texts(model: &LanguageModel, ids: &[u32]) -> Vec<Vec<u32>> {
     let prompts = prompts(ids);
     let mut texts = Vec::new();
@@ -64,8 +63,8 @@ fn compiled_is_transformers_and_writes_the_same_text_whatever_the_shapes() {
                 assert_close(&what, &logits, golden.values("logits"), F32_TOLERANCE);
                 assert_eq!(texts(&model, &ids), expected, "{what}");
                 // What was observed ran operation by operation, and is the same.
-                let observed = model.logits_observed(ids.clone(), &mut |_, _| {}).unwrap();
-                assert_close(&what, &observed, golden.values("logits"), F32_TOLERANCE);
+                let observed = on_cpu(&model).logits_observed(ids.clone(), &mut |_, _| {});
+                assert_close(&what, &observed.unwrap(), golden.values("logits"), F32_TOLERANCE);
             }
         }
     }
@@ -114,7 +113,7 @@ fn a_plan_is_made_once_for_each_class_and_backend_and_kept() {
     assert_eq!((report.plans, report.pieces, report.captured), (2, 1, None));
     let classes = || {
         let explanation = model.explain().unwrap();
-        let name = |plan: moexperts::compile::PlanExplanation| (plan.class, plan.backend);
+        let name = |plan: moexperts::PlanExplanation| (plan.class, plan.backend);
         explanation.plans.into_iter().map(name).collect::<Vec<_>>()
     };
     let class = |class: &str, backend: &str| (class.to_owned(), backend.to_owned());
@@ -184,11 +183,11 @@ fn neighbours_become_one_operation() {
     assert_eq!(clipped.iter().filter(|step| *step == "clamp: clip_qkv").count(), 3, "{clipped:?}");
 }
 
-/// A backend that asks nothing of the host, and says so.
+/// A backend that does not read the routing on the host, and says so.
 #[derive(Debug)]
 struct Quiet;
 
-/// A backend that says nothing of the host.
+/// A backend that leaves open whether it reads the routing on the host.
 #[derive(Debug)]
 struct Silent;
 
@@ -272,7 +271,7 @@ fn fullgraph_is_one_piece_or_an_error_that_names_backend_and_operation() {
 }
 
 #[test]
-fn what_cannot_be_compiled_is_said() {
+fn impossible_shapes_to_compile_for_are_refused() {
     let model = load("mixtral", LoadOptions::new());
     let context = model.spec().max_position_embeddings;
     let none = CompileOptions::default().batch_sizes(vec![1, 0]);
@@ -288,7 +287,7 @@ fn what_cannot_be_compiled_is_said() {
 }
 
 #[test]
-fn what_was_measured_is_known_the_next_time() {
+fn measurements_are_kept_for_the_next_time() {
     let folder = tempfile::tempdir().unwrap();
     let model = load("qwen2_moe", LoadOptions::new());
     let tuned = |memory_bytes| {
@@ -315,7 +314,7 @@ fn book_model() -> LanguageModel {
 }
 
 #[test]
-fn what_was_chosen_is_what_runs() {
+fn the_chosen_kernels_run() {
     let folder = tempfile::tempdir().unwrap();
     let model = book_model();
     let ids: Vec<u32> = (0..5).collect();
@@ -391,7 +390,7 @@ fn plans_go_back_to_the_model_they_are_of_and_to_no_other() {
     assert_eq!(model.explain(), made);
 }
 
-/// `qwen2_moe` with so many layers, those of `dense` dense, the others with experts.
+/// `qwen2_moe` with that many layers, those of `dense` dense, the others with experts.
 fn deep(folder: &Path, layers: usize, dense: &[usize]) -> LanguageModel {
     let bytes = std::fs::read(data("qwen2_moe").join("model.safetensors")).unwrap();
     let stored = safetensors::SafeTensors::deserialize(&bytes).unwrap();
@@ -522,12 +521,14 @@ fn a_backend_with_the_name_of_a_built_in_one_runs_though_that_is_compiled() {
     let expected = tokens(&model);
     let layers = model.spec().moe_layers().count();
     let forwards = Arc::new(AtomicUsize::new(0));
-    model.set_experts_backend(Arc::new(Namesake(Arc::clone(&forwards)))).unwrap();
+    let backend = Arc::new(Namesake(Arc::clone(&forwards)));
+    on_cpu(&model).set_experts_backend(backend).unwrap();
     assert_eq!(tokens(&model), expected);
     assert_eq!(forwards.load(Ordering::SeqCst), 5 * layers);
     // A second of its kind has plans for itself.
     let others = Arc::new(AtomicUsize::new(0));
-    model.set_experts_backend(Arc::new(Namesake(Arc::clone(&others)))).unwrap();
+    let backend = Arc::new(Namesake(Arc::clone(&others)));
+    on_cpu(&model).set_experts_backend(backend).unwrap();
     assert_eq!(tokens(&model), expected);
     assert_eq!(forwards.load(Ordering::SeqCst), 5 * layers);
     assert_eq!(others.load(Ordering::SeqCst), 5 * layers);
@@ -551,7 +552,7 @@ fn plans_go_with_their_backend() {
     for _ in 0..4 {
         let backend: Arc<dyn ExpertsBackend<Cpu>> = Arc::new(Namesake(Arc::default()));
         let alive = Arc::downgrade(&backend);
-        model.set_experts_backend(backend).unwrap();
+        on_cpu(&model).set_experts_backend(backend).unwrap();
         session = run(session);
         assert!(alive.strong_count() > 0);
         assert!(model.explain().unwrap().plans.len() > kept);

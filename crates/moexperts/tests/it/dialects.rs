@@ -95,7 +95,7 @@ fn other_names_and_fused_experts_give_the_same_logits() {
 }
 
 #[test]
-fn what_a_family_cannot_have_is_refused() {
+fn impossible_values_of_a_family_are_refused() {
     for (case, key, value, expected) in [
         ("granitemoe", "logits_scaling", "0", "is 0, expected a number other than 0"),
         ("minimax_m2", "rotary_dim", "17", "expected more than 0 and at most 1"),

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use moexperts::{
-    Activation, Cpu, CpuOptions, Execution, ExpertsCall, ExpertsSpec,
+    Activation, Cpu, CpuOptions, ExpertsCall, ExpertsSpec,
     checkpoint::Checkpoint,
-    core::{Expert, Experts, Linear, Matrix, Routing, Scratch, Storage, Tensor, WeightFormat},
+    core::{
+        Execution, Expert, Experts, Linear, Matrix, Routing, Scratch, Storage, Tensor, WeightFormat,
+    },
 };
 
 use crate::common::{Golden, assert_close, data};

@@ -1,10 +1,8 @@
 //! From prompts to tokens and text.
 
-use moexperts::{
-    CpuOptions, DType, Error, Event, FinishReason, GenerateOptions, LanguageModel, LoadOptions,
-};
+use moexperts::{CpuOptions, DType, Error, Event, FinishReason, GenerateOptions, LanguageModel};
 
-use crate::common::{CASES, Golden, greedy, load, load_on};
+use crate::common::{CASES, Golden, greedy, load_on, shared};
 
 fn sampled(max_new_tokens: usize) -> GenerateOptions {
     GenerateOptions {
@@ -29,7 +27,7 @@ fn run(model: &LanguageModel, prompts: &[&[u32]], options: &GenerateOptions) -> 
 fn a_prompt_step_by_step_gives_the_logits_of_the_whole() {
     for case in CASES {
         let ids = Golden::open(case).ids("input_ids");
-        let model = load(case, LoadOptions::new());
+        let model = shared(case, None);
         let vocab = model.spec().vocab_size;
         let whole = model.logits(&ids).unwrap();
         let mut session = model.session(1).unwrap();
@@ -52,11 +50,11 @@ fn a_prompt_step_by_step_gives_the_logits_of_the_whole() {
 fn a_sequence_in_a_batch_is_what_it_is_alone() {
     for case in CASES {
         let ids = Golden::open(case).ids("input_ids");
-        let model = load(case, LoadOptions::new());
+        let model = shared(case, None);
         let prompts = [&ids[..], &ids[3..5], &ids[..7]];
         assert_eq!(
-            run(&model, &prompts, &greedy(8)),
-            prompts.map(|prompt| run(&model, &[prompt], &greedy(8)).concat()),
+            run(model, &prompts, &greedy(8)),
+            prompts.map(|prompt| run(model, &[prompt], &greedy(8)).concat()),
             "{case}"
         );
     }
@@ -72,7 +70,7 @@ fn a_sampled_sequence_repeats_and_does_not_depend_on_threads() {
     });
     assert_eq!(runs[0], runs[1]);
     assert_eq!(runs[0], runs[2]);
-    assert_ne!(runs[0][0], runs[0][1], "each sequence has a random stream of its own");
+    assert_ne!(runs[0][0], runs[0][1], "each sequence has a separate random stream");
 }
 
 #[test]
@@ -91,7 +89,7 @@ fn logits_do_not_depend_on_threads() {
 #[test]
 fn a_conversation_computes_what_is_new_alone() {
     let ids = Golden::open("qwen2_moe").ids("input_ids");
-    let model = load("qwen2_moe", LoadOptions::new());
+    let model = shared("qwen2_moe", None);
     let mut first = model.generate_tokens(vec![ids.clone()], &greedy(5)).unwrap();
     for event in first.by_ref() {
         event.unwrap();
@@ -102,14 +100,14 @@ fn a_conversation_computes_what_is_new_alone() {
         model.continue_tokens(first.into_session(), vec![prompt.clone()], &greedy(5)).unwrap();
     let continued: Vec<u32> = second.by_ref().map(|event| event.unwrap().token).collect();
     assert_eq!(second.stats().prompt_tokens, 4, "the last new token and three of the prompt");
-    assert_eq!(continued, run(&model, &[&prompt], &greedy(5)).concat());
+    assert_eq!(continued, run(model, &[&prompt], &greedy(5)).concat());
 }
 
 #[test]
 fn a_generation_ends_for_the_reason_it_says() {
     let golden = Golden::open("qwen2_moe");
     let (ids, greedy_ids) = (golden.ids("input_ids"), golden.ids("greedy_ids"));
-    let model = load("qwen2_moe", LoadOptions::new().dtype(DType::F32));
+    let model = shared("qwen2_moe", Some(DType::F32));
     let last = |options: &GenerateOptions| {
         let events = model.generate_tokens(vec![ids.clone()], options).unwrap();
         events.map(Result::unwrap).last().unwrap()
@@ -132,10 +130,11 @@ fn a_generation_ends_for_the_reason_it_says() {
     assert_eq!(events[1].finish, Some(FinishReason::Context));
 }
 
+#[cfg(feature = "tokenizer")]
 #[test]
 fn a_stop_string_ends_the_text_before_it() {
     let ids = Golden::open("qwen2_moe").ids("input_ids");
-    let model = load("qwen2_moe", LoadOptions::new().dtype(DType::F32));
+    let model = shared("qwen2_moe", Some(DType::F32));
     let text = |options: &GenerateOptions| -> String {
         let events = model.generate_tokens(vec![ids.clone()], options).unwrap();
         events.map(|event| event.unwrap().text).collect()
@@ -148,8 +147,8 @@ fn a_stop_string_ends_the_text_before_it() {
 }
 
 #[test]
-fn a_prompt_that_cannot_be_is_refused() {
-    let model = load("qwen2_moe", LoadOptions::new());
+fn an_impossible_prompt_is_refused() {
+    let model = shared("qwen2_moe", None);
     let refused = |prompt: Vec<u32>| -> Error {
         model.generate_tokens(vec![prompt], &greedy(1)).unwrap_err()
     };
@@ -180,7 +179,7 @@ fn a_prompt_that_cannot_be_is_refused() {
 #[test]
 fn a_conversation_that_goes_back_behind_a_window_is_read_again() {
     for case in ["gpt_oss", "gpt_oss_hub"] {
-        let model = load(case, LoadOptions::new().dtype(DType::F32));
+        let model = shared(case, Some(DType::F32));
         // A layer with a window holds less than this.
         let long: Vec<u32> = (0..1300_u32).map(|index| 3 + index * 37 % 120).collect();
         let mut generation = model.generate_tokens(vec![long.clone()], &greedy(3)).unwrap();
@@ -201,7 +200,7 @@ fn a_conversation_that_goes_back_behind_a_window_is_read_again() {
             let mut again =
                 model.continue_tokens(session, vec![prompt.clone()], &greedy(4)).unwrap();
             let tokens: Vec<u32> = again.by_ref().map(|event| event.unwrap().token).collect();
-            assert_eq!(tokens, run(&model, &[&prompt], &greedy(4))[0], "{case}: {}", prompt.len());
+            assert_eq!(tokens, run(model, &[&prompt], &greedy(4))[0], "{case}: {}", prompt.len());
             assert!(again.stats().prompt_tokens >= 3, "{case}");
             session = again.into_session();
         }

@@ -1,6 +1,6 @@
 //! Against transformers, stage by stage.
 
-use moexperts::{Cpu, CpuOptions, DType, Execution, LoadOptions, cpu::Isa};
+use moexperts::{AnyDevice, Cpu, CpuOptions, DType, LoadOptions, core::DeviceKind, cpu::Isa};
 
 use crate::{
     checks,
@@ -10,7 +10,7 @@ use crate::{
 #[test]
 fn every_stage_in_f32_is_transformers() {
     for case in CASES {
-        checks::every_stage(case, &load(case, LoadOptions::new().dtype(DType::F32)));
+        checks::every_stage::<Cpu>(case, &load(case, LoadOptions::new().dtype(DType::F32)));
     }
 }
 
@@ -41,9 +41,10 @@ fn prompts_of_different_lengths_together_are_transformers_alone() {
 }
 
 #[test]
-fn the_default_backend_is_grouped_mm() {
+fn the_default_is_grouped_mm_on_the_cpu() {
     let model = load("olmoe", LoadOptions::new());
     assert_eq!(model.experts_implementation()[""], "grouped_mm");
     assert_eq!(model.dtype(), Some(DType::F16));
-    assert_eq!(Cpu::NAME, "CPU");
+    assert_eq!((model.device_name(), model.device_kind()), ("CPU", DeviceKind::Cpu));
+    assert!(matches!(model.device(), Some(AnyDevice::Cpu(_))));
 }

@@ -588,5 +588,5 @@ fn a_model_is_loaded_from_the_hub_by_its_id() {
     crate::common::assert_close("logits", &logits, golden.values("logits"), 1e-4);
     server.take_requests();
     assert_eq!(load(true).logits(golden.ids("input_ids")).unwrap(), logits);
-    assert!(server.take_requests().is_empty(), "offline asks nobody");
+    assert!(server.take_requests().is_empty(), "offline makes no request");
 }

@@ -7,20 +7,29 @@ mod checks;
 mod common;
 mod compile;
 mod compile_matrix;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod dialects;
 mod experts_golden;
+mod features;
 mod generation;
 mod golden;
+#[cfg(feature = "hub")]
 mod hub;
+#[cfg(feature = "hub")]
 mod hub_server;
 mod inventory;
 mod malformed_checkpoint;
 mod malformed_model;
 mod memory;
+#[cfg(all(feature = "chat-template", feature = "images", feature = "tokenizer"))]
 mod multimodal;
+#[cfg(all(feature = "images", feature = "tokenizer"))]
 mod multimodal_files;
+#[cfg(feature = "tokenizer")]
 mod perplexity;
 mod pictures;
+mod sessions;
 mod strangers;
 mod switching;
 mod wrapped_device;

@@ -108,14 +108,14 @@ fn a_config_that_is_not_of_these_weights() {
 }
 
 #[test]
-fn a_folder_that_is_none() {
+fn a_missing_folder() {
     let error = load(Path::new("/no/such/folder")).unwrap_err();
     let chain = format!("{error}: {}", std::error::Error::source(&error).unwrap());
     assert!(chain.contains("/no/such/folder"), "{chain}");
 }
 
 #[test]
-fn router_weights_that_are_no_numbers() {
+fn nan_router_weights() {
     let folder = tempfile::tempdir().unwrap();
     let source = data("qwen2_moe");
     fs::copy(source.join("config.json"), folder.path().join("config.json")).unwrap();

@@ -4,7 +4,7 @@ use crate::common::load;
 use moexperts::{DType, LoadOptions};
 
 #[test]
-fn weights_are_used_in_place_unless_another_dtype_is_asked_for() {
+fn weights_are_used_in_place_unless_another_dtype_is_chosen() {
     let stored = load("mixtral", LoadOptions::new()).load_report();
     assert_eq!(stored.converted_bytes, 0);
     assert!(stored.in_place_bytes > 100_000);

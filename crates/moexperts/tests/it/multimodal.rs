@@ -3,17 +3,16 @@
 use std::sync::LazyLock;
 
 use moexperts::{
-    AutoModel, AutoModelForCausalLm, AutoModelForImageTextToText, Cpu, CpuOptions, DType,
-    Generation, Image, LanguageModel, LoadOptions, Message, Prompt, Stage, Visual,
-    compile::{CompileMode, CompileOptions},
+    AutoModel, AutoModelForCausalLm, AutoModelForImageTextToText, CompileMode, CompileOptions,
+    CpuOptions, DType, Generation, Image, LanguageModel, LoadOptions, Message, PixelValues, Prompt,
+    Stage, Visual,
     core::{Memory as _, Tensor, made},
     cpu::Isa,
-    image_processor::PixelValues,
 };
 use serde_json::Value;
 
 use crate::{
-    common::{BACKENDS, Golden, assert_close, data, greedy, load_on, rms},
+    common::{BACKENDS, Golden, assert_close, data, greedy, load_on, on_cpu, rms},
     pictures::{CASE, PROMPTS, golden, visuals},
 };
 
@@ -112,7 +111,7 @@ fn prompts_are_rendered_and_expanded_as_by_transformers() {
         let rendered = entry["rendered"].as_str().unwrap();
         if !entry["messages"].is_null() && entry["add_vision_id"].is_null() {
             let mut messages = entry["messages"].clone();
-            // The pictures' names are none of the template's business.
+            // A template sees no names of pictures.
             for message in messages.as_array_mut().unwrap() {
                 for part in message["content"].as_array_mut().into_iter().flatten() {
                     let part = part.as_object_mut().unwrap();
@@ -146,12 +145,12 @@ fn positions_are_transformers() {
 }
 
 fn read(tensor: &Tensor) -> Vec<f32> {
-    made(|out| MODEL.device().read_tensor(tensor, out)).unwrap()
+    made(|out| on_cpu(&MODEL).device().read_tensor(tensor, out)).unwrap()
 }
 
 #[test]
 fn features_of_the_vision_tower_are_transformers() {
-    let tower = MODEL.vision_tower().unwrap();
+    let tower = on_cpu(&MODEL).vision_tower().unwrap();
     for name in ["one", "two", "middle", "video"] {
         let golden = golden(name);
         let features: Vec<_> = visuals(name, &golden)
@@ -179,7 +178,7 @@ fn the_vision_tower_compiles_and_gives_the_same_features() {
     let features = |model: &LanguageModel, name: &str| -> Vec<Vec<f32>> {
         let mut all = Vec::new();
         for visual in visuals(name, &golden(name)) {
-            let features = model.visual_features(&visual).unwrap();
+            let features = on_cpu(model).visual_features(&visual).unwrap();
             all.push(read(&features.embeddings));
             all.extend(features.deepstack.iter().map(read));
         }
@@ -215,9 +214,10 @@ fn every_stage_in_f32_is_transformers() {
         let golden = golden(name);
         for backend in BACKENDS {
             model.set_experts_implementation([("text_config", backend)]).unwrap();
-            let device = model.device();
+            let on_cpu = on_cpu(&model);
+            let device = on_cpu.device();
             let mut stages = 0;
-            let logits = model.logits_observed(prompt(name, &golden), &mut |layer, stage| {
+            let logits = on_cpu.logits_observed(prompt(name, &golden), &mut |layer, stage| {
                 let what = |stage: &str| format!("layers.{layer}.{stage}");
                 let check = |stage: &str, tensor| {
                     let got = made(|out| device.read_tensor(tensor, out)).unwrap();
@@ -388,7 +388,7 @@ fn a_session_goes_on_where_prompts_differ() {
 #[test]
 fn a_generation_counts_the_patches_it_was_the_first_to_read() {
     let prompt = prompt("two", &golden("two"));
-    let patches = |generation: &mut Generation<'_, Cpu>| {
+    let patches = |generation: &mut Generation<'_>| {
         generation.by_ref().for_each(|event| {
             event.unwrap();
         });
@@ -503,7 +503,7 @@ fn a_text_model_says_that_it_cannot_see() {
 
 #[test]
 fn pixels_cut_for_another_model_are_an_error() {
-    let tower = MODEL.vision_tower().unwrap();
+    let tower = on_cpu(&MODEL).vision_tower().unwrap();
     let error = |grid: [usize; 3], patch_len: usize| {
         let values = vec![0.0; grid.iter().product::<usize>() * patch_len];
         let pixels = PixelValues::new(grid, patch_len, values).unwrap();

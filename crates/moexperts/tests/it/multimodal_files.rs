@@ -401,7 +401,7 @@ fn settings_of_the_processors_that_are_missing() {
 }
 
 #[test]
-fn placeholders_that_are_no_tokens() {
+fn placeholders_without_a_token() {
     for key in ["image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id"]
     {
         assert_eq!(
@@ -472,5 +472,5 @@ fn experts_of_neither_layout() {
 fn a_model_of_text_alone_needs_no_files_for_images() {
     let path = data("mixtral");
     let model = AutoModel::from_pretrained(path.to_str().unwrap(), LoadOptions::new()).unwrap();
-    assert!(model.vision_tower().is_none());
+    assert!(model.vision().is_none());
 }

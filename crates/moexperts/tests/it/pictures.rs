@@ -1,6 +1,6 @@
 //! The golden prompts with pictures, from their pixel values.
 
-use moexperts::{Visual, image_processor::PixelValues};
+use moexperts::{PixelValues, Visual};
 
 use crate::common::{Golden, data};
 

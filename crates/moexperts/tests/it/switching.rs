@@ -14,7 +14,7 @@ use moexperts::{
     cpu::{Eager, GroupedMm},
 };
 
-use crate::common::{BACKENDS, Golden, data, greedy, load};
+use crate::common::{BACKENDS, Golden, data, greedy, load, on_cpu};
 
 fn names(model: &moexperts::LanguageModel) -> BTreeMap<String, String> {
     model.experts_implementation()
@@ -123,13 +123,13 @@ fn a_backend_handed_over_runs_without_being_registered() {
     let model = load("qwen3_moe", LoadOptions::new().experts_implementation("eager"));
     let expected = model.logits(&ids).unwrap();
     let counted = Arc::new(Counted(AtomicUsize::new(0)));
-    model.set_experts_backend(counted.clone()).unwrap();
+    on_cpu(&model).set_experts_backend(counted.clone()).unwrap();
     assert_eq!(names(&model)[""], "counted");
     assert!(ExpertsInterface::get::<Cpu>("counted").is_err());
     assert_eq!(model.logits(&ids).unwrap(), expected);
     assert_eq!(counted.0.load(Ordering::SeqCst), model.spec().moe_layers().count());
 
-    let error = model.set_experts_backend(Arc::new(Picky)).unwrap_err().to_string();
+    let error = on_cpu(&model).set_experts_backend(Arc::new(Picky)).unwrap_err().to_string();
     assert!(error.starts_with("experts implementation `picky` cannot run"), "{error}");
     assert_eq!(names(&model)[""], "counted");
 }

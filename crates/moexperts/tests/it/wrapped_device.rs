@@ -6,13 +6,12 @@ use std::sync::{
 };
 
 use moexperts::{
-    AutoModelForCausalLm, CompileOptions, Cpu, CpuOptions, Device, Execution, ExpertsBackend,
-    ExpertsCall, ExpertsInterface, ExpertsSpec, LanguageModel, LoadOptions, Memory, Operations,
-    Tuning,
+    Activation, AutoModelForCausalLm, CompileOptions, Cpu, CpuOptions, ExpertsBackend, ExpertsCall,
+    ExpertsInterface, ExpertsSpec, LanguageModel, LoadOptions,
     core::{
-        Activation, AttentionCall, AttentionSpec, DeviceKind, DeviceLinear, GateFunction, Knob,
-        Matrix, Operation, Result, RopePairing, RouteOperands, RouterSpec, Routing, Scratch,
-        SharedSlices, StateSpec, Tensor, WeightFormat,
+        AttentionCall, AttentionSpec, DeviceKind, DeviceLinear, Execution, GateFunction, Knob,
+        Matrix, Memory, Operation, Operations, Result, RopePairing, RouteOperands, RouterSpec,
+        Routing, Scratch, SharedSlices, StateSpec, Tensor, Tuning, WeightFormat,
     },
     cpu::{Eager, State},
 };
@@ -329,7 +328,7 @@ impl ExpertsBackend<Cpu> for Noted {
     }
 }
 
-fn tokens<D: Device>(model: &LanguageModel<D>, prompt: &[u32]) -> Vec<u32> {
+fn tokens(model: &LanguageModel, prompt: &[u32]) -> Vec<u32> {
     let events = model.generate_tokens(vec![prompt.to_vec()], &greedy(8)).unwrap();
     events.map(|event| event.unwrap().token).collect()
 }
@@ -348,6 +347,9 @@ fn a_backend_of_the_cpu_runs_on_a_device_that_wraps_it() {
         let expected = tokens(&on_cpu, &prompt);
         let model = AutoModelForCausalLm::from_pretrained_on(device.clone(), folder, options());
         let model = model.unwrap();
+        assert_eq!(model.device_name(), "counting CPU");
+        assert!(model.device().is_none(), "the device is the test's own");
+        assert!(model.on::<Counting>().is_some() && model.on::<Cpu>().is_none());
         let mut counted = Vec::new();
         for compile in [false, true] {
             if compile {

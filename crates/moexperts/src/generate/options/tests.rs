@@ -94,21 +94,21 @@ fn the_user_overrides_the_model() {
 #[test]
 fn asking_for_a_narrower_draw_asks_for_draws() {
     let samples = |options: GenerateOptions, text| resolved(&options, text).sampling.is_some();
-    let asked = GenerateOptions::default;
+    let unset = GenerateOptions::default;
     for options in [
-        GenerateOptions { temperature: Some(0.7), ..asked() },
-        GenerateOptions { top_k: Some(5), ..asked() },
-        GenerateOptions { top_p: Some(0.9), ..asked() },
-        GenerateOptions { min_p: Some(0.1), ..asked() },
+        GenerateOptions { temperature: Some(0.7), ..unset() },
+        GenerateOptions { top_k: Some(5), ..unset() },
+        GenerateOptions { top_p: Some(0.9), ..unset() },
+        GenerateOptions { min_p: Some(0.1), ..unset() },
     ] {
         assert!(samples(options.clone(), "{}"));
         assert!(!samples(GenerateOptions { do_sample: Some(false), ..options }, "{}"));
     }
-    assert!(!samples(asked(), r#"{"temperature": 0.6, "top_p": 0.9}"#));
-    let greedy = GenerateOptions { temperature: Some(0.0), ..asked() };
+    assert!(!samples(unset(), r#"{"temperature": 0.6, "top_p": 0.9}"#));
+    let greedy = GenerateOptions { temperature: Some(0.0), ..unset() };
     assert!(!samples(greedy.clone(), r#"{"do_sample": true}"#));
     assert!(!samples(GenerateOptions { do_sample: Some(true), top_k: Some(5), ..greedy }, "{}"));
-    assert!(!samples(GenerateOptions { do_sample: Some(false), ..asked() }, EVERYTHING));
+    assert!(!samples(GenerateOptions { do_sample: Some(false), ..unset() }, EVERYTHING));
 }
 
 #[test]
@@ -128,41 +128,41 @@ fn end_tokens_are_one_or_a_list_or_those_of_the_model() {
 }
 
 #[test]
-fn seeds_differ_where_none_is_asked_for() {
+fn seeds_differ_unless_one_is_set() {
     let seed = || resolved(&GenerateOptions::default(), "{}").seed;
     assert_ne!(seed(), seed());
 }
 
 #[test]
 fn values_out_of_range_are_refused() {
-    let asked = GenerateOptions::default;
-    let temperature = |value| GenerateOptions { temperature: Some(value), ..asked() };
+    let unset = GenerateOptions::default;
+    let temperature = |value| GenerateOptions { temperature: Some(value), ..unset() };
     let expected = "expected a finite number above 0, or 0 for the most likely token";
     check_refused(&temperature(-0.5), &format!("option `temperature` is -0.5, {expected}"));
     check_refused(&temperature(f32::NAN), &format!("option `temperature` is NaN, {expected}"));
     check_refused(&temperature(f32::INFINITY), &format!("option `temperature` is inf, {expected}"));
     check_refused(
-        &GenerateOptions { top_p: Some(0.0), ..asked() },
+        &GenerateOptions { top_p: Some(0.0), ..unset() },
         "option `top_p` is 0, expected above 0 and at most 1",
     );
     check_refused(
-        &GenerateOptions { top_p: Some(1.5), ..asked() },
+        &GenerateOptions { top_p: Some(1.5), ..unset() },
         "option `top_p` is 1.5, expected above 0 and at most 1",
     );
     check_refused(
-        &GenerateOptions { min_p: Some(-0.1), ..asked() },
+        &GenerateOptions { min_p: Some(-0.1), ..unset() },
         "option `min_p` is -0.1, expected at least 0 and at most 1",
     );
     check_refused(
-        &GenerateOptions { repetition_penalty: Some(0.0), ..asked() },
+        &GenerateOptions { repetition_penalty: Some(0.0), ..unset() },
         "option `repetition_penalty` is 0, expected a finite number above 0",
     );
     check_refused(
-        &GenerateOptions { max_new_tokens: Some(0), ..asked() },
+        &GenerateOptions { max_new_tokens: Some(0), ..unset() },
         "option `max_new_tokens` is 0, expected at least 1",
     );
     check_refused(
-        &GenerateOptions { stop_strings: vec!["a".into(), String::new()], ..asked() },
+        &GenerateOptions { stop_strings: vec!["a".into(), String::new()], ..unset() },
         "option `stop_strings` is \"\", expected texts that are not empty",
     );
 }

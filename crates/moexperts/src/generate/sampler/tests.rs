@@ -141,7 +141,7 @@ fn the_random_numbers_are_those_of_chacha8() {
 }
 
 #[test]
-fn logits_that_are_no_numbers_are_refused() {
+fn logits_that_are_not_finite_are_refused() {
     for options in [GenerateOptions::default(), plain()] {
         let mut sampler = sampler(options);
         for logits in [

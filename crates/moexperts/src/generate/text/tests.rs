@@ -117,7 +117,7 @@ fn only_the_first_word_loses_its_space() {
 }
 
 #[test]
-fn special_tokens_and_ids_that_are_none_have_no_text() {
+fn special_tokens_and_unknown_ids_have_no_text() {
     let tokens = [vec![104, 256, 9999], vec![256; 100], vec![105]].concat();
     let (steps, rest) = stream(&byte_level(&[]), &[], &tokens);
     assert_eq!(steps.iter().map(|step| step.text.as_str()).collect::<String>() + &rest, "hi");
@@ -167,7 +167,7 @@ fn a_stop_string_within_a_token_ends_the_text_before_it() {
 }
 
 #[test]
-fn what_may_begin_a_stop_string_waits() {
+fn a_possible_beginning_of_a_stop_string_waits() {
     let tokens: Vec<u32> = "a<|b".bytes().map(u32::from).collect();
     let (steps, rest) = stream(&byte_level(&[]), &["<|end|>", "|>"], &tokens);
     let texts: Vec<&str> = steps.iter().map(|step| step.text.as_str()).collect();
@@ -227,7 +227,7 @@ proptest! {
     }
 
     #[test]
-    fn bytes_that_are_no_text_are_the_same_too(
+    fn random_bytes_are_the_same_too(
         bytes in prop::collection::vec(
             prop::sample::select(b"a \x80\xAC\xC3\xE2\x82\xF0\x9F\x98\xFF".to_vec()), 0..80),
         lengths in prop::collection::vec(1_usize..6, 1..8),

@@ -1,6 +1,9 @@
-use std::io::Cursor;
+use std::{io::Cursor, path::Path};
 
-use image::{DynamicImage, ExtendedColorType, ImageEncoder, ImageFormat, Luma, Rgb, Rgba};
+use image::{
+    DynamicImage, ExtendedColorType, ImageBuffer, ImageEncoder, ImageFormat, Luma, Rgb, RgbImage,
+    Rgba,
+};
 
 use super::*;
 

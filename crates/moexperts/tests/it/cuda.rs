@@ -1,26 +1,20 @@
 //! Models on a GPU: an emulated one, or that of `MOEXPERTS_TEST_GPU`.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
-
-#[path = "../it/checks.rs"]
-mod checks;
-#[path = "../it/common.rs"]
-#[expect(dead_code, reason = "the tests on the CPU share it")]
-mod common;
-#[path = "../it/pictures.rs"]
-mod pictures;
-
 use std::sync::{Arc, Mutex};
 
 use moexperts::{
-    Amount, CompileMode, CompileOptions, Cuda, DType, LanguageModel, LoadOptions, Memory, Progress,
-    core::made, cuda::CudaTensor, files::ModelFiles,
+    Amount, AnyDevice, AutoModel, CompileMode, CompileOptions, Cuda, DType, LanguageModel,
+    LoadOptions, Progress,
+    core::{Memory as _, made},
+    cuda::CudaTensor,
+    files::ModelFiles,
 };
 use moexperts_cuda_emulator::{Emulator, EmulatorOptions, test_devices, test_gpu};
 
 use crate::{
-    checks::F32_TOLERANCE,
+    checks::{self, F32_TOLERANCE},
     common::{CASES, Golden, assert_close, data, greedy},
+    pictures,
 };
 
 fn device() -> Cuda {
@@ -28,18 +22,19 @@ fn device() -> Cuda {
     cuda
 }
 
-fn load(case: &str, device: Cuda, options: LoadOptions) -> LanguageModel<Cuda> {
-    LanguageModel::load(device, ModelFiles::open(&data(case)).unwrap(), &options).unwrap()
+fn load(case: &str, device: Cuda, options: LoadOptions) -> LanguageModel {
+    let files = ModelFiles::open(&data(case)).unwrap();
+    AutoModel::from_files_on(AnyDevice::from(device), files, options).unwrap()
 }
 
-fn in_f32(case: &str) -> LanguageModel<Cuda> {
+fn in_f32(case: &str) -> LanguageModel {
     load(case, device(), LoadOptions::new().dtype(DType::F32))
 }
 
 #[test]
 fn every_stage_in_f32_is_transformers() {
     for case in CASES {
-        checks::every_stage(case, &in_f32(case));
+        checks::every_stage::<Cuda>(case, &in_f32(case));
     }
 }
 
@@ -54,12 +49,13 @@ fn greedy_tokens_in_f32_are_transformers() {
 #[test]
 fn prompts_with_pictures_in_f32_are_transformers() {
     let model = in_f32(pictures::CASE);
+    let on_gpu = model.on::<Cuda>().unwrap();
     for name in pictures::PROMPTS {
         let golden = pictures::golden(name);
         let visuals = pictures::visuals(name, &golden);
         let read =
-            |tensor: &CudaTensor| made(|out| model.device().read_tensor(tensor, out)).unwrap();
-        let tower = model.vision_tower().unwrap();
+            |tensor: &CudaTensor| made(|out| on_gpu.device().read_tensor(tensor, out)).unwrap();
+        let tower = on_gpu.vision_tower().unwrap();
         let features = visuals.iter().map(|visual| tower.features(visual.pixels()).unwrap());
         let embeddings: Vec<f32> = features.flat_map(|f| read(&f.embeddings)).collect();
         if !visuals.is_empty() {
@@ -164,12 +160,13 @@ fn weights_are_brought_over_once_and_that_is_told() {
 }
 
 #[test]
-fn what_does_not_fit_says_how_much_it_needs_and_how_much_there_is() {
+fn an_error_of_memory_says_how_much_is_needed_and_free() {
     let memory_bytes = 40_000;
     let options = EmulatorOptions { memory_bytes, ..EmulatorOptions::default() };
     let small = Emulator::new(options);
     let files = ModelFiles::open(&data("qwen2_moe")).unwrap();
-    let error = LanguageModel::load(small.cuda(), files, &LoadOptions::new()).unwrap_err();
+    let device = AnyDevice::from(small.cuda());
+    let error = AutoModel::from_files_on(device, files, LoadOptions::new()).unwrap_err();
     let error = error.to_string();
     assert!(error.contains("out of memory"), "{error}");
     assert!(error.contains("needed") && error.contains("free"), "{error}");

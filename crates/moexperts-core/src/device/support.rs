@@ -1,4 +1,4 @@
-//! What a device has: kernels for formats of weights, activations, and so experts.
+//! The formats, activations and experts that a device supports.
 
 use crate::{
     device::execution::Device,

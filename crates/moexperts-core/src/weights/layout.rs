@@ -30,7 +30,7 @@ impl MatrixLayout {
         self.col_stride == 1 || self.cols <= 1
     }
 
-    /// What is wrong with this layout in `bytes`, if anything.
+    /// The problem of this layout in `bytes`, if there is one.
     pub(crate) fn problem(&self, bytes: &[u8]) -> Option<String> {
         let Self { offset_bytes, dtype, rows, cols, row_stride, col_stride } = *self;
         let size = dtype.size_bytes();
@@ -63,8 +63,8 @@ impl MatrixLayout {
     /// The rows `start`, `start + step`, … below `end`, of a range that lies inside and a step that
     /// is not 0.
     ///
-    /// What is left may be empty: then its first byte stays where it was, since the skipped rows
-    /// may end beyond the storage. Of at most one row, the stride to the next does not matter.
+    /// The result may be empty: then its first byte stays where it was, since the skipped rows
+    /// may end beyond the storage. With at most one row, the stride does not matter.
     pub(crate) fn rows_stepped(self, start: usize, end: usize, step: usize) -> Self {
         let rows = (end - start).div_ceil(step);
         let skipped = if rows == 0 || self.cols == 0 { 0 } else { start * self.row_stride };

@@ -1,4 +1,4 @@
-//! A projection as a model has it.
+//! A projection: a weight and its bias.
 
 /// A projection: `weight` [out, in] and an optional `bias` `[out]`.
 #[derive(Debug, Clone)]

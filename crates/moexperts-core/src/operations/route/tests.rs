@@ -4,107 +4,94 @@ fn refused(result: Result<()>) -> String {
     result.unwrap_err().to_string()
 }
 
+fn grouped(top_k: usize, count: usize, keep: usize, best: usize, masked: f32) -> RouterSpec {
+    RouterSpec::sigmoid(top_k).with_groups(ExpertGroups { count, keep, best, masked })
+}
+
+/// Whether each router, of that many experts, is refused with a text.
+fn assert_refused(cases: &[(RouterSpec, usize, &str)]) {
+    for (spec, experts, expected) in cases {
+        let expected = format!("router: {expected}");
+        assert_eq!(refused(check_router(spec, *experts)), expected);
+        assert_eq!(refused(check([2, *experts], spec, [None; 2], None)), expected);
+    }
+}
+
 #[test]
-fn a_router_is_one_of_its_experts() {
-    let groups = |count, keep, best, masked| ExpertGroups { count, keep, best, masked };
-    let grouped = |top_k, groups| RouterSpec::sigmoid(top_k).with_groups(groups);
+fn routers_that_fit_their_experts_are_accepted() {
     let most = ExpertGroups::MAX_COUNT;
     for (spec, experts) in [
         (RouterSpec::softmax(0, true), 0),
         (RouterSpec::softmax(3, true).with_scale(-1.0), 3),
         (RouterSpec::sigmoid(1).with_normalise(1e-20), 1),
-        (grouped(4, groups(4, 2, 2, 0.0)), 8),
-        (grouped(0, groups(4, 4, 1, -f32::INFINITY)), 4),
-        (grouped(1, groups(most, 1, 2, 0.0)), 2 * most),
+        (grouped(4, 4, 2, 2, 0.0), 8),
+        (grouped(0, 4, 4, 1, -f32::INFINITY), 4),
+        (grouped(1, most, 1, 2, 0.0), 2 * most),
     ] {
         assert_eq!(check_router(&spec, experts), Ok(()), "{spec:?}");
-    }
-    let best = "router: `groups.best` is";
-    let not_negative = "a finite number that is not negative";
-    for (spec, experts, expected) in [
-        (
-            RouterSpec::softmax(3, false),
-            2,
-            "router: `top_k` is 3, expected at most 2, the number of experts".to_owned(),
-        ),
-        (
-            grouped(5, groups(4, 2, 2, 0.0)),
-            8,
-            "router: `top_k` is 5, expected at most 4: 2 groups of 2 are kept".to_owned(),
-        ),
-        (
-            grouped(2, groups(3, 2, 2, 0.0)),
-            8,
-            "router: `groups.count` is 3, expected 1 to 64 that divides 8 experts".to_owned(),
-        ),
-        (
-            grouped(0, groups(0, 0, 1, 0.0)),
-            0,
-            "router: `groups.count` is 0, expected 1 to 64 that divides 0 experts".to_owned(),
-        ),
-        (
-            grouped(1, groups(65, 1, 1, 0.0)),
-            65,
-            "router: `groups.count` is 65, expected 1 to 64 that divides 65 experts".to_owned(),
-        ),
-        (
-            grouped(0, groups(4, 0, 1, 0.0)),
-            8,
-            "router: `groups.keep` is 0, expected 1 to 4".to_owned(),
-        ),
-        (
-            grouped(1, groups(4, 5, 1, 0.0)),
-            8,
-            "router: `groups.keep` is 5, expected 1 to 4".to_owned(),
-        ),
-        (
-            grouped(1, groups(4, 2, 3, 0.0)),
-            16,
-            format!("{best} 3, expected 1 or 2, and at most 4, the experts of a group"),
-        ),
-        (
-            grouped(1, groups(4, 2, 2, 0.0)),
-            4,
-            format!("{best} 2, expected 1 or 2, and at most 1, the experts of a group"),
-        ),
-        (
-            grouped(1, groups(4, 2, 0, 0.0)),
-            8,
-            format!("{best} 0, expected 1 or 2, and at most 2, the experts of a group"),
-        ),
-        (
-            grouped(1, groups(4, 2, 1, 0.5)),
-            8,
-            "router: `groups.masked` is 0.5, expected 0 or -inf".to_owned(),
-        ),
-        (
-            grouped(1, groups(4, 2, 1, f32::NAN)),
-            8,
-            "router: `groups.masked` is NaN, expected 0 or -inf".to_owned(),
-        ),
-        (
-            RouterSpec::sigmoid(1).with_normalise(-1.0),
-            8,
-            format!("router: `normalise` is -1, expected {not_negative}"),
-        ),
-        (
-            RouterSpec::sigmoid(1).with_normalise(f32::INFINITY),
-            8,
-            format!("router: `normalise` is inf, expected {not_negative}"),
-        ),
-        (
-            RouterSpec::sigmoid(1).with_scale(f32::NAN),
-            8,
-            "router: `scale` is NaN, expected a finite number".to_owned(),
-        ),
-    ] {
-        assert_eq!(refused(check_router(&spec, experts)), expected);
-        assert_eq!(refused(check([2, experts], &spec, [None; 2], None)), expected);
     }
 }
 
 #[test]
-fn what_a_router_reads_is_of_its_experts_and_tokens() {
+fn numbers_that_a_router_cannot_have_are_refused() {
+    let sigmoid = RouterSpec::sigmoid(1);
+    assert_refused(&[
+        (
+            RouterSpec::softmax(3, false),
+            2,
+            "`top_k` is 3, expected at most 2, the number of experts",
+        ),
+        (
+            sigmoid.with_normalise(-1.0),
+            8,
+            "`normalise` is -1, expected a finite number that is not negative",
+        ),
+        (
+            sigmoid.with_normalise(f32::INFINITY),
+            8,
+            "`normalise` is inf, expected a finite number that is not negative",
+        ),
+        (sigmoid.with_scale(f32::NAN), 8, "`scale` is NaN, expected a finite number"),
+    ]);
+}
+
+#[test]
+fn groups_that_do_not_fit_the_experts_are_refused() {
+    let best = |best, experts_per_group| {
+        format!(
+            "`groups.best` is {best}, expected 1 or 2, and at most {experts_per_group}, \
+             the experts of a group"
+        )
+    };
+    assert_refused(&[
+        (grouped(5, 4, 2, 2, 0.0), 8, "`top_k` is 5, expected at most 4: 2 groups of 2 are kept"),
+        (
+            grouped(2, 3, 2, 2, 0.0),
+            8,
+            "`groups.count` is 3, expected 1 to 64 that divides 8 experts",
+        ),
+        (
+            grouped(0, 0, 0, 1, 0.0),
+            0,
+            "`groups.count` is 0, expected 1 to 64 that divides 0 experts",
+        ),
+        (
+            grouped(1, 65, 1, 1, 0.0),
+            65,
+            "`groups.count` is 65, expected 1 to 64 that divides 65 experts",
+        ),
+        (grouped(0, 4, 0, 1, 0.0), 8, "`groups.keep` is 0, expected 1 to 4"),
+        (grouped(1, 4, 5, 1, 0.0), 8, "`groups.keep` is 5, expected 1 to 4"),
+        (grouped(1, 4, 2, 3, 0.0), 16, &best(3, 4)),
+        (grouped(1, 4, 2, 2, 0.0), 4, &best(2, 1)),
+        (grouped(1, 4, 2, 0, 0.0), 8, &best(0, 2)),
+        (grouped(1, 4, 2, 1, 0.5), 8, "`groups.masked` is 0.5, expected 0 or -inf"),
+        (grouped(1, 4, 2, 1, f32::NAN), 8, "`groups.masked` is NaN, expected 0 or -inf"),
+    ]);
+}
+
+#[test]
+fn operands_fit_the_experts_and_tokens() {
     let check = |vectors, gate| check([2, 3], &RouterSpec::sigmoid(1), vectors, gate);
     assert_eq!(check([None; 2], None), Ok(()));
     assert_eq!(check([Some(3); 2], Some([2, 1])), Ok(()));

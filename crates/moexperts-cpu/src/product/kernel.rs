@@ -156,8 +156,8 @@ impl Kernel {
         }
     }
 
-    /// Computes `out[(p * outputs + r) * PANEL + lane] = Σ_k x[p, lane, k] · w[outputs.start + r,
-    /// k]` for every row `lane` of every panel `p`.
+    /// Computes `out[(p * outputs + r) * PANEL + l] = Σ_k x[p, l, k] · w[outputs.start + r, k]` for
+    /// every row `l`, a lane, of every panel `p`.
     ///
     /// # Panics
     /// If the panels are not whole ones of the weights' columns, an output does not exist, `out`

@@ -27,10 +27,10 @@ const MAX_ROWS: usize = 8;
 /// not a power of two, because then its rows do not fall into one set of the cache.
 const STAGED_STRIDE: usize = MAX_DEPTH + 8;
 
-/// A checked call: panel `p` is `panels[p * panel_stride..]`, whose column (pair) `k` begins at `k
-/// * step_stride` and is `X::PAIR * PANEL` values; output `r` is `weights[r *
-/// row_stride..][..cols]`. The functions that walk it trust that all of these exist, and that `out`
-/// holds `panel_count * outputs * PANEL` values.
+/// A checked call: panel `p` is `panels[p * panel_stride..]`, and its column (pair) `k` begins at
+/// `k * step_stride` and is `X::PAIR * PANEL` values; output `r` is a row of `weights`,
+/// `weights[r * row_stride..][..cols]`. The functions that walk it trust that all of these exist,
+/// and that `out` holds `panel_count * outputs * PANEL` values.
 pub(super) struct LanesCall<'a, X, W> {
     pub(super) panels: &'a [X],
     pub(super) panel_count: usize,

@@ -16,8 +16,8 @@ use moexperts_core::{Error, Execution, Result};
 use crate::{
     driver::{DevicePtr, Driver, Launch, Properties, Work, nvidia::Nvidia},
     kernels::{Kernel, MODULES, Module},
-    memory::Buffer,
-    replay,
+    runtime::memory::Buffer,
+    runtime::replay,
     tuning::Tuning,
 };
 

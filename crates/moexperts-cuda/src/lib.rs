@@ -6,30 +6,24 @@
 //! `kernels/` holds the sources, [`kernels`] how they are launched, [`driver`] what a GPU is asked
 //! for; above these, everything is as on a processor.
 
-mod activation;
 mod attention;
 mod cuda;
 mod device;
 pub mod driver;
 mod elementwise;
 mod experts;
-mod grouped;
-mod hopper;
 pub mod kernels;
 pub mod limits;
-mod linear;
-mod memory;
-mod narrow;
-mod norm;
-mod replay;
-mod rope;
+mod product;
 mod routing;
-mod rows;
+mod runtime;
 mod state;
 mod tuning;
 
 pub use cuda::{Cuda, CudaOptions};
 pub use experts::{BatchedMm, Eager, GroupedMm, Schedule};
-pub use memory::{CudaMatrix, CudaRouting, CudaTensor, CudaVector};
-pub use replay::Recording;
+pub use runtime::{
+    memory::{CudaMatrix, CudaRouting, CudaTensor, CudaVector},
+    replay::Recording,
+};
 pub use state::State;

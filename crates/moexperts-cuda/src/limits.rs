@@ -10,7 +10,7 @@ use crate::{
     cuda::Cuda,
     driver::{DevicePtr, Work},
     kernels::{Kernel, LIMITS},
-    memory::{Buffer, CudaMatrix, CudaTensor, CudaVector},
+    runtime::memory::{Buffer, CudaMatrix, CudaTensor, CudaVector},
 };
 
 /// Larger than any second-level cache, so that reads come from memory.

@@ -7,7 +7,7 @@ use crate::{
     cuda::Cuda,
     driver::DevicePtr,
     kernels::{Kernel, ROUTE as MODULE},
-    memory::{CudaRouting, CudaTensor, CudaVector},
+    runtime::memory::{CudaRouting, CudaTensor, CudaVector},
 };
 
 #[derive(Clone, Copy, NoUninit)]

@@ -9,7 +9,7 @@ use moexperts_core::{
 };
 
 use super::plan::Place;
-use crate::{cuda::Cuda, driver::Work, memory::Buffer};
+use crate::{cuda::Cuda, driver::Work, runtime::memory::Buffer};
 
 /// Values of a key or a value are f32.
 const VALUE_BYTES: usize = 4;

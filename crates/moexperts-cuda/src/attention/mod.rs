@@ -26,8 +26,8 @@ use self::{
 use crate::{
     cuda::Cuda,
     driver::DevicePtr,
-    elementwise::VALUES,
-    memory::{Buffer, CudaTensor, CudaVector},
+    elementwise::values::VALUES,
+    runtime::memory::{Buffer, CudaTensor, CudaVector},
 };
 
 /// What a caller keeps.

@@ -4,7 +4,7 @@
 use bytemuck::{Pod, Zeroable};
 use moexperts_core::{Result, positions::Part};
 
-use crate::{cuda::Cuda, driver::DevicePtr, memory::Buffer};
+use crate::{cuda::Cuda, driver::DevicePtr, runtime::memory::Buffer};
 
 /// `Span` of attention.cu.
 #[derive(Clone, Copy, Pod, Zeroable)]

@@ -7,7 +7,7 @@ use moexperts_core::{DeviceKind, Execution, ExpertsBackend, Result};
 use crate::{
     cuda::Cuda,
     experts,
-    replay::{self, Recording},
+    runtime::replay::{self, Recording},
 };
 
 impl Execution for Cuda {

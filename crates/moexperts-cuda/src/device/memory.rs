@@ -4,7 +4,7 @@ use moexperts_core::{Matrix, Memory, Result, Routing, StateSpec, WeightFormat, c
 
 use crate::{
     cuda::Cuda,
-    memory::{CudaMatrix, CudaRouting, CudaTensor, CudaVector},
+    runtime::memory::{CudaMatrix, CudaRouting, CudaTensor, CudaVector},
     state::State,
 };
 

@@ -5,11 +5,11 @@ use moexperts_core::{ExpertsBackend, ExpertsCall, ExpertsSpec, Result, checks};
 
 use super::{Sizes, tables::Tables};
 use crate::{
-    activation::ActivationParams,
     cuda::Cuda,
     driver::DevicePtr,
+    elementwise::activation::ActivationParams,
     kernels::{GEMV, PerDType, per_dtype},
-    memory::{Buffer, CudaTensor},
+    runtime::memory::{Buffer, CudaTensor},
 };
 
 /// Each pair is a product of its own that points at its expert's rows: no weights are duplicated.

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     cuda::Cuda,
-    memory::{CudaTensor, Indices},
+    runtime::memory::{CudaTensor, Indices},
 };
 
 /// The reference among the backends: it reads the routing, and for each expert that was hit, in

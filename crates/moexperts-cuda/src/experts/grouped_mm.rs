@@ -7,7 +7,7 @@ use super::{
     schedule::Schedule,
     tables::Tables,
 };
-use crate::{cuda::Cuda, memory::CudaTensor};
+use crate::{cuda::Cuda, runtime::memory::CudaTensor};
 
 /// The pairs are ordered by expert, and each half of the layer is one ragged grouped product: an
 /// expert's weights are read once. Everything is arranged on the device: nothing of the routing is

@@ -5,13 +5,13 @@ use moexperts_core::{Experts, Result};
 
 use super::{Sizes, dtype, tables::Tables};
 use crate::{
-    activation::ActivationParams,
     cuda::Cuda,
     driver::DevicePtr,
-    grouped::{GroupedParams, Groups},
+    elementwise::activation::ActivationParams,
     kernels::{Kernel, SCHEDULE},
-    memory::{Buffer, CudaRouting, CudaTensor},
-    narrow::Narrowed,
+    product::grouped::{GroupedParams, Groups},
+    product::narrow::Narrowed,
+    runtime::memory::{Buffer, CudaRouting, CudaTensor},
 };
 
 /// `CombineParams` of schedule.cu.

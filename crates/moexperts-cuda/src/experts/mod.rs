@@ -17,7 +17,7 @@ use moexperts_core::{DType, Experts, ExpertsBackend, ExpertsCall, ExpertsSpec, R
 
 use crate::{
     cuda::Cuda,
-    memory::{CudaRouting, CudaTensor},
+    runtime::memory::{CudaRouting, CudaTensor},
 };
 
 pub use batched_mm::BatchedMm;

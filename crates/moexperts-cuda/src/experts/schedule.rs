@@ -7,7 +7,7 @@ use crate::{
     cuda::Cuda,
     driver::{DevicePtr, Work},
     kernels::{Kernel, SCHEDULE},
-    memory::{Buffer, CudaRouting},
+    runtime::memory::{Buffer, CudaRouting},
 };
 
 /// `ScheduleParams` of schedule.cu.

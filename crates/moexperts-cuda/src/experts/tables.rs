@@ -6,8 +6,8 @@ use moexperts_core::{Expert, Experts, Result};
 
 use crate::{
     cuda::Cuda,
-    grouped::{GroupWeights, Groups},
-    memory::{CudaMatrix, CudaVector},
+    product::grouped::{GroupWeights, Groups},
+    runtime::memory::{CudaMatrix, CudaVector},
 };
 
 /// What kernels are given of a layer's experts, made once.

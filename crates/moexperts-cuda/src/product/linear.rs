@@ -5,14 +5,14 @@ use bytemuck::{Pod, Zeroable};
 use moexperts_core::{DType, DeviceLinear, Result, Scratch, Weight, checks};
 
 use crate::{
-    activation::ActivationParams,
     cuda::Cuda,
     driver::DevicePtr,
-    grouped::{self, GroupWeights, GroupedParams, Shape, Tile},
-    hopper,
+    elementwise::activation::ActivationParams,
     kernels::{GEMV, PerDType, per_dtype},
-    memory::{CudaMatrix, CudaTensor, CudaVector},
-    narrow::Narrowed,
+    product::grouped::{self, GroupWeights, GroupedParams, Shape, Tile},
+    product::hopper,
+    product::narrow::Narrowed,
+    runtime::memory::{CudaMatrix, CudaTensor, CudaVector},
 };
 
 /// `LinearPart` of gemv.cu.

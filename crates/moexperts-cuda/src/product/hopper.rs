@@ -6,9 +6,9 @@ use moexperts_core::{DType, Result};
 use crate::{
     cuda::Cuda,
     driver::{DevicePtr, TensorMap, TensorMapSpec},
-    grouped::{GroupWeights, GroupedParams, Shape},
     kernels::{self, Kernel},
-    memory::Buffer,
+    product::grouped::{GroupWeights, GroupedParams, Shape},
+    runtime::memory::Buffer,
     tuning::Tuning,
 };
 

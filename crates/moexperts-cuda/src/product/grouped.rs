@@ -7,12 +7,12 @@ use bytemuck::{Pod, Zeroable};
 use moexperts_core::{DType, DeviceLinear, Result};
 
 use crate::{
-    activation::ActivationParams,
     cuda::Cuda,
     driver::DevicePtr,
-    hopper::{self, Maps},
+    elementwise::activation::ActivationParams,
     kernels::{self, Kernel},
-    memory::{Buffer, CudaVector},
+    product::hopper::{self, Maps},
+    runtime::memory::{Buffer, CudaVector},
     tuning::Tuning,
 };
 

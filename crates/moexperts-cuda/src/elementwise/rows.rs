@@ -6,9 +6,9 @@ use moexperts_core::{Result, Weight, checks};
 use crate::{
     cuda::Cuda,
     driver::DevicePtr,
-    elementwise::VALUES,
+    elementwise::values::VALUES,
     kernels::{Kernel, PerDType, ROWS, per_dtype},
-    memory::{CudaMatrix, CudaTensor},
+    runtime::memory::{CudaMatrix, CudaTensor},
 };
 
 #[derive(Clone, Copy, NoUninit)]

@@ -7,7 +7,7 @@ use crate::{
     cuda::Cuda,
     driver::DevicePtr,
     kernels::{Kernel, ROPE as MODULE},
-    memory::CudaTensor,
+    runtime::memory::CudaTensor,
 };
 
 #[derive(Clone, Copy, NoUninit)]

@@ -1,10 +1,6 @@
 //! The operations of the GPU against those of the CPU.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests fail with them")]
-
-mod common;
-
-use common::{Outcome, Walk, check, devices, read, tensor, values};
+use crate::common::{Outcome, Walk, check, devices, read, tensor, values};
 use moexperts_conformance::{RouterCase, RouterInputs, RouterLogits, router_cases, run_routers};
 use moexperts_core::{
     Activation, DType, Device, Error, ExpertGroups, GateFunction, Matrix, Operations, Result,

@@ -1,7 +1,5 @@
 //! What a GPU is measured with does what it is said to do.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests fail with them")]
-
 use bytemuck::{Pod, Zeroable, bytes_of, cast_slice, cast_slice_mut};
 use moexperts_core::DType;
 use moexperts_cuda::{

@@ -1,7 +1,5 @@
 //! Every built-in backend against the conformance suite.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests fail with them")]
-
 use moexperts_conformance::{Outcome, agree, cases, check_case, run};
 use moexperts_core::Execution;
 use moexperts_cuda::Cuda;

@@ -1,11 +1,7 @@
 //! What layers keep on a GPU: each its own, through a window no more than a ring of slots, and what
 //! of it may be forgotten.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests fail with them")]
-
-mod common;
-
-use common::{
+use crate::common::{
     Outcome, Walk,
     attention::{Layer, Session, Spans, spec},
     bits, check, devices, read,

@@ -1,7 +1,5 @@
 //! Work that repeats is captured once, and what is asked for is what is done.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
-
 use moexperts_core::{Execution, Memory, Operations, Result, made};
 use moexperts_cuda::{Cuda, CudaTensor, Recording};
 use moexperts_cuda_emulator::{EmulatorOptions, test_devices};

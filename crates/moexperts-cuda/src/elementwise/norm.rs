@@ -7,7 +7,7 @@ use crate::{
     cuda::Cuda,
     driver::DevicePtr,
     kernels::{Kernel, NORM},
-    memory::{CudaTensor, CudaVector},
+    runtime::memory::{CudaTensor, CudaVector},
 };
 
 /// Up to here, a warp has a row for itself.

@@ -7,7 +7,7 @@ use crate::{
     cuda::Cuda,
     driver::DevicePtr,
     kernels::{Kernel, SCHEDULE},
-    memory::{Buffer, CudaTensor},
+    runtime::memory::{Buffer, CudaTensor},
 };
 
 /// `NarrowParams` of schedule.cu.

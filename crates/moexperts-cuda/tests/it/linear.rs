@@ -1,10 +1,6 @@
 //! Dense layers: odd shapes, and weights that begin anywhere.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests fail with them")]
-
-mod common;
-
-use common::{bits, devices, load_shifted, read, tensor, values};
+use crate::common::{bits, devices, load_shifted, read, tensor, values};
 use moexperts_conformance::{Bounded, Tolerance};
 use moexperts_core::{DType, DeviceLinear, Linear, Matrix, Memory, Operations, Scratch, Tuning};
 use moexperts_cuda::{Cuda, CudaTensor};

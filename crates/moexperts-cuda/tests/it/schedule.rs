@@ -1,11 +1,7 @@
 //! The order of pairs against a sort on the host.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests fail with them")]
-
-mod common;
-
+use crate::common::devices;
 use bytemuck::cast_slice_mut;
-use common::devices;
 use moexperts_core::{Memory, Routing};
 use moexperts_cuda::{Cuda, Schedule, driver::DevicePtr};
 

@@ -1,10 +1,6 @@
 //! Both backends that do not read the routing are captured as graphs, whatever their kernels.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests fail with them")]
-
-mod common;
-
-use common::{bits, devices, tensor, values};
+use crate::common::{bits, devices, tensor, values};
 use moexperts_core::{
     DType, Execution, Expert, Experts, ExpertsBackend, ExpertsCall, ExpertsSpec, Linear, Matrix,
     Memory, Operations, Result, RouteOperands, RouterSpec, Scratch, made,

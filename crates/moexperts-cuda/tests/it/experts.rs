@@ -1,12 +1,8 @@
 //! Experts beyond the conformance suite: every tile, weights that begin anywhere, no pairs, no waiting.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests fail with them")]
-
-mod common;
-
 use std::collections::BTreeSet;
 
-use common::{load_shifted, read, tensor};
+use crate::common::{load_shifted, read, tensor};
 use moexperts_conformance::{Case, Layer, Mismatch, Tolerance, cases};
 use moexperts_core::{
     Execution, Expert, Experts, ExpertsBackend, ExpertsCall, Linear, Matrix, Memory, Routing,

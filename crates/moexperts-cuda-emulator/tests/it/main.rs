@@ -123,7 +123,7 @@ fn declared(text: &str) -> Vec<&str> {
 #[test]
 fn every_instruction_is_emulated() {
     let [_, (_, real)] = PRELUDE;
-    let emulated = include_str!("../emulated/ptx.cuh");
+    let emulated = include_str!("../../emulated/ptx.cuh");
     assert_eq!(declared(emulated), declared(real));
 }
 

@@ -4,11 +4,11 @@ use bytemuck::NoUninit;
 use moexperts_core::{Activation, GateFunction, Result, checks};
 
 use crate::{
-    activation::ActivationParams,
     cuda::Cuda,
     driver::DevicePtr,
+    elementwise::activation::ActivationParams,
     kernels::{ELEMENTWISE, Kernel},
-    memory::CudaTensor,
+    runtime::memory::CudaTensor,
 };
 
 /// Values of a block: its 256 threads have four each.

@@ -1,11 +1,7 @@
 //! Products of large groups on Hopper: the kernels on their own, then where they are chosen.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests fail with them")]
-
-mod common;
-
+use crate::common::{bits, read, tensor, values};
 use bytemuck::{NoUninit, Pod, Zeroable};
-use common::{bits, read, tensor, values};
 use moexperts_conformance::{Bounded, Case, Layer, Mismatch, Tolerance, cases};
 use moexperts_core::{
     Activation, DType, Elements, Experts, ExpertsBackend, ExpertsCall, Linear, Matrix, Memory,

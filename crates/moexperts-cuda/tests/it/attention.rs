@@ -1,10 +1,6 @@
 //! Attention of the GPU against that of the CPU, and what must not change a bit of it.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests fail with them")]
-
-mod common;
-
-use common::{
+use crate::common::{
     Outcome, Walk,
     attention::{Layer, Session, spec},
     bits, check, devices, read, tensor,

@@ -1,7 +1,5 @@
 //! What the integration tests share.
 
-#![allow(dead_code, reason = "each test binary uses its part")]
-
 pub(crate) mod attention;
 
 use moexperts_core::{Device, Matrix, Memory, Result, Weight};

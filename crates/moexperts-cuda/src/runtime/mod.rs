@@ -1,0 +1,4 @@
+//! What operations run on: memory of the GPU, and work that is submitted, recorded and replayed.
+
+pub(crate) mod memory;
+pub(crate) mod replay;

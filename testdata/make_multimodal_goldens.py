@@ -841,7 +841,7 @@ LIMITS = dict(prompt=ROUTER_MARGIN, generated=ROUTER_MARGIN_GENERATED, token=TOK
 
 def load_processor(out):
     processor = AutoProcessor.from_pretrained(out)
-    # 5.23 asks for a choice; this is the rule that it applies without one.
+    # 5.23 requires a choice; this is the rule that it applies without one.
     processor.video_processor.cap_pixels_per_frame = False
     return processor
 

@@ -37,6 +37,7 @@ mod summary;
 use std::{env, ffi::OsString, io::stderr, process::ExitCode};
 
 use clap::Parser as _;
+use moexperts::inspect::Variable;
 use tracing_subscriber::{
     Layer as _, filter::Targets, layer::SubscriberExt as _, util::SubscriberInitExt as _,
 };
@@ -47,7 +48,8 @@ use crate::{
 };
 
 /// The environment variable that chooses what is logged.
-const LOG_VARIABLE: &str = "RUST_LOG";
+const LOG_VARIABLE: Variable =
+    Variable::new("RUST_LOG", "what is logged to standard error, as moexperts=debug; warn");
 
 /// Does what the command line says, and reports on standard error what went wrong.
 pub fn run() -> ExitCode {
@@ -82,13 +84,13 @@ pub fn run_from(words: impl IntoIterator<Item = impl Into<OsString>>) -> ExitCod
 
 /// Logs to standard error what `RUST_LOG` asks for, or else what the number of `-v` flags does.
 fn start_log(verbose: u8) -> Result<(), CliError> {
-    let directives = match env::var(LOG_VARIABLE) {
-        Ok(directives) if !directives.trim().is_empty() => directives,
+    let directives = match LOG_VARIABLE.get().map(OsString::into_string) {
+        Some(Ok(directives)) if !directives.trim().is_empty() => directives,
         _ => ["warn", "warn,moexperts=info", "warn,moexperts=debug"][usize::from(verbose.min(2))]
             .to_owned(),
     };
     let filter: Targets = directives.parse().map_err(|source| CliError::Log {
-        variable: LOG_VARIABLE,
+        variable: LOG_VARIABLE.name,
         got: directives,
         source,
     })?;

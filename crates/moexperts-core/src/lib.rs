@@ -5,7 +5,8 @@
 //! [`Routing`]); *how* they are executed is a backend ([`ExpertsBackend`]), found by name in the
 //! [`ExpertsInterface`]; *where* is a [`Device`].
 //!
-//! This crate holds no kernel, reads no file and contains no `unsafe`. Start with [`ExpertsBackend`]
+//! This crate holds no kernel, reads no file and contains no `unsafe`; of the environment it reads the
+//! variables that other crates list ([`Variable`]). Start with [`ExpertsBackend`]
 //! to write a backend, with [`Device`] to write a device.
 
 #![forbid(unsafe_code)]
@@ -15,6 +16,7 @@ mod cache;
 pub mod checks;
 mod device;
 mod dtype;
+mod environment;
 mod error;
 mod experts;
 mod format;
@@ -24,6 +26,7 @@ pub mod positions;
 pub mod reference;
 mod routing;
 mod state;
+mod support;
 mod tensor;
 
 pub use backend::{ExpertsBackend, ExpertsCall};
@@ -33,6 +36,7 @@ pub use device::{
     Memory, Operation, Operations, RopePairing, Rows, SharedSlices, Span, Tuning, made,
 };
 pub use dtype::DType;
+pub use environment::{Variable, VariableValue};
 pub use error::{Error, Result};
 pub use experts::{Activation, Expert, Experts, ExpertsSpec, Linear};
 pub use format::WeightFormat;
@@ -40,4 +44,5 @@ pub use interface::{DeviceKind, ExpertsInterface, decode_experts_implementation}
 pub use matrix::{Element, Elements, Matrix, MatrixLayout, Storage, Weight};
 pub use routing::{ExpertGroups, PickOn, RouteOperands, RouterSpec, Routing, Score};
 pub use state::StateSpec;
+pub use support::{BackendSupport, backend_support};
 pub use tensor::Tensor;

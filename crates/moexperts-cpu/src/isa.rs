@@ -1,12 +1,17 @@
 //! Instruction sets, found at run time.
 
-use std::{env, fmt, str::FromStr, sync::OnceLock};
+use std::{fmt, str::FromStr, sync::OnceLock};
+
+use moexperts_core::Variable;
 
 #[cfg(target_arch = "x86_64")]
 use crate::amx;
 
 /// The environment variable that lowers the instruction set, for tests: one of [`Isa::ALL`].
-pub const ISA_VARIABLE: &str = "MOEXPERTS_ISA";
+pub const ISA_VARIABLE: &str = VARIABLE.name;
+
+pub(crate) const VARIABLE: Variable =
+    Variable::new("MOEXPERTS_ISA", "lowers the instruction set of the CPU's kernels");
 
 /// An instruction set that kernels are written for.
 ///
@@ -172,8 +177,8 @@ impl Isa {
     /// If the variable names none, or one this machine lacks.
     pub fn choose() -> Result<Self, IsaError> {
         let best = Self::available().last().unwrap_or(Self::Portable);
-        let Ok(text) = env::var(ISA_VARIABLE) else { return Ok(best) };
-        let isa: Self = text.parse()?;
+        let Some(text) = VARIABLE.get() else { return Ok(best) };
+        let isa: Self = text.to_string_lossy().parse()?;
         if isa.runs_here() { Ok(isa) } else { Err(IsaError::Missing { isa, best }) }
     }
 }

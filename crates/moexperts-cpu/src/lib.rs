@@ -12,6 +12,7 @@ mod device;
 pub mod elementwise;
 mod experts;
 mod huge_pages;
+pub mod inspect;
 mod isa;
 pub mod limits;
 mod linear;
@@ -31,3 +32,6 @@ pub use isa::{Architecture, ISA_VARIABLE, Isa, IsaError};
 pub use rows::{Rows, RowsMut, ValuesMut};
 pub use state::State;
 pub use threads::HostThreads;
+
+/// The environment variables that this crate reads.
+pub const VARIABLES: &[moexperts_core::Variable] = &[isa::VARIABLE];

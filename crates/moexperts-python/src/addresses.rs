@@ -1,13 +1,14 @@
 //! Memory that torch owns, as slices.
 //!
-//! All `unsafe` about foreign memory stands here: an address, how much lies behind it, and for how
-//! long. Python's side owes that a tensor lives, and is not written by others, during a call.
+//! Everything about foreign memory is `unsafe` and starts here: an address, a length, a lifetime. The facts
+//! come from Python's side (`_ops.py`): it reads address, shape and strides off one tensor, and holds that
+//! tensor during the call.
 
 use half::{bf16, f16};
-use moexperts::core::{DType, Elements, Storage};
+use moexperts_core::{DType, Elements, Storage};
 use pyo3::{exceptions::PyTypeError, prelude::*};
 
-/// The bytes of a weight that torch owns. Nobody reads them between calls.
+/// The bytes of a weight that torch owns. They are read during calls only.
 #[derive(Debug)]
 pub(crate) struct ForeignBytes {
     address: usize,
@@ -15,7 +16,12 @@ pub(crate) struct ForeignBytes {
 }
 
 impl ForeignBytes {
-    pub(crate) fn new(address: usize, len: usize) -> Self {
+    /// Describes `len` bytes at an address.
+    ///
+    /// # Safety
+    /// Whenever [`bytes`](Storage::bytes) of the result is called, and as long as what it returned is
+    /// used, `len` initialised bytes lie at `address` and are not written.
+    pub(crate) unsafe fn new(address: usize, len: usize) -> Self {
         Self { address, len }
     }
 }
@@ -25,7 +31,7 @@ impl Storage for ForeignBytes {
         if self.len == 0 {
             return &[];
         }
-        // SAFETY: the caller of a layer's methods holds the tensor, as their docs say.
+        // SAFETY: `new` requires that these bytes are there now and are not written.
         unsafe { std::slice::from_raw_parts(self.address as *const u8, self.len) }
     }
 }
@@ -45,33 +51,33 @@ pub(crate) fn dtype(name: &str) -> PyResult<DType> {
 /// `len` values at an address.
 ///
 /// # Safety
-/// They lie there, aligned, and nobody writes them as long as the result lives.
+/// `len` initialised values lie at `address`, aligned for `T`, and are not written during `'a`.
 pub(crate) unsafe fn slice<'a, T>(address: usize, len: usize) -> &'a [T] {
     if len == 0 {
         return &[];
     }
-    // SAFETY: as the caller owes.
+    // SAFETY: the function requires `len` aligned values at `address` that are not written during `'a`.
     unsafe { std::slice::from_raw_parts(address as *const T, len) }
 }
 
 /// `len` values at an address, to be written.
 ///
 /// # Safety
-/// They lie there, aligned, and nobody else uses them as long as the result lives.
+/// `len` initialised values lie at `address`, aligned for `T`, and nothing else uses them during `'a`.
 pub(crate) unsafe fn slice_mut<'a, T>(address: usize, len: usize) -> &'a mut [T] {
     if len == 0 {
         return &mut [];
     }
-    // SAFETY: as the caller owes.
+    // SAFETY: the function requires `len` aligned values at `address` that only `'a` uses.
     unsafe { std::slice::from_raw_parts_mut(address as *mut T, len) }
 }
 
 /// `len` values of a dtype at an address.
 ///
 /// # Safety
-/// As for [`slice`].
+/// As for [`slice`], with values of `dtype`.
 pub(crate) unsafe fn elements<'a>(address: usize, dtype: DType, len: usize) -> Elements<'a> {
-    // SAFETY: as the caller owes.
+    // SAFETY: the function requires values of `dtype` at `address`, as `slice` does.
     unsafe {
         match dtype {
             DType::F32 => Elements::F32(slice::<f32>(address, len)),

@@ -4,10 +4,8 @@
 use std::sync::Arc;
 
 use half::{bf16, f16};
-use moexperts::{
-    core::{DType, Error, Matrix, MatrixLayout, Result, Routing, Storage},
-    cpu::{Rows, RowsMut, ValuesMut},
-};
+use moexperts_core::{DType, Error, Matrix, MatrixLayout, Result, Routing, Storage};
+use moexperts_cpu::{Rows, RowsMut, ValuesMut};
 use pyo3::{
     exceptions::{PyTypeError, PyValueError},
     prelude::*,
@@ -35,7 +33,11 @@ pub(crate) fn raised(error: Error) -> PyErr {
 }
 
 /// The matrix [out, in] of each expert, over one parameter.
-pub(crate) fn matrices(
+///
+/// # Safety
+/// Whenever a call reads a matrix of the result, a tensor of this address, shape, strides and dtype
+/// lives, and is not written during that call.
+pub(crate) unsafe fn matrices(
     (address, [experts, rows, cols], [apart, row_stride, col_stride]): Parameter,
     dtype: DType,
     transposed: bool,
@@ -43,7 +45,10 @@ pub(crate) fn matrices(
     let last = |len: usize, stride: usize| len.saturating_sub(1) * stride;
     let span = last(experts, apart) + last(rows, row_stride) + last(cols, col_stride) + 1;
     let span = if experts * rows * cols == 0 { 0 } else { span };
-    let storage: Arc<dyn Storage> = Arc::new(ForeignBytes::new(address, span * dtype.size_bytes()));
+    // SAFETY: `span` elements reach from the first to the last of the tensor, which lives and is not
+    // written when they are read, as the function requires.
+    let bytes = unsafe { ForeignBytes::new(address, span * dtype.size_bytes()) };
+    let storage: Arc<dyn Storage> = Arc::new(bytes);
     let matrix = |expert: usize| {
         let offset_bytes = expert * apart * dtype.size_bytes();
         let layout = MatrixLayout { offset_bytes, dtype, rows, cols, row_stride, col_stride };
@@ -63,51 +68,58 @@ pub(crate) struct Input {
 }
 
 impl Input {
-    pub(crate) fn new((address, dtype, [rows, cols], row_stride): Activations) -> PyResult<Self> {
+    /// # Safety
+    /// As long as the result lives, the tensor lives and is not written.
+    pub(crate) unsafe fn new(
+        (address, dtype, [rows, cols], row_stride): Activations,
+    ) -> PyResult<Self> {
         Ok(Self { address, dtype: addresses::dtype(&dtype)?, rows, cols, row_stride })
     }
 
-    /// # Safety
-    /// The tensor lives, and nobody writes it, as long as the result is used.
-    pub(crate) unsafe fn view<'a>(&self) -> Result<Rows<'a>> {
+    pub(crate) fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    pub(crate) fn view(&self) -> Result<Rows<'_>> {
         let len = match self.rows.checked_sub(1) {
             Some(last) => last * self.row_stride + self.cols,
             None => 0,
         };
-        // SAFETY: as the caller owes.
+        // SAFETY: `len` elements end with the last of the tensor, which lives and is not written as
+        // long as `self` lives, as `new` requires; torch aligns tensors for their dtype.
         let elements = unsafe { addresses::elements(self.address, self.dtype, len) };
         Rows::new(elements, [self.rows, self.cols], self.row_stride)
     }
-
-    /// Room for results of the same dtype.
-    ///
-    /// # Safety
-    /// As for [`out`].
-    pub(crate) unsafe fn out<'a>(&self, address: usize, shape: [usize; 2]) -> Result<RowsMut<'a>> {
-        // SAFETY: as the caller owes.
-        unsafe { out(address, self.dtype, shape) }
-    }
 }
 
-/// Room for results, contiguous.
-///
-/// # Safety
-/// The tensor lives, and nobody else uses it, as long as the result is used.
-pub(crate) unsafe fn out<'a>(
+/// The tensor that takes the results of a call, contiguous.
+pub(crate) struct Output {
     address: usize,
     dtype: DType,
     shape: [usize; 2],
-) -> Result<RowsMut<'a>> {
-    let len = shape[0] * shape[1];
-    // SAFETY: as the caller owes.
-    let values = unsafe {
-        match dtype {
-            DType::F32 => ValuesMut::F32(addresses::slice_mut::<f32>(address, len)),
-            DType::F16 => ValuesMut::F16(addresses::slice_mut::<f16>(address, len)),
-            DType::Bf16 => ValuesMut::Bf16(addresses::slice_mut::<bf16>(address, len)),
-        }
-    };
-    RowsMut::new(values, shape)
+}
+
+impl Output {
+    /// # Safety
+    /// As long as the result lives, a contiguous tensor of this dtype and shape lives at `address`, and
+    /// nothing else uses it.
+    pub(crate) unsafe fn new(address: usize, dtype: DType, shape: [usize; 2]) -> Self {
+        Self { address, dtype, shape }
+    }
+
+    pub(crate) fn view(&mut self) -> Result<RowsMut<'_>> {
+        let (address, len) = (self.address, self.shape[0] * self.shape[1]);
+        // SAFETY: the tensor has `len` elements of `dtype`, and is used through `self` alone, as `new`
+        // requires; torch aligns tensors for their dtype.
+        let values = unsafe {
+            match self.dtype {
+                DType::F32 => ValuesMut::F32(addresses::slice_mut::<f32>(address, len)),
+                DType::F16 => ValuesMut::F16(addresses::slice_mut::<f16>(address, len)),
+                DType::Bf16 => ValuesMut::Bf16(addresses::slice_mut::<bf16>(address, len)),
+            }
+        };
+        RowsMut::new(values, self.shape)
+    }
 }
 
 /// The routing of a call.
@@ -120,28 +132,34 @@ pub(crate) struct Ids {
 }
 
 impl Ids {
-    pub(crate) fn new((ids, weights, dtype, top_k): &Routes, tokens: usize) -> PyResult<Self> {
+    /// # Safety
+    /// As long as the result lives, both tensors, contiguous and [tokens, K], live and are not written.
+    pub(crate) unsafe fn new(
+        (ids, weights, dtype, top_k): &Routes,
+        tokens: usize,
+    ) -> PyResult<Self> {
         let dtype = addresses::dtype(dtype)?;
         Ok(Self { ids: *ids, weights: *weights, dtype, tokens, top_k: *top_k })
     }
 
     pub(crate) fn write(&self, routing: &mut Routing) -> Result<()> {
         let len = self.tokens * self.top_k;
-        // SAFETY: Python's side holds both tensors during a call.
+        // SAFETY: both tensors have `len` elements, int64 and `dtype`, and live as long as `self`, as
+        // `new` requires.
         let (ids, weights) = unsafe {
             let ids = addresses::slice::<i64>(self.ids, len);
             (ids, addresses::elements(self.weights, self.dtype, len))
         };
         let (top_k_index, top_k_weights) = routing.reset(self.tokens, self.top_k);
         for (place, (to, &id)) in top_k_index.iter_mut().zip(ids).enumerate() {
-            // One beyond the last expert is a sentinel, however far.
+            // An id beyond the last expert is a sentinel, however large.
             *to = match u64::try_from(id) {
                 Ok(id) => u32::try_from(id).unwrap_or(u32::MAX),
                 Err(_) => {
                     let (token, k) = (place / self.top_k, place % self.top_k);
                     return Err(Error::Layout {
                         what: format!("top_k_index[{token}, {k}]"),
-                        problem: format!("an expert is 0 or more, got {id}"),
+                        problem: format!("expected the id of an expert, 0 or more, got {id}"),
                     });
                 }
             };
@@ -160,20 +178,30 @@ pub(crate) struct BiasRows {
 }
 
 impl BiasRows {
-    pub(crate) fn new((address, dtype, got, strides): Biases, shape: [usize; 2]) -> PyResult<Self> {
+    /// # Safety
+    /// As long as the result lives, the tensor lives and is not written.
+    pub(crate) unsafe fn new(
+        (address, dtype, got, strides): Biases,
+        shape: [usize; 2],
+    ) -> PyResult<Self> {
         if got != shape {
             return Err(raised(Error::shape("bias", shape, got)));
         }
         Ok(Self { address, dtype: addresses::dtype(&dtype)?, shape, strides })
     }
 
-    /// Those of one expert in f32.
+    /// The biases of one expert in f32.
+    ///
+    /// # Panics
+    /// If there is no such expert.
     pub(crate) fn row(&self, expert: usize) -> Vec<f32> {
-        let [_, len] = self.shape;
+        let [experts, len] = self.shape;
+        assert!(expert < experts, "expert {expert} of {experts}");
         let [apart, stride] = self.strides;
         let start = self.address + expert * apart * self.dtype.size_bytes();
         let span = len.checked_sub(1).map_or(0, |last| last * stride + 1);
-        // SAFETY: Python's side holds the tensor during a call.
+        // SAFETY: row `expert` is one of the tensor's, and `span` elements end with its last; the tensor
+        // lives and is not written as long as `self` lives, as `new` requires.
         match unsafe { addresses::elements(start, self.dtype, span) } {
             values if stride == 1 => values.to_f32(),
             values => (0..len).map(|index| values.get(index * stride)).collect(),
@@ -181,7 +209,7 @@ impl BiasRows {
     }
 }
 
-/// Which experts some token goes to.
+/// For each expert, whether a token is routed to it.
 pub(crate) fn hit(routing: &Routing, experts: usize) -> Vec<bool> {
     let mut hit = vec![false; experts];
     for &id in routing.top_k_index() {

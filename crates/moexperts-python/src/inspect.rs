@@ -1,13 +1,11 @@
-//! The facts of [`moexperts::inspect`] as dicts.
+//! The facts of [`moexperts_cpu::inspect`] as dicts.
 
-use moexperts::{
-    DType,
-    core::Result,
-    cpu::Isa,
-    inspect::{
-        BackendSupport, CpuKernel, DeviceFacts, Machine, Variable, VariableValue, cpu_kernels,
-        devices, environment, read_bandwidth, support,
-    },
+use moexperts_core::{
+    BackendSupport, DType, ExpertsInterface, Result, Variable, VariableValue, backend_support,
+};
+use moexperts_cpu::{
+    Cpu, Isa, VARIABLES,
+    inspect::{CpuKernel, Machine, cpu_kernels, describe_cpu, read_bandwidth},
 };
 use pyo3::{
     prelude::*,
@@ -16,23 +14,22 @@ use pyo3::{
 
 use crate::{arguments::raised, worker};
 
-/// Says what layers run on: the machine, its devices, which experts each backend runs, the kernels,
+/// Describes what layers run on: the machine, its device, which experts each backend runs, the kernels,
 /// the environment. Measures how fast memory is read, which takes about a second.
 ///
-/// - `threads`: that compute, as many as the machine has if 0
+/// - `threads`: the number of threads that compute; 0 for all of the machine
 #[pyfunction]
 pub(crate) fn inspect<'py>(py: Python<'py>, threads: usize) -> PyResult<Bound<'py, PyDict>> {
     py.detach(|| Facts::gather(threads)).map_err(raised)?.into_dict(py)
 }
 
-/// What is asked without Python.
+/// What is gathered while the interpreter is released.
 struct Facts {
     machine: Machine,
     bytes_per_second: f64,
-    devices: Vec<DeviceFacts>,
+    cpu: DeviceDict,
     backends: Vec<BackendSupport>,
     kernels: [(DType, Vec<CpuKernel>); 3],
-    environment: Vec<Variable>,
 }
 
 impl Facts {
@@ -41,10 +38,12 @@ impl Facts {
         Ok(Self {
             machine: Machine::of(&cpu),
             bytes_per_second: read_bandwidth(&cpu).bytes_per_second,
-            devices: devices(&cpu),
-            backends: support(&cpu),
+            cpu: DeviceDict {
+                description: describe_cpu(&cpu),
+                backends: ExpertsInterface::names::<Cpu>(),
+            },
+            backends: backend_support(&cpu),
             kernels: DType::ALL.map(|dtype| (dtype, cpu_kernels(&cpu, dtype))),
-            environment: environment(),
         })
     }
 
@@ -58,10 +57,10 @@ impl Facts {
         let dict = PyDict::new(py);
         dict.set_item("version", env!("CARGO_PKG_VERSION"))?;
         dict.set_item("machine", MachineDict::new(self.machine, self.bytes_per_second))?;
-        dict.set_item("devices", self.devices.into_iter().map(device).into_py_dict(py)?)?;
+        dict.set_item("devices", [("cpu", self.cpu)].into_py_dict(py)?)?;
         dict.set_item("backends", backends.collect::<PyResult<Vec<_>>>()?.into_py_dict(py)?)?;
         dict.set_item("kernels", kernels.into_py_dict(py)?)?;
-        dict.set_item("environment", self.environment.into_iter().map(variable).into_py_dict(py)?)?;
+        dict.set_item("environment", VARIABLES.iter().map(variable).into_py_dict(py)?)?;
         Ok(dict)
     }
 }
@@ -92,20 +91,9 @@ impl MachineDict {
 }
 
 #[derive(IntoPyObject)]
-enum DeviceDict {
-    Found { description: String, backends: Vec<String> },
-    Missing { missing: String },
-}
-
-fn device(facts: DeviceFacts) -> (String, DeviceDict) {
-    match facts {
-        DeviceFacts::Found { name, description, backends } => {
-            (name.to_string(), DeviceDict::Found { description, backends })
-        }
-        DeviceFacts::Missing { kind, reason } => {
-            (kind.to_owned(), DeviceDict::Missing { missing: reason })
-        }
-    }
+struct DeviceDict {
+    description: String,
+    backends: Vec<String>,
 }
 
 #[derive(IntoPyObject)]
@@ -116,7 +104,7 @@ struct KernelDict {
 }
 
 impl From<CpuKernel> for KernelDict {
-    fn from(CpuKernel { isa, inputs, in_use }: CpuKernel) -> Self {
+    fn from(CpuKernel { isa, inputs, in_use, .. }: CpuKernel) -> Self {
         Self { instruction_set: isa.name(), inputs: inputs.name(), in_use }
     }
 }
@@ -127,11 +115,11 @@ struct VariableDict {
     meaning: &'static str,
 }
 
-fn variable(Variable { name, meaning, value }: Variable) -> (&'static str, VariableDict) {
-    let value = match value {
+fn variable(variable: &Variable) -> (&'static str, VariableDict) {
+    let value = match variable.shown() {
         VariableValue::NotSet => None,
-        VariableValue::Secret => Some("set, not shown".to_owned()),
         VariableValue::Text(text) => Some(text),
+        _ => Some("set, not shown".to_owned()),
     };
-    (name, VariableDict { value, meaning })
+    (variable.name, VariableDict { value, meaning: variable.meaning })
 }

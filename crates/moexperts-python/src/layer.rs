@@ -1,16 +1,15 @@
 //! The experts of a layer where torch keeps them, and calls of them.
 
-use moexperts::{
-    Cpu,
-    core::{Activation, Error, Expert, Experts, ExpertsSpec, Linear, Matrix, Result, Routing},
-    cpu::{BatchedMm, Eager, GroupedMm, RowsBackend, RowsCall},
+use moexperts_core::{
+    Activation, Error, Expert, Experts, ExpertsSpec, Linear, Matrix, Result, Routing,
 };
+use moexperts_cpu::{BatchedMm, Cpu, Eager, GroupedMm, RowsBackend, RowsCall};
 use pyo3::{exceptions::PyValueError, prelude::*};
 
 use crate::{
     addresses,
     arguments::{
-        Activations, BiasRows, Biases, Ids, Input, Parameter, Routes, hit, matrices, raised,
+        Activations, BiasRows, Biases, Ids, Input, Output, Parameter, Routes, hit, matrices, raised,
     },
     worker::{Inputs, Worker},
 };
@@ -49,7 +48,7 @@ enum GateUp {
 
 /// The experts of one layer, where torch keeps their weights.
 ///
-/// Whoever calls it holds the tensors meanwhile; between calls they may change or go.
+/// The caller of a method holds the tensors during the call; between calls they may change or be freed.
 #[pyclass(frozen, module = "moexperts._native")]
 pub(crate) struct Layer {
     spec: ExpertsSpec,
@@ -82,8 +81,11 @@ impl Layer {
     ) -> PyResult<Self> {
         let dtype = addresses::dtype(dtype)?;
         let activation = self::activation(activation, alpha, limit)?;
-        let gate_ups = matrices(gate_up, dtype, transposed).map_err(raised)?;
-        let downs = matrices(down, dtype, transposed).map_err(raised)?;
+        // SAFETY: the matrices are read in `forward` alone. Python's side looks a layer up by address,
+        // shape, strides and dtype of two tensors that it holds during the call.
+        let (gate_ups, downs) =
+            unsafe { (matrices(gate_up, dtype, transposed), matrices(down, dtype, transposed)) };
+        let (gate_ups, downs) = (gate_ups.map_err(raised)?, downs.map_err(raised)?);
         let (hidden, intermediate) =
             downs.first().map_or((0, 0), |down| (down.rows(), down.cols()));
         let gate_up = if interleaved { GateUp::Interleaved } else { GateUp::Concatenated };
@@ -119,25 +121,29 @@ impl Layer {
         out: usize,
     ) -> PyResult<()> {
         let backend = self::backend(backend)?;
-        let x = Input::new(x)?;
-        let routes = Ids::new(&routes, x.rows)?;
-        let biases = biases.map(|biases| self.biases(biases)).transpose()?;
-        let compute = || {
+        // SAFETY: Python's side made these arguments of tensors that it holds during this call, `out`
+        // among them, which it has just allocated as [T, H] in the dtype of `x`.
+        let (x, routes, biases, mut out) = unsafe {
+            let x = Input::new(x)?;
+            let routes = Ids::new(&routes, x.rows)?;
+            let biases = biases.map(|biases| self.biases(biases)).transpose()?;
+            let out = Output::new(out, x.dtype(), [x.rows, self.spec.hidden]);
+            (x, routes, biases, out)
+        };
+        let compute = move || {
             Worker::with(threads, self.inputs, |worker| {
                 let Worker { cpu, scratch, routing, .. } = worker;
                 routes.write(routing)?;
                 let with_biases;
-                let experts = match biases {
+                let experts = match &biases {
                     None => &self.experts,
                     Some([gate_up, down]) => {
-                        with_biases = self.with_biases(routing, &gate_up, &down)?;
+                        with_biases = self.with_biases(routing, gate_up, down)?;
                         &with_biases
                     }
                 };
-                // SAFETY: Python's side holds both tensors during this call.
-                let (x, out) = unsafe { (x.view()?, x.out(out, [x.rows, self.spec.hidden])?) };
-                let call = RowsCall { cpu, experts, x, routing, scratch };
-                backend.forward_rows(call, out)
+                let call = RowsCall { cpu, experts, x: x.view()?, routing, scratch };
+                backend.forward_rows(call, out.view()?)
             })
         };
         py.detach(compute).map_err(raised)
@@ -145,11 +151,15 @@ impl Layer {
 }
 
 impl Layer {
-    fn biases(&self, biases: [Biases; 2]) -> PyResult<[BiasRows; 2]> {
+    /// # Safety
+    /// As for [`BiasRows::new`].
+    unsafe fn biases(&self, [gate_up, down]: [Biases; 2]) -> PyResult<[BiasRows; 2]> {
         let ExpertsSpec { experts, gated, hidden, intermediate, .. } = self.spec;
         let up = if gated { 2 * intermediate } else { intermediate };
-        let [gate_up, down] = biases;
-        Ok([BiasRows::new(gate_up, [experts, up])?, BiasRows::new(down, [experts, hidden])?])
+        // SAFETY: the function requires of both tensors what `BiasRows::new` does.
+        unsafe {
+            Ok([BiasRows::new(gate_up, [experts, up])?, BiasRows::new(down, [experts, hidden])?])
+        }
     }
 
     /// The experts with the biases of those that are hit.

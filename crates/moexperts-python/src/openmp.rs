@@ -1,9 +1,9 @@
 //! torch's own threads.
 //!
-//! torch divides its operations among the threads of an OpenMP runtime, which stay awake a while
-//! after each. Threads of our own would fight with them for the cores; so we compute on theirs. The
-//! runtime is the one that torch's library is linked with: looked up through it, GNU's and LLVM's
-//! alike answer to `GOMP_parallel`.
+//! torch divides its operations among the threads of an OpenMP runtime, which stay awake for a while
+//! after each operation. A second set of threads would compete with them for the cores, so we compute on
+//! theirs. The runtime is the one that torch's library is linked with; GNU's and LLVM's both export
+//! `GOMP_parallel`.
 
 use std::{
     ffi::c_void,
@@ -12,7 +12,7 @@ use std::{
 };
 
 use libloading::Library;
-use moexperts::cpu::HostThreads;
+use moexperts_cpu::HostThreads;
 use pyo3::prelude::*;
 
 /// `void GOMP_parallel(void (*fn)(void *), void *data, unsigned num_threads, unsigned flags)`.
@@ -55,7 +55,7 @@ impl HostThreads for OpenMp {
 
 /// Computes on the threads of the OpenMP runtime that a loaded library is linked with.
 ///
-/// Returns whether there is one. Without it, layers compute on threads of their own.
+/// Returns whether there is one. Without it, layers compute on threads of this crate.
 #[pyfunction]
 pub(crate) fn use_openmp_of(library: &str) -> bool {
     if OPENMP.get().is_some() {

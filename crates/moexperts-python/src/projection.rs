@@ -1,22 +1,20 @@
 //! One projection of the experts of a layer, and calls of it.
 
-use moexperts::{
-    core::{DType, Linear, Matrix},
-    cpu::{PairsCall, expert_linear},
-};
+use moexperts_core::{DType, Linear, Matrix};
+use moexperts_cpu::{PairsCall, expert_linear};
 use pyo3::prelude::*;
 
 use crate::{
     addresses,
     arguments::{
-        self, Activations, BiasRows, Biases, Ids, Input, Parameter, Routes, hit, matrices, raised,
+        Activations, BiasRows, Biases, Ids, Input, Output, Parameter, Routes, hit, matrices, raised,
     },
     worker::{Inputs, Worker},
 };
 
 /// One projection of the experts of a layer, where torch keeps its weights.
 ///
-/// Whoever calls it holds the tensors meanwhile; between calls they may change or go.
+/// The caller of a method holds the tensors during the call; between calls they may change or be freed.
 #[pyclass(frozen, module = "moexperts._native")]
 pub(crate) struct Projection {
     weights: Vec<Matrix>,
@@ -28,8 +26,10 @@ impl Projection {
     #[new]
     #[pyo3(signature = (weight, dtype, *, transposed))]
     fn new(weight: Parameter, dtype: &str, transposed: bool) -> PyResult<Self> {
-        let weights = matrices(weight, addresses::dtype(dtype)?, transposed).map_err(raised)?;
-        Ok(Self { weights })
+        // SAFETY: the matrices are read in `forward` alone. Python's side looks a projection up by address,
+        // shape, strides and dtype of a tensor that it holds during the call.
+        let weights = unsafe { matrices(weight, addresses::dtype(dtype)?, transposed) };
+        Ok(Self { weights: weights.map_err(raised)? })
     }
 
     /// Computes `out[t · K + k] = weight[ids[t, k]] · x + bias[ids[t, k]]` of row t of `x`, or of row
@@ -46,12 +46,17 @@ impl Projection {
         bias: Option<Biases>,
         out: usize,
     ) -> PyResult<()> {
-        let x = Input::new(x)?;
-        let routes = Ids::new(&routes, tokens)?;
         let outputs = self.weights.first().map_or(0, Matrix::rows);
-        let bias = bias.map(|bias| BiasRows::new(bias, [self.weights.len(), outputs]));
-        let bias = bias.transpose()?;
-        let compute = || {
+        // SAFETY: Python's side made these arguments of tensors that it holds during this call, `out`
+        // among them, which it has just allocated as [T · K, out] in float32.
+        let (x, routes, bias, mut out) = unsafe {
+            let x = Input::new(x)?;
+            let bias = bias.map(|bias| BiasRows::new(bias, [self.weights.len(), outputs]));
+            let (.., top_k) = routes;
+            let out = Output::new(out, DType::F32, [tokens * top_k, outputs]);
+            (x, Ids::new(&routes, tokens)?, bias.transpose()?, out)
+        };
+        let compute = move || {
             Worker::with(threads, Inputs::AsKernelsLike, |worker| {
                 let Worker { cpu, scratch, routing, .. } = worker;
                 routes.write(routing)?;
@@ -61,11 +66,8 @@ impl Projection {
                     bias: bias.as_ref().filter(|_| hit[index]).map(|bias| bias.row(index)),
                 };
                 let experts: Vec<_> = self.weights.iter().enumerate().map(linear).collect();
-                let pairs = routing.top_k_index().len();
-                // SAFETY: Python's side holds both tensors during this call.
-                let (x, out) =
-                    unsafe { (x.view()?, arguments::out(out, DType::F32, [pairs, outputs])?) };
-                expert_linear(PairsCall { cpu, experts: &experts, x, routing, scratch }, out)
+                let call = PairsCall { cpu, experts: &experts, x: x.view()?, routing, scratch };
+                expert_linear(call, out.view()?)
             })
         };
         py.detach(compute).map_err(raised)

@@ -1,19 +1,16 @@
-//! Who computes a call: a handle of the processor with a team of its own, and buffers.
+//! What computes a call: a handle of the processor with its own team of threads, and buffers.
 
 use std::{
     num::NonZero,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use moexperts::{
-    Cpu, CpuOptions,
-    core::{DType, Result, Routing, Scratch, WeightFormat},
-    cpu::{Isa, product::Kernel},
-};
+use moexperts_core::{DType, Result, Routing, Scratch, WeightFormat};
+use moexperts_cpu::{Cpu, CpuOptions, Isa, product::Kernel};
 
 use crate::openmp;
 
-/// The workers that have nothing to do: at most as many as there were calls at the same time.
+/// The idle workers: at most as many as there were calls at the same time.
 static IDLE: Mutex<Vec<Worker>> = Mutex::new(Vec::new());
 
 /// In which dtype a product takes its inputs.
@@ -34,7 +31,7 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    /// Calls `work` with a worker of so many threads.
+    /// Calls `work` with a worker that has `threads` threads.
     pub(crate) fn with<R>(
         threads: usize,
         inputs: Inputs,
@@ -49,7 +46,7 @@ impl Worker {
         result
     }
 
-    /// An idle worker. Those of another number of threads end: the number has been changed.
+    /// An idle worker. Workers with another number of threads are dropped: torch's number has changed.
     fn idle(threads: usize, inputs: Inputs) -> Option<Self> {
         let mut idle = idle();
         idle.retain(|worker| worker.cpu.thread_count() == threads);
@@ -79,8 +76,8 @@ fn idle() -> MutexGuard<'static, Vec<Worker>> {
     IDLE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The processor with so many threads, torch's if they can be shared; the best of its instruction
-/// sets, if none is named.
+/// The processor with a number of threads, which are torch's if those can be shared. Without an
+/// instruction set, the best one.
 pub(crate) fn cpu(threads: usize, isa: Option<Isa>) -> Result<Cpu> {
     let options = CpuOptions { threads: NonZero::new(threads), isa };
     match openmp::host() {

@@ -22,7 +22,9 @@ def test_inspect_tells_the_machine_and_what_runs() -> None:
     for kernels in facts["kernels"].values():
         assert [kernel["in_use"] for kernel in kernels].count(True) == 1
         assert kernels[-1]["instruction_set"] == "portable"
-    assert facts["devices"]["cpu"]["backends"] == ["eager", "batched_mm", "grouped_mm"]
+    cpu = facts["devices"]["cpu"]
+    assert cpu["backends"] == ["eager", "batched_mm", "grouped_mm"]
+    assert f"{machine['threads']} thread" in cpu["description"]
     assert "MOEXPERTS_ISA" in facts["environment"]
 
 
@@ -39,7 +41,8 @@ torch.manual_seed(0)
 x, w = torch.randn(20, 32), torch.softmax(torch.randn(20, 2), -1)
 ids = torch.randint(0, 4, (20, 2))
 up, down = torch.randn(4, 32, 32), torch.randn(4, 32, 16)
-out = _ops.experts(x, ids, w, up, None, down, None, "grouped_mm", "silu", 0., 0., True, False, False, False)
+parameters = _ops.Parameters(up, None, down, None)
+out = _ops.experts(x, ids, w, parameters, "grouped_mm", _ops.Formula("silu"))
 print(moexperts.inspect()["machine"]["instruction_set"], out.double().norm().item())
 """
     isas = moexperts.inspect()["machine"]["instruction_sets"]
@@ -71,7 +74,8 @@ before = len(os.listdir("/proc/self/task"))
 x, w = torch.randn(64, 512), torch.ones(64, 2)
 ids = torch.randint(0, 4, (64, 2))
 up, down = torch.randn(4, 512, 512), torch.randn(4, 512, 256)
-_ops.experts(x, ids, w, up, None, down, None, "grouped_mm", "silu", 0., 0., True, False, False, False)
+parameters = _ops.Parameters(up, None, down, None)
+_ops.experts(x, ids, w, parameters, "grouped_mm", _ops.Formula("silu"))
 print(_ops.HOSTED, before, len(os.listdir("/proc/self/task")))
 """
     ran = in_python(code)

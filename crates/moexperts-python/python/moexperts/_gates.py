@@ -1,8 +1,8 @@
-"""Which formula stands between the products of an experts module.
+"""Finds the formula between the two products of an experts module.
 
-A class of transformers may bring its own `_apply_gate`. Whether the kernels know what it computes is
-found by evaluating it: on made-up values, with made-up attributes, and comparing with the formulas
-they have. So a new family needs no entry here, and one that changes its formula is noticed.
+A class of transformers may have its own `_apply_gate`. We evaluate it on made-up values with made-up
+attributes and compare the result with the formulas of the kernels. So a new family needs no entry
+here, and a family that changes its formula is noticed.
 """
 
 from collections.abc import Callable
@@ -13,16 +13,16 @@ import torch
 from torch import nn
 from transformers import activations
 
-# Of the attributes of a module that a gate may read.
+# The made-up values of attributes that a gate may read.
 ALPHA, LIMIT = 0.75, 1.25
 
-# One of `_KINDS`, whether gate and up are interleaved, and the names of the attributes alpha and
-# limit, empty for one that is not read.
-Formula = tuple[str, bool, str, str]
+# A key of `_KINDS`, whether gate and up are interleaved, and the names of the attributes that hold alpha
+# and limit (empty: not read).
+GateFormula = tuple[str, bool, str, str]
 
 
 def activation_name(activation: Any) -> str | None:
-    """The name the kernels have for an activation, if they have it."""
+    """The kernels' name of an activation; `None` if they lack it."""
     kind = type(activation)
     if kind is nn.GELU:
         return {"none": "gelu", "tanh": "gelu_tanh"}.get(activation.approximate)
@@ -42,18 +42,18 @@ _ACTIVATIONS: dict[type, str] = {
 
 
 @torch._dynamo.assume_constant_result
-def gate_formula(module_class: type[nn.Module]) -> Formula | None:
-    """What `module_class._apply_gate` computes, if the kernels have it."""
+def gate_formula(module_class: type[nn.Module]) -> GateFormula | None:
+    """The formula of `module_class._apply_gate`; `None` if the kernels lack it."""
     return _formula_of(module_class._apply_gate)
 
 
 @cache
-def _formula_of(gate: Callable[[Any, torch.Tensor], torch.Tensor]) -> Formula | None:
+def _formula_of(gate: Callable[[Any, torch.Tensor], torch.Tensor]) -> GateFormula | None:
     stub, gate_up = _Stub(), _probe()
     try:
         with torch.no_grad():
             computed = gate(stub, gate_up)
-    except Exception:  # noqa: BLE001 - whatever a gate needs that this module does not have
+    except Exception:  # noqa: BLE001 - a gate may need anything of its module
         return None
     for interleaved, halves in _halves(gate_up).items():
         for kind, function in _KINDS.items():
@@ -64,7 +64,7 @@ def _formula_of(gate: Callable[[Any, torch.Tensor], torch.Tensor]) -> Formula | 
 
 
 def _probe() -> torch.Tensor:
-    """Values beyond the limit on both sides, in no order, none twice: [6, 2 · 7]."""
+    """Distinct values in random order, some beyond the limit on both sides: [6, 2 · 7]."""
     order = torch.randperm(6 * 14, generator=torch.Generator().manual_seed(0))
     return torch.linspace(-3.0, 3.0, 6 * 14)[order].reshape(6, 14)
 
@@ -75,7 +75,7 @@ def _halves(gate_up: torch.Tensor) -> dict[bool, tuple[torch.Tensor, torch.Tenso
 
 
 def _act(gate: torch.Tensor) -> torch.Tensor:
-    """An activation that is no other's."""
+    """An activation unlike any real one."""
     return torch.sin(gate) + 0.5 * gate
 
 

@@ -1,6 +1,6 @@
 """The kernels, on addresses that Python's side reads off torch's tensors.
 
-Whoever calls them holds the tensors meanwhile.
+The caller holds the tensors during a call.
 """
 
 from collections.abc import Sequence

@@ -1,20 +1,20 @@
-"""The operations, on tensors: at once, or as operators of torch where a graph is made."""
+"""The operations on tensors: called directly, or as operators of torch where it traces a graph."""
 
 import os
 from collections.abc import Callable, Hashable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from . import _native
 
-# Tensors whose values lie where their address says.
+# Classes of tensors whose `data_ptr` is the address of their values.
 PLAIN = (torch.Tensor, torch.nn.Parameter)
 
-# At most so many descriptions of weights are kept: enough for the layers of several models.
+# Limit of the descriptions of weights that are kept: enough for the layers of several models.
 MOST_DESCRIPTIONS = 1024
 
-# Whether layers are computed by the threads of torch itself.
+# Whether layers are computed on the threads of torch.
 HOSTED = _native.use_openmp_of(
     os.path.join(os.path.dirname(torch.__file__), "lib", "libtorch_cpu.so")
 )
@@ -26,43 +26,49 @@ _DTYPE_NAMES = {
 }
 
 
+class Parameters(NamedTuple):
+    """The weights and biases of an experts module, as transformers names them."""
+
+    gate_up_proj: torch.Tensor
+    gate_up_bias: torch.Tensor | None
+    down_proj: torch.Tensor
+    down_bias: torch.Tensor | None
+
+
+class Formula(NamedTuple):
+    """How experts compute with their weights.
+
+    Args:
+        activation: as the kernels name it: `silu`, `gelu`, `clamped_swiglu`, ...
+        alpha, limit: constants of clamped activations; 0 for others.
+        gated: whether `gate_up_proj` holds a gate beside the up projection.
+        interleaved: whether rows of gate and up alternate; else all gate rows come first.
+        transposed: whether weights are stored as [E, in, out]; else as [E, out, in].
+        unrounded: whether inputs of products stay in float32, where a faster kernel would round
+            them to the dtype of the weights.
+    """
+
+    activation: str
+    alpha: float = 0.0
+    limit: float = 0.0
+    gated: bool = True
+    interleaved: bool = False
+    transposed: bool = False
+    unrounded: bool = False
+
+
 def experts(
     hidden_states: torch.Tensor,
     top_k_index: torch.Tensor,
     top_k_weights: torch.Tensor,
-    gate_up_proj: torch.Tensor,
-    gate_up_bias: torch.Tensor | None,
-    down_proj: torch.Tensor,
-    down_bias: torch.Tensor | None,
+    parameters: Parameters,
     backend: str,
-    activation: str,
-    alpha: float,
-    limit: float,
-    gated: bool,
-    interleaved: bool,
-    transposed: bool,
-    unrounded: bool,
+    formula: Formula,
 ) -> torch.Tensor:
     """`out[t] = Σ_k w[t,k] · expert[ids[t,k]](x[t])`: [T, H] of the dtype of `hidden_states`."""
-    return _dispatch(
-        _experts,
-        torch.ops.moexperts.experts,
-        hidden_states,
-        top_k_index,
-        top_k_weights,
-        gate_up_proj,
-        gate_up_bias,
-        down_proj,
-        down_bias,
-        backend,
-        activation,
-        alpha,
-        limit,
-        gated,
-        interleaved,
-        transposed,
-        unrounded,
-    )
+    op = torch.ops.moexperts.experts
+    routing = (top_k_index, top_k_weights)
+    return _dispatch(_experts, op, hidden_states, *routing, *parameters, backend, *formula)
 
 
 def expert_linear(
@@ -82,7 +88,7 @@ def expert_linear(
 
 def _dispatch(function: Callable[..., torch.Tensor], op: Any, *args: Any) -> torch.Tensor:
     tensors = [arg for arg in args if isinstance(arg, torch.Tensor)]
-    # Of whatever is no plain tensor in memory, torch knows what to do with an operator.
+    # Torch dispatches an operator for tensors that are not plain memory (fake, meta, subclasses).
     plain = all(type(tensor) in PLAIN for tensor in tensors) and tensors[0].device.type != "meta"
     if torch.compiler.is_compiling() or not plain:
         return op(*args)
@@ -100,39 +106,23 @@ def _experts(
     down_proj: torch.Tensor,
     down_bias: torch.Tensor | None,
     backend: str,
-    activation: str,
-    alpha: float,
-    limit: float,
-    gated: bool,
-    interleaved: bool,
-    transposed: bool,
-    unrounded: bool,
+    *fields: Any,
 ) -> torch.Tensor:
+    """The operator: the fields of `Parameters` and `Formula` are arguments of it."""
+    formula = Formula(*fields)
     _on_cpu(hidden_states, top_k_index, top_k_weights, gate_up_proj, down_proj)
     gate_up, down = _address(gate_up_proj), _address(down_proj)
     dtype = gate_up_proj.dtype
-    kind = (activation, alpha, limit, gated, interleaved, transposed, unrounded)
-    key = (gate_up, down, dtype, kind)
+    key = (gate_up, down, dtype, formula)
     layer = _descriptions.get(key)
     if layer is None:
         _same_dtype("down_proj", down_proj, dtype)
-        layer = _native.Layer(
-            gate_up,
-            down,
-            _name(dtype),
-            gated=gated,
-            interleaved=interleaved,
-            transposed=transposed,
-            activation=activation,
-            alpha=alpha,
-            limit=limit,
-            unrounded=unrounded,
-        )
+        layer = _native.Layer(gate_up, down, _name(dtype), **formula._asdict())
         _keep(key, layer)
     x = _rows("hidden_states", hidden_states)
     ids, weights = top_k_index.to(torch.int64).contiguous(), top_k_weights.contiguous()
     _same_shape("top_k_index and top_k_weights", ids, weights)
-    out = _experts_out(x, ids, down_proj, transposed)
+    out = _experts_out(x, ids, down_proj, formula.transposed)
     biases = None
     if (gate_up_bias is None) != (down_bias is None):
         missing = "down" if down_bias is None else "gate_up"
@@ -161,7 +151,7 @@ def _expert_linear(
         _keep(key, projection)
     x = _rows("input of the projection", x)
     ids = top_k_index.to(torch.int64).contiguous()
-    # The weights of the routing are not used: anything of its shape does.
+    # The routing's weights are not used, but its shape is.
     weights = torch.empty(ids.shape, dtype=torch.float32)
     out = _expert_linear_out(x, ids, weight, transposed)
     threads, routes = torch.get_num_threads(), _routes(ids.size(0), ids, weights)
@@ -183,8 +173,8 @@ def _expert_linear_out(
     return x.new_empty(shape, dtype=torch.float32)
 
 
-# Descriptions of weights by where they lie. They hold no memory of torch's; a description of weights
-# that are gone is of no harm: the same place and shape are described alike.
+# Descriptions of weights by address, shape and strides. They hold none of torch's memory, so one of
+# freed weights does no harm: weights at the same address with the same shape have the same description.
 _descriptions: dict[Hashable, Any] = {}
 
 
@@ -195,7 +185,7 @@ def _keep(key: Hashable, description: Any) -> None:
 
 
 def _on_cpu(*tensors: torch.Tensor) -> None:
-    """Whether addresses are those of this process's memory."""
+    """Refuses tensors whose addresses are not in this process's memory."""
     if not all(tensor.is_cpu for tensor in tensors):
         devices = ", ".join(str(tensor.device) for tensor in tensors)
         raise ValueError(f"tensors of experts are on {devices}, expected all on the CPU")
@@ -220,7 +210,7 @@ def _routes(tokens: int, ids: torch.Tensor, weights: torch.Tensor) -> tuple[int,
 
 
 def _rows(name: str, x: torch.Tensor) -> torch.Tensor:
-    """Activations, copied if the values of a row are no neighbours."""
+    """Activations, copied if the values of a row are not adjacent."""
     if x.dim() != 2:
         raise ValueError(f"{name} has shape {[*x.shape]}, expected two dimensions")
     return x if x.stride(-1) == 1 or x.size(-1) <= 1 else x.contiguous()
@@ -242,7 +232,7 @@ def _same_shape(what: str, first: torch.Tensor, second: torch.Tensor) -> None:
 
 
 class _WithoutGradient(torch.autograd.Function):
-    """A result whose gradient nobody can ask for."""
+    """A result whose gradient is refused."""
 
     @staticmethod
     def forward(ctx: Any, function: Callable[..., torch.Tensor], *args: Any) -> torch.Tensor:
@@ -260,7 +250,8 @@ def _refuse_gradient(_: Any, *__: torch.Tensor) -> None:
     )
 
 
-# Operators stand for the functions where torch makes a graph of a model.
+# Operators stand for the functions where torch traces a graph of a model. Their schema lists the fields
+# of `Parameters` and `Formula` one by one.
 _library = torch.library.Library("moexperts", "DEF")
 _library.define(
     "experts(Tensor hidden_states, Tensor top_k_index, Tensor top_k_weights, "
@@ -278,23 +269,11 @@ _library.impl("expert_linear", _expert_linear, "CPU")
 
 @torch.library.register_fake("moexperts::experts", lib=_library)
 def _fake_experts(
-    x: torch.Tensor,
-    ids: torch.Tensor,
-    weights: torch.Tensor,
-    gate_up_proj: torch.Tensor,
-    gate_up_bias: torch.Tensor | None,
-    down_proj: torch.Tensor,
-    down_bias: torch.Tensor | None,
-    backend: str,
-    activation: str,
-    alpha: float,
-    limit: float,
-    gated: bool,
-    interleaved: bool,
-    transposed: bool,
-    unrounded: bool,
+    x: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor, *fields: Any
 ) -> torch.Tensor:
-    return _experts_out(x, ids, down_proj, transposed)
+    of_parameters = len(Parameters._fields)
+    parameters, (_, *fields) = Parameters(*fields[:of_parameters]), fields[of_parameters:]
+    return _experts_out(x, ids, parameters.down_proj, Formula(*fields).transposed)
 
 
 @torch.library.register_fake("moexperts::expert_linear", lib=_library)

@@ -11,6 +11,7 @@ from transformers.integrations.moe import ExpertsInterface
 
 from . import _ops
 from ._gates import activation_name, gate_formula
+from ._ops import Formula, Parameters
 
 # The names in transformers, and the backend behind each.
 BACKENDS = {
@@ -32,7 +33,7 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def register() -> None:
-    """Registers the backends in transformers; again does no harm."""
+    """Registers the backends in transformers; calling it again changes nothing."""
     for name, backend in BACKENDS.items():
         ExpertsInterface.register(name, partial(experts_forward, backend))
         # Models with quantised experts accept every name and look it up here.
@@ -68,42 +69,32 @@ def experts_forward(
     formula = _formula(module)
     if formula is None or getattr(module, "has_post_expert_norm", False):
         return _by_parts(module, hidden_states, top_k_index, top_k_weights)
-    activation, interleaved, alpha, limit = formula
+    parameters = Parameters(gate_up, gate_up_bias, down, down_bias)
     return _ops.experts(
-        hidden_states,
-        top_k_index,
-        top_k_weights,
-        gate_up,
-        gate_up_bias,
-        down,
-        down_bias,
-        backend,
-        activation,
-        alpha,
-        limit,
-        module.has_gate,
-        interleaved,
-        module.is_transposed,
-        type(module).__name__ in UNROUNDED,
+        hidden_states, top_k_index, top_k_weights, parameters, backend, formula
     )
 
 
-def _formula(module: Any) -> tuple[str, bool, float, float] | None:
-    """Activation, whether gate and up are interleaved, alpha and limit; `None` if the kernels have
-    no such formula."""
+def _formula(module: Any) -> Formula | None:
+    """How the module computes between its products; `None` if the kernels have no such formula."""
     activation = activation_name(getattr(module, "act_fn", None))
+    stored = {
+        "transposed": module.is_transposed,
+        "unrounded": type(module).__name__ in UNROUNDED,
+    }
     if not module.has_gate:
-        return None if activation is None else (activation, False, 0.0, 0.0)
-    formula = gate_formula(type(module))
-    if formula is None:
+        return None if activation is None else Formula(activation, gated=False, **stored)
+    found = gate_formula(type(module))
+    if found is None:
         return None
-    kind, interleaved, alpha_name, limit_name = formula
+    kind, interleaved, alpha_name, limit_name = found
     alpha, limit = (float(getattr(module, name)) if name else 0.0 for name in (alpha_name, limit_name))
+    stored["interleaved"] = interleaved
     if kind == "gated":
-        return None if activation is None else (activation, interleaved, 0.0, 0.0)
+        return None if activation is None else Formula(activation, **stored)
     if kind == "clamped_gated":
-        return ("clamped_silu", interleaved, 0.0, limit) if activation == "silu" else None
-    return kind, interleaved, alpha, limit
+        return Formula("clamped_silu", limit=limit, **stored) if activation == "silu" else None
+    return Formula(kind, alpha, limit, **stored)
 
 
 def _by_parts(
@@ -146,7 +137,7 @@ def _projection(module: Any, name: str) -> tuple[torch.Tensor, torch.Tensor | No
 
 
 def _unusual(weight: Any) -> str | None:
-    """What makes a weight none of the kernels'."""
+    """Why the kernels cannot read a weight; `None` if they can."""
     if not isinstance(weight, torch.Tensor):
         return "no such tensor"
     if weight.dtype not in DTYPES:

@@ -1,29 +1,26 @@
-//! The devices there are, and the backends of each.
+//! The devices of this machine, and the backends of each.
 
 use moexperts_core::{Error, ExpertsInterface};
-use moexperts_cpu::Cpu;
+use moexperts_cpu::{Cpu, inspect::describe_cpu};
 use moexperts_cuda::{Cuda, driver::Properties};
 
-use crate::{
-    any_device::DeviceName,
-    units::{Bytes, counted},
-};
+use crate::{any_device::DeviceName, units::Bytes};
 
-/// A device there is, or a kind of device of which there is none.
+/// A device of this machine, or a kind of device that it lacks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DeviceFacts {
-    /// A device that can be asked for.
+    /// A device that a model can be loaded on.
     Found {
-        /// The name it is asked for by.
+        /// The name that `--device` takes.
         name: DeviceName,
-        /// What it is, as [`describe_cpu`] or [`describe_gpu`] says.
+        /// A description, see [`describe_cpu`] and [`describe_gpu`].
         description: String,
-        /// Names of its experts backends, the registered ones too.
+        /// Names of its experts backends, those that users registered among them.
         backends: Vec<String>,
     },
-    /// There is none of this kind.
+    /// There is no device of this kind.
     Missing {
-        /// What names of the kind begin with: `cuda`.
+        /// The kind, as names of its devices begin: `cuda`.
         kind: &'static str,
         /// Why there is none.
         reason: String,
@@ -46,21 +43,14 @@ pub fn devices(cpu: &Cpu) -> Vec<DeviceFacts> {
     let gpus = match Cuda::devices() {
         Ok(gpus) if gpus.is_empty() => none("the driver sees no GPU".to_owned()),
         Ok(gpus) => gpus.iter().enumerate().map(gpu).collect(),
-        // The kind is said already.
+        // The kind is named already.
         Err(Error::Device { problem, .. }) => none(problem),
         Err(error) => none(error.to_string()),
     };
     [cpu].into_iter().chain(gpus).collect()
 }
 
-/// Says what a processor is: `Intel(R) Xeon(R) Processor, 2 threads, avx512bf16`, without the name
-/// where the system does not tell it.
-pub fn describe_cpu(cpu: &Cpu) -> String {
-    let name = Cpu::processor().map_or(String::new(), |name| format!("{name}, "));
-    format!("{name}{}, {}", counted(cpu.thread_count(), "thread"), cpu.isa())
-}
-
-/// Says what a GPU is: `NVIDIA H200, sm_90, 132 multiprocessors, 150 GB`.
+/// Describes a GPU: `NVIDIA H200, sm_90, 132 multiprocessors, 150 GB`.
 pub fn describe_gpu(gpu: &Properties) -> String {
     let Properties {
         name, compute_capability: (major, minor), multiprocessors, memory_bytes, ..

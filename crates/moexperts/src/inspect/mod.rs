@@ -1,21 +1,20 @@
-//! What models run on, as facts: the machine, its devices, which experts each backend runs, the
+//! Facts about what models run on: the machine, its devices, which experts each backend runs, the
 //! kernels, the environment.
 //!
-//! Everything is asked of whoever decides it, when it is asked; nothing is kept. The program's
-//! `moexperts inspect` prints these facts, Python's `moexperts.inspect()` returns them.
+//! Every fact comes from the code that decides it, at the moment of the call; nothing is cached. The
+//! program's `moexperts inspect` prints them.
 
 mod devices;
 mod environment;
 mod kernels;
-mod machine;
-mod memory;
-mod support;
+
+pub use moexperts_core::{BackendSupport, Variable, VariableValue, backend_support};
+pub use moexperts_cpu::inspect::{
+    CpuKernel, Machine, Memory, ProcessMemory, cpu_kernels, describe_cpu, read_bandwidth,
+};
 
 pub use self::{
-    devices::{DeviceFacts, describe_cpu, describe_gpu, devices},
-    environment::{Variable, VariableValue, environment},
-    kernels::{CpuKernel, KernelChoice, cpu_kernels, kernel_choices},
-    machine::{Machine, read_bandwidth},
-    memory::{Memory, ProcessMemory},
-    support::{BackendSupport, support},
+    devices::{DeviceFacts, describe_gpu, devices},
+    environment::environment,
+    kernels::{KernelChoice, kernel_choices},
 };

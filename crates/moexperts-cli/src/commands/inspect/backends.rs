@@ -4,7 +4,7 @@ use moexperts::{Device, inspect};
 
 /// A line a property, a column a backend.
 pub(super) fn support<D: Device>(device: &D) -> String {
-    let backends = inspect::support(device);
+    let backends = inspect::backend_support(device);
     let properties: Vec<&str> = match backends.first() {
         Some(first) => first.properties.iter().map(|(property, _)| *property).collect(),
         None => Vec::new(),

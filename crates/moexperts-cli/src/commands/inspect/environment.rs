@@ -4,17 +4,15 @@ use moexperts::inspect::{self, Variable, VariableValue};
 
 use crate::LOG_VARIABLE;
 
-/// A line a variable: its value, what it does, and its default.
+/// A line for each variable: its value, what it does, and its default.
 pub(super) fn variables() -> String {
-    let own = "what is logged to standard error, as moexperts=debug; warn";
-    let own = Variable::read(LOG_VARIABLE, own);
-    let line = |Variable { name, meaning, value }| {
-        let value = match value {
+    let line = |variable: Variable| {
+        let value = match variable.shown() {
             VariableValue::NotSet => "not set".to_owned(),
-            VariableValue::Secret => "set, not shown".to_owned(),
             VariableValue::Text(text) => format!("`{text}`"),
+            _ => "set, not shown".to_owned(),
         };
-        (name, format!("{value}: {meaning}"))
+        (variable.name, format!("{value}: {}", variable.meaning))
     };
-    super::table(inspect::environment().into_iter().chain([own]).map(line))
+    super::table(inspect::environment().into_iter().chain([LOG_VARIABLE]).map(line))
 }

@@ -23,7 +23,7 @@ pub(super) fn section<D: Device>(cpu: &Cpu, device: &D) -> Result<(String, Strin
 }
 
 fn of_cpu(cpu: &Cpu) -> String {
-    let named = |CpuKernel { isa, inputs, in_use }| {
+    let named = |CpuKernel { isa, inputs, in_use, .. }| {
         let inputs = match inputs {
             DType::F32 => String::new(),
             rounded => format!(" (rounds inputs to {rounded})"),

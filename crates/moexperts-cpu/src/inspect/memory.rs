@@ -1,18 +1,18 @@
-//! Memory, as Linux describes it; elsewhere nothing is known.
+//! Memory of the machine and of this process, on Linux; other systems give none of these numbers.
 
 use std::fs;
 
 /// Memory of the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Memory {
-    /// All there is.
+    /// Physical memory.
     pub total_bytes: u64,
-    /// What a program can have without others losing theirs.
+    /// Memory available without swapping.
     pub available_bytes: u64,
 }
 
 impl Memory {
-    /// What the system says now, if it does.
+    /// The present numbers; `None` where the system gives none.
     pub fn now() -> Option<Self> {
         Self::read(&fs::read_to_string("/proc/meminfo").ok()?)
     }
@@ -23,19 +23,19 @@ impl Memory {
     }
 }
 
-/// Memory of this process that is in RAM.
+/// Resident memory of this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ProcessMemory {
-    /// The most there was at any time.
+    /// The peak.
     pub peak_bytes: u64,
-    /// Its own.
+    /// Anonymous memory: what the process allocated.
     pub own_bytes: u64,
-    /// Of files, such as weights, that the system can drop and read again.
+    /// Mapped files, such as weights, which the system can drop and read again.
     pub mapped_bytes: u64,
 }
 
 impl ProcessMemory {
-    /// What the system says now, if it does.
+    /// The present numbers; `None` where the system gives none.
     pub fn now() -> Option<Self> {
         Self::read(&fs::read_to_string("/proc/self/status").ok()?)
     }

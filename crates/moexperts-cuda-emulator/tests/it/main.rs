@@ -1,11 +1,11 @@
-//! The emulator runs what it has to, and finds the mistakes it is for.
+//! The emulator runs kernels, and finds the mistakes that it is made to find.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail with them")]
 
 use bytemuck::{NoUninit, Pod, Zeroable};
 use moexperts_core::Error;
 use moexperts_cuda::{
-    driver::{DevicePtr, Driver, Launch, TensorMapSpec, Work},
+    driver::{BorrowedWork, DevicePtr, Launch, TensorMapSpec, Work},
     kernels::{MODULES, Module, PRELUDE},
 };
 use moexperts_cuda_emulator::{Copies, Emulator, EmulatorOptions, Order, compiled_kernels};
@@ -52,32 +52,38 @@ fn all_ways() -> Vec<Emulator> {
 
 fn put<T: NoUninit>(gpu: &Emulator, values: &[T]) -> u64 {
     let bytes = bytemuck::cast_slice(values);
-    let to = gpu.alloc(bytes.len()).unwrap();
-    gpu.submit(Work::Upload { to, bytes }).unwrap();
-    to.0
+    let to = gpu.driver().alloc(bytes.len()).unwrap();
+    // SAFETY: as many bytes were allocated just now.
+    unsafe { gpu.driver().submit(Work::Upload { to, bytes }) }.unwrap();
+    to.address()
 }
 
 fn get<T: Pod>(gpu: &Emulator, from: u64, count: usize) -> Vec<T> {
     let mut values = vec![T::zeroed(); count];
-    gpu.read(DevicePtr(from), bytemuck::cast_slice_mut(&mut values)).unwrap();
+    let from = DevicePtr::from_address(from);
+    // SAFETY: the emulator looks the range up before it reads.
+    unsafe { gpu.driver().read(from, bytemuck::cast_slice_mut(&mut values)) }.unwrap();
     values
 }
 
-fn launch_of<'a>(
+fn launch_of(
     (module, kernel, blocks, threads, shared_bytes): Kernel,
-    params: &'a [u8],
-) -> Launch<'a> {
+    params: &[u8],
+) -> Launch<&[u8]> {
     Launch { module, kernel, grid: [blocks, 1, 1], threads, shared_bytes, params }
 }
 
 fn launch<P: NoUninit>(gpu: &Emulator, kernel: Kernel, params: &P) -> Result<(), String> {
-    gpu.submit(Work::Launch(launch_of(kernel, bytemuck::bytes_of(params)))).map_err(|e| match e {
+    let work = Work::Launch(launch_of(kernel, bytemuck::bytes_of(params)));
+    // SAFETY: the emulator compares the kernel's struct with the parameters. Tests allocate what kernels
+    // access, but for mistakes that guards and the signal handler turn into errors.
+    unsafe { gpu.driver().submit(work) }.map_err(|e| match e {
         Error::Device { problem, .. } => problem,
         other => panic!("{other}"),
     })
 }
 
-/// Runs a kernel of basics.cu from some values to so many others.
+/// Runs a kernel of basics.cu from some values to `count` others.
 fn run(
     gpu: &Emulator,
     kernel: Kernel,
@@ -145,8 +151,8 @@ fn lanes_meet() {
         for (i, &value) in turned.iter().enumerate() {
             assert_eq!(value, from[i / 32 * 32 + 31 - i % 32]);
         }
-        let asked = run(&gpu, (&BASICS, "ask_warps", 1, 64, 0), &from, 256, 0).unwrap();
-        for (i, got) in asked.chunks(4).enumerate() {
+        let answers = run(&gpu, (&BASICS, "ask_warps", 1, 64, 0), &from, 256, 0).unwrap();
+        for (i, got) in answers.chunks(4).enumerate() {
             let (warp, lane) = (&from[i / 32 * 32..][..32], i % 32);
             let odd = warp.iter().rev().fold(0, |bits, value| (bits << 1) | (value % 2));
             let before = warp[..lane].iter().filter(|value| *value % 4 == warp[lane] % 4).count();
@@ -188,7 +194,7 @@ fn threads_that_wait_for_ever_are_named() {
 }
 
 #[test]
-fn what_is_written_beyond_shows() {
+fn writes_beyond_memory_show() {
     let gpu = emulator(Order::Ascending, Copies::Late);
     let fails = |kernel: &'static str, mistake, expected: &str| {
         let kernel = (&BASICS, kernel, 1, 64, 256);
@@ -207,7 +213,7 @@ fn what_is_written_beyond_shows() {
 }
 
 #[test]
-fn a_launch_has_to_be_as_the_kernel_is() {
+fn a_launch_that_differs_from_its_kernel_fails() {
     let gpu = emulator(Order::Ascending, Copies::Late);
     let params = Basics { from: 0, to: 0, count: 0, mistake: 0 };
     let fails = |kernel, expected: &str| {
@@ -230,18 +236,25 @@ fn a_launch_has_to_be_as_the_kernel_is() {
 fn memory_is_counted_and_looked_up() {
     let options = EmulatorOptions { memory_bytes: 1000, ..EmulatorOptions::default() };
     let gpu = Emulator::new(options);
+    let gpu = gpu.driver();
     let at = gpu.alloc(600).unwrap();
-    assert_eq!(at.0 % 256, 0);
+    assert_eq!(at.address() % 256, 0);
     let problem = gpu.alloc(401).unwrap_err().to_string();
     assert!(problem.contains("401 bytes needed, 400 of 1000 free"), "{problem}");
-    assert_eq!(get::<u32>(&gpu, at.0, 150), [u32::MAX; 150]);
-    gpu.submit(Work::Zero { at, bytes: 300 }).unwrap();
-    gpu.submit(Work::Copy { from: at, to: at.offset(300), bytes: 300 }).unwrap();
-    assert_eq!(get::<u32>(&gpu, at.0, 150), [0; 150]);
-    assert!(gpu.submit(Work::Zero { at: at.offset(301), bytes: 300 }).is_err());
-    gpu.free(at);
-    assert_eq!(gpu.free_bytes().unwrap(), 1000);
-    assert!(gpu.read(at, &mut [0]).is_err());
+    let mut values = [0_u8; 600];
+    // SAFETY: the emulator looks ranges up before it accesses them, and knows what is allocated.
+    unsafe {
+        gpu.read(at, &mut values).unwrap();
+        assert_eq!(values, [0xff; 600]);
+        gpu.submit(Work::Zero { at, bytes: 300 }).unwrap();
+        gpu.submit(Work::Copy { from: at, to: at.offset(300), bytes: 300 }).unwrap();
+        gpu.read(at, &mut values).unwrap();
+        assert_eq!(values, [0; 600]);
+        assert!(gpu.submit(Work::Zero { at: at.offset(301), bytes: 300 }).is_err());
+        gpu.free(at);
+        assert_eq!(gpu.free_bytes().unwrap(), 1000);
+        assert!(gpu.read(at, &mut [0]).is_err());
+    }
 }
 
 #[test]
@@ -250,19 +263,21 @@ fn a_graph_repeats_with_new_uploads() {
     let (from, to) = (put(&gpu, &[0_u32; 256]), put(&gpu, &[0_u32; 256]));
     let params = Basics { from, to, count: 256, mistake: 0 };
     let (_, kernel, _, threads, shared) = TURN_AROUND;
-    let works = [
-        Work::Upload { to: DevicePtr(from), bytes: &[0; 1024] },
+    let works: [BorrowedWork<'_>; 2] = [
+        Work::Upload { to: DevicePtr::from_address(from), bytes: &[0; 1024] },
         Work::Launch(launch_of((&BASICS, kernel, 1, threads, shared), bytemuck::bytes_of(&params))),
     ];
-    let mut graph = gpu.capture(&works).unwrap();
+    let mut graph = gpu.driver().capture(&works).unwrap();
     assert_eq!(gpu.launches(), 0);
     for start in [5, 9] {
         let values: Vec<u32> = (start..start + 256).collect();
-        graph.launch(&[bytemuck::cast_slice(&values)]).unwrap();
+        // SAFETY: both buffers of 1024 bytes stay allocated.
+        unsafe { graph.launch(&[bytemuck::cast_slice(&values)]) }.unwrap();
         let turned: Vec<u32> = values.into_iter().rev().collect();
         assert_eq!(get::<u32>(&gpu, to, 256), turned);
     }
-    assert!(graph.launch(&[&[0; 1020]]).is_err());
+    // SAFETY: as above.
+    assert!(unsafe { graph.launch(&[&[0; 1020]]) }.is_err());
     assert_eq!(gpu.kernels(), ["turn_around", "turn_around"]);
     assert_eq!(gpu.synchronisations(), 2);
     gpu.reset();
@@ -322,8 +337,8 @@ fn by_wgmma(
         (numbers(64 * depth, 1, bf16), numbers(rows * depth, 2, bf16));
     let (a_at, b_at) = (put(gpu, &a_bits), put(gpu, &b_bits));
     let map = |at, rows, box_rows| {
-        let at = DevicePtr(at);
-        gpu.tensor_map(TensorMapSpec {
+        let at = DevicePtr::from_address(at);
+        gpu.driver().tensor_map(TensorMapSpec {
             at,
             rows,
             cols: depth,

@@ -6,7 +6,7 @@ use crate::{cuda::Cuda, product::linear, runtime::memory::CudaMatrix, tuning::KN
 
 impl Tuning for Cuda {
     fn knobs(&self) -> &'static [Knob] {
-        KNOBS
+        &KNOBS
     }
 
     fn with_knob(&self, index: usize, value: usize) -> Self {

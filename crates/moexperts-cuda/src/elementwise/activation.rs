@@ -1,4 +1,4 @@
-//! Activations, as kernels take them.
+//! Activations as arguments of kernels.
 
 use bytemuck::{Pod, Zeroable};
 use moexperts_core::Activation;
@@ -18,7 +18,7 @@ pub(crate) fn has_activation(activation: Activation) -> bool {
     formula(activation).is_some()
 }
 
-/// Number, alpha and limit of an activation in prelude.cuh.
+/// The number of an activation in prelude.cuh, its alpha and its limit.
 fn formula(activation: Activation) -> Option<(u32, f32, f32)> {
     match activation {
         Activation::Silu => Some((0, 0.0, 0.0)),

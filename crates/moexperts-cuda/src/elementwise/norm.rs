@@ -10,7 +10,8 @@ use crate::{
     runtime::memory::{CudaTensor, CudaVector},
 };
 
-/// Up to here, a warp has a row for itself.
+/// The widest row that one warp computes: 16 values of each lane. A whole block would spend more time
+/// waiting for its warps than it saves.
 const NARROW: usize = 512;
 
 #[derive(Clone, Copy, NoUninit)]
@@ -48,23 +49,26 @@ pub(crate) fn rms_norm(
     out.reset(cuda, x.rows(), x.cols())?;
     let rows = x.len() / weight.len();
     let params = NormParams {
-        x: x.ptr(),
-        added: added.map_or(DevicePtr(0), |(added, _)| added.ptr()),
-        weight: weight.ptr(),
-        bias: DevicePtr(0),
-        out: out.ptr(),
+        x: x.ptr(cuda),
+        added: added.map_or(DevicePtr::NULL, |(added, _)| added.ptr(cuda)),
+        weight: weight.ptr(cuda),
+        bias: DevicePtr::NULL,
+        out: out.ptr(cuda),
         rows: rows as u64,
         width: weight.len() as u32,
         eps,
         scale: added.map_or(1.0, |(_, scale)| scale),
         padding: 0,
     };
-    if weight.len() <= NARROW {
+    let (kernel, blocks) = if weight.len() <= NARROW {
         let rows_of_block = RMS_NORM_NARROW.threads as usize / 32;
-        cuda.launch(&RMS_NORM_NARROW, [rows.div_ceil(rows_of_block), 1, 1], 0, params)
+        (&RMS_NORM_NARROW, rows.div_ceil(rows_of_block))
     } else {
-        cuda.launch(&RMS_NORM_WIDE, [rows, 1, 1], 0, params)
-    }
+        (&RMS_NORM_WIDE, rows)
+    };
+    // SAFETY: both kernels take a `NormParams`. `checks` found that x is `rows` rows as wide as the
+    // weight, and that `added` has x's shape; `out` was given it.
+    unsafe { cuda.launch(kernel, [blocks, 1, 1], 0, params) }
 }
 
 pub(crate) fn layer_norm(
@@ -80,16 +84,18 @@ pub(crate) fn layer_norm(
         return Ok(());
     }
     let params = NormParams {
-        x: x.ptr(),
-        added: DevicePtr(0),
-        weight: weight.ptr(),
-        bias: bias.ptr(),
-        out: out.ptr(),
+        x: x.ptr(cuda),
+        added: DevicePtr::NULL,
+        weight: weight.ptr(cuda),
+        bias: bias.ptr(cuda),
+        out: out.ptr(cuda),
         rows: x.rows() as u64,
         width: x.cols() as u32,
         eps,
         scale: 1.0,
         padding: 0,
     };
-    cuda.launch(&LAYER_NORM, [x.rows(), 1, 1], 0, params)
+    // SAFETY: `layer_norm` takes a `NormParams`. `checks::layer_norm` found that weight and bias are as
+    // wide as a row of x, one for each block; `out` was given x's shape.
+    unsafe { cuda.launch(&LAYER_NORM, [x.rows(), 1, 1], 0, params) }
 }

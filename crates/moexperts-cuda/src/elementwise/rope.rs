@@ -35,9 +35,9 @@ pub(crate) fn rope(
     checks::rope(x.shape(), head_dim, cos.shape(), sin.shape())?;
     let (heads, half) = (x.cols() / head_dim, cos.cols());
     let params = RopeParams {
-        x: x.ptr(),
-        cos: cos.ptr(),
-        sin: sin.ptr(),
+        x: x.ptr(cuda),
+        cos: cos.ptr(cuda),
+        sin: sin.ptr(cuda),
         heads: heads as u32,
         head_dim: head_dim as u32,
         half: half as u32,
@@ -47,5 +47,8 @@ pub(crate) fn rope(
         },
     };
     let threads = ROPE.threads as usize;
-    cuda.launch(&ROPE, [x.rows(), (heads * half).div_ceil(threads), 1], 0, params)
+    let grid = [x.rows(), (heads * half).div_ceil(threads), 1];
+    // SAFETY: `rope` takes a `RopeParams`. `checks::rope` found that a row of x is whole heads, that a
+    // head has two values for each of `half` angles, and that cos and sin have a row for each of x's.
+    unsafe { cuda.launch(&ROPE, grid, 0, params) }
 }

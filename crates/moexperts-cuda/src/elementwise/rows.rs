@@ -3,10 +3,10 @@
 use bytemuck::NoUninit;
 use moexperts_core::{Result, Weight, checks};
 
+use super::values::VALUES;
 use crate::{
     cuda::Cuda,
     driver::DevicePtr,
-    elementwise::values::VALUES,
     kernels::{Kernel, PerDType, ROWS, per_dtype},
     runtime::memory::{CudaMatrix, CudaTensor},
 };
@@ -38,7 +38,7 @@ static SELECT_ROWS: Kernel<RowsParams> = Kernel::new(&ROWS, "select_rows", 256);
 static PUT_ROWS: Kernel<RowsParams> = Kernel::new(&ROWS, "put_rows", 256);
 static ADD_ROWS: Kernel<RowsParams> = Kernel::new(&ROWS, "add_rows", 256);
 
-/// Blocks for each of so many rows.
+/// Blocks for each row.
 fn grid(rows: usize, cols: usize) -> [usize; 3] {
     [rows, cols.div_ceil(VALUES), 1]
 }
@@ -52,15 +52,17 @@ pub(crate) fn embed(
     checks::indices("token id", ids.iter().map(|&id| id as usize), table.rows())?;
     out.reset(cuda, ids.len(), table.cols())?;
     let params = EmbedParams {
-        table: table.ptr(),
+        table: table.ptr(cuda),
         ids: out.indices.upload(cuda, ids.iter().copied())?,
-        weights: DevicePtr(0),
-        out: out.ptr(),
+        weights: DevicePtr::NULL,
+        out: out.ptr(cuda),
         stride: table.row_stride() as u64,
         cols: table.cols() as u32,
         taps: 1,
     };
-    cuda.launch(EMBED.of(table.dtype()), grid(ids.len(), table.cols()), 0, params)
+    // SAFETY: the kernels take an `EmbedParams`. `checks::indices` found that each id is a row of the
+    // table; `out` was given a row for each id.
+    unsafe { cuda.launch(EMBED.of(table.dtype()), grid(ids.len(), table.cols()), 0, params) }
 }
 
 pub(crate) fn embedding_bag(
@@ -76,15 +78,17 @@ pub(crate) fn embedding_bag(
     let both = rows.iter().copied().chain(weights.iter().map(|weight| weight.to_bits()));
     let ids = out.indices.upload(cuda, both)?;
     let params = EmbedParams {
-        table: table.ptr(),
+        table: table.ptr(cuda),
         ids,
         weights: ids.offset(4 * rows.len()),
-        out: out.ptr(),
+        out: out.ptr(cuda),
         stride: table.row_stride() as u64,
         cols: table.cols() as u32,
         taps: taps as u32,
     };
-    cuda.launch(EMBED.of(table.dtype()), grid(bags, table.cols()), 0, params)
+    // SAFETY: the kernels take an `EmbedParams`. `checks::bags` found `taps` rows of the table and as
+    // many weights for each bag; `out` was given a row for each.
+    unsafe { cuda.launch(EMBED.of(table.dtype()), grid(bags, table.cols()), 0, params) }
 }
 
 pub(crate) fn select(
@@ -95,20 +99,28 @@ pub(crate) fn select(
 ) -> Result<()> {
     checks::indices("row", rows.iter().copied(), x.rows())?;
     out.reset(cuda, rows.len(), x.cols())?;
-    move_rows(cuda, &SELECT_ROWS, out, rows, x)
+    // SAFETY: `rows` are rows of x, as `checks::indices` found; `out` was given a row for each.
+    unsafe { move_rows(cuda, &SELECT_ROWS, out, rows, x) }
 }
 
 pub(crate) fn put(cuda: &Cuda, x: &mut CudaTensor, rows: &[usize], y: &CudaTensor) -> Result<()> {
     checks::rows_of(x.shape(), rows, y.shape())?;
-    move_rows(cuda, &PUT_ROWS, x, rows, y)
+    // SAFETY: `rows` are rows of x, and y has as many, as `checks::rows_of` found.
+    unsafe { move_rows(cuda, &PUT_ROWS, x, rows, y) }
 }
 
 pub(crate) fn add(cuda: &Cuda, x: &mut CudaTensor, rows: &[usize], y: &CudaTensor) -> Result<()> {
     checks::rows_of(x.shape(), rows, y.shape())?;
-    move_rows(cuda, &ADD_ROWS, x, rows, y)
+    // SAFETY: `rows` are rows of x, and y has as many, as `checks::rows_of` found.
+    unsafe { move_rows(cuda, &ADD_ROWS, x, rows, y) }
 }
 
-fn move_rows(
+/// Launches a kernel of rows.cu.
+///
+/// # Safety
+/// The kernel takes a `RowsParams`. x and y are equally wide; one of them has the rows that `rows` names,
+/// the other as many as there are names, as the kernel has it.
+unsafe fn move_rows(
     cuda: &Cuda,
     kernel: &Kernel<RowsParams>,
     x: &mut CudaTensor,
@@ -116,11 +128,12 @@ fn move_rows(
     y: &CudaTensor,
 ) -> Result<()> {
     let params = RowsParams {
-        x: x.ptr(),
-        y: y.ptr(),
+        x: x.ptr(cuda),
+        y: y.ptr(cuda),
         rows: x.indices.upload(cuda, rows.iter().map(|&row| row as u32))?,
         cols: x.cols() as u32,
         padding: 0,
     };
-    cuda.launch(kernel, grid(rows.len(), x.cols()), 0, params)
+    // SAFETY: the caller's promise; the names were uploaded just now.
+    unsafe { cuda.launch(kernel, grid(rows.len(), x.cols()), 0, params) }
 }

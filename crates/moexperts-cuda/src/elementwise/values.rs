@@ -1,4 +1,4 @@
-//! Operations that take each value on its own.
+//! Operations on each value by itself.
 
 use bytemuck::NoUninit;
 use moexperts_core::{Activation, GateFunction, Result, checks};
@@ -11,7 +11,7 @@ use crate::{
     runtime::memory::CudaTensor,
 };
 
-/// Values of a block: its 256 threads have four each.
+/// Values of a block: its 256 threads have four each, enough loads under way to hide their latency.
 pub(crate) const VALUES: usize = 1024;
 
 #[derive(Clone, Copy, NoUninit)]
@@ -85,13 +85,16 @@ fn grid(x: &CudaTensor) -> [usize; 3] {
 
 pub(crate) fn add(cuda: &Cuda, x: &CudaTensor, y: &CudaTensor, scale: f32) -> Result<()> {
     checks::shape("summand", y.shape(), x.shape())?;
-    let params = AddParams { x: x.ptr(), y: y.ptr(), len: x.len() as u64, scale, padding: 0 };
-    cuda.launch(&ADD, grid(x), 0, params)
+    let params =
+        AddParams { x: x.ptr(cuda), y: y.ptr(cuda), len: x.len() as u64, scale, padding: 0 };
+    // SAFETY: `add` takes an `AddParams`; x and y have `len` values, as `checks::shape` found.
+    unsafe { cuda.launch(&ADD, grid(x), 0, params) }
 }
 
 pub(crate) fn scale(cuda: &Cuda, x: &CudaTensor, factor: f32) -> Result<()> {
-    let params = ScaleParams { x: x.ptr(), len: x.len() as u64, factor, padding: 0 };
-    cuda.launch(&SCALE, grid(x), 0, params)
+    let params = ScaleParams { x: x.ptr(cuda), len: x.len() as u64, factor, padding: 0 };
+    // SAFETY: `scale` takes a `ScaleParams`; x has `len` values.
+    unsafe { cuda.launch(&SCALE, grid(x), 0, params) }
 }
 
 pub(crate) fn gate(
@@ -102,13 +105,15 @@ pub(crate) fn gate(
 ) -> Result<()> {
     checks::gate(x.shape(), gate.shape())?;
     let params = GateParams {
-        x: x.ptr(),
-        gate: gate.ptr(),
+        x: x.ptr(cuda),
+        gate: gate.ptr(cuda),
         len: x.len() as u64,
         width: x.cols().checked_div(gate.cols()).unwrap_or(0).max(1) as u32,
         softplus: u32::from(function == GateFunction::Softplus),
     };
-    cuda.launch(&GATE, grid(x), 0, params)
+    // SAFETY: `gate` takes a `GateParams`; x has `len` values, and `checks::gate` found a gate for every
+    // `width` of them.
+    unsafe { cuda.launch(&GATE, grid(x), 0, params) }
 }
 
 pub(crate) fn add_gated(
@@ -120,18 +125,22 @@ pub(crate) fn add_gated(
     checks::shape("summand", y.shape(), x.shape())?;
     checks::shape("gate", gate.shape(), [x.rows(), 1])?;
     let params = AddGatedParams {
-        x: x.ptr(),
-        y: y.ptr(),
-        gate: gate.ptr(),
+        x: x.ptr(cuda),
+        y: y.ptr(cuda),
+        gate: gate.ptr(cuda),
         cols: x.cols() as u32,
         padding: 0,
     };
-    cuda.launch(&ADD_GATED, [x.rows(), x.cols().div_ceil(VALUES), 1], 0, params)
+    let grid = [x.rows(), x.cols().div_ceil(VALUES), 1];
+    // SAFETY: `add_gated` takes an `AddGatedParams`; x and y have a row of `cols` values for each block
+    // of the grid's first axis, and a gate, as `checks::shape` found.
+    unsafe { cuda.launch(&ADD_GATED, grid, 0, params) }
 }
 
 pub(crate) fn clamp(cuda: &Cuda, x: &CudaTensor, limit: f32) -> Result<()> {
-    let params = ClampParams { x: x.ptr(), len: x.len() as u64, limit, padding: 0 };
-    cuda.launch(&CLAMP, grid(x), 0, params)
+    let params = ClampParams { x: x.ptr(cuda), len: x.len() as u64, limit, padding: 0 };
+    // SAFETY: `clamp` takes a `ClampParams`; x has `len` values.
+    unsafe { cuda.launch(&CLAMP, grid(x), 0, params) }
 }
 
 pub(crate) fn activate(
@@ -145,10 +154,12 @@ pub(crate) fn activate(
         checks::shape("gate", gate.shape(), up.shape())?;
     }
     let params = ActivateParams {
-        gate: gate.map_or(DevicePtr(0), CudaTensor::ptr),
-        up: up.ptr(),
+        gate: gate.map_or(DevicePtr::NULL, |gate| gate.ptr(cuda)),
+        up: up.ptr(cuda),
         len: up.len() as u64,
         activation: ActivationParams::new(activation, gate.is_some()),
     };
-    cuda.launch(&ACTIVATE, grid(up), 0, params)
+    // SAFETY: `activate_values` takes an `ActivateParams`; up has `len` values, and so has the gate,
+    // which is read only if there is one.
+    unsafe { cuda.launch(&ACTIVATE, grid(up), 0, params) }
 }

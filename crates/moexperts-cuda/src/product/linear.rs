@@ -1,17 +1,20 @@
-//! Dense layers: few rows by gemv.cu, which is done when the weights are read once; many as a grouped
-//! product with one group.
+//! Dense layers: few rows by gemv.cu, whose time is that of reading the weights once; many rows as a
+//! grouped product with one group.
 
-use bytemuck::{Pod, Zeroable};
+use bytemuck::{NoUninit, Pod, Zeroable};
 use moexperts_core::{DType, DeviceLinear, Result, Scratch, Weight, checks};
 
+use super::{
+    grouped, hopper,
+    narrow::Narrowed,
+    params::{GroupWeights, GroupedParams, ProductShape},
+    tiles::Tile,
+};
 use crate::{
     cuda::Cuda,
     driver::DevicePtr,
     elementwise::activation::ActivationParams,
     kernels::{GEMV, PerDType, per_dtype},
-    product::grouped::{self, GroupWeights, GroupedParams, Shape, Tile},
-    product::hopper,
-    product::narrow::Narrowed,
     runtime::memory::{CudaMatrix, CudaTensor, CudaVector},
 };
 
@@ -27,11 +30,11 @@ struct LinearPart {
     first_warp: u32,
 }
 
-/// Layers in one launch at most.
+/// Layers in one launch, at most: a parameter block holds them all.
 const MOST_PARTS: usize = 4;
 
 /// `LinearParams` of gemv.cu.
-#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[derive(Debug, Clone, Copy, NoUninit, Zeroable)]
 #[repr(C)]
 struct LinearParams {
     x: DevicePtr,
@@ -44,7 +47,7 @@ struct LinearParams {
 
 /// A kernel of gemv.cu.
 struct Few {
-    /// Rows of x that it takes at most.
+    /// Rows of x, at most.
     rows: usize,
     /// Outputs of a warp.
     outs: usize,
@@ -54,7 +57,8 @@ struct Few {
 const WARPS: usize = 4;
 const THREADS: u32 = 32 * WARPS as u32;
 
-/// By the rows they take.
+/// By their rows. Two weight rows of a warp hide the latency of its loads; with four rows of x, four of
+/// them share each load of x.
 static FEW: [Few; 4] = [
     Few { rows: 1, outs: 2, kernels: per_dtype!(&GEMV, "gemv_linear_1", THREADS) },
     Few { rows: 2, outs: 2, kernels: per_dtype!(&GEMV, "gemv_linear_2", THREADS) },
@@ -63,15 +67,15 @@ static FEW: [Few; 4] = [
 ];
 
 impl Few {
-    /// The kernel for so many rows, if they are few.
+    /// The kernel for a number of rows, if they are few.
     fn of(rows: usize) -> Option<&'static Self> {
         FEW.iter().find(|few| rows <= few.rows)
     }
 }
 
-/// Room of one caller.
+/// What [`many`] computes in.
 #[derive(Debug, Default)]
-struct Room {
+struct LinearScratch {
     x: Narrowed,
 }
 
@@ -98,7 +102,7 @@ pub(crate) fn linear(
     }
 }
 
-/// The kernel that [`linear`] takes for so many rows.
+/// The name of the kernel that [`linear`] runs for a number of rows.
 pub(crate) fn kernel_name(cuda: &Cuda, weight: &CudaMatrix, rows: usize) -> String {
     let (major, minor) = cuda.properties().compute_capability;
     let shape = shape(weight, rows);
@@ -110,12 +114,12 @@ pub(crate) fn kernel_name(cuda: &Cuda, weight: &CudaMatrix, rows: usize) -> Stri
     format!("sm_{major}{minor} {form}")
 }
 
-fn shape(weight: &CudaMatrix, rows: usize) -> Shape {
+fn shape(weight: &CudaMatrix, rows: usize) -> ProductShape {
     let (outs, dtype) = (weight.rows(), weight.dtype());
-    Shape { groups: 1, positions: rows, outs, gated: false, dtype }
+    ProductShape { groups: 1, positions: rows, outs, gated: false, dtype }
 }
 
-/// As many layers in a launch as are of a type, aligned alike, and fit.
+/// A launch takes as many neighbouring layers as have one type and one alignment, and fit.
 fn few(
     cuda: &Cuda,
     kernel: &Few,
@@ -126,13 +130,13 @@ fn few(
     let x_aligned = x.cols().is_multiple_of(4);
     let kind = |linear: &DeviceLinear<Cuda>| {
         let dtype = linear.weight.dtype();
-        (dtype, x_aligned && GroupWeights::new(linear, None).aligned(dtype))
+        (dtype, x_aligned && GroupWeights::new(cuda, linear, None).aligned(dtype))
     };
     let mut left = linears.iter().zip(outs).peekable();
     while let Some(&(first, _)) = left.peek() {
         let (dtype, vector) = kind(first);
         let mut params = LinearParams {
-            x: x.ptr(),
+            x: x.ptr(cuda),
             parts: [LinearPart::zeroed(); MOST_PARTS],
             part_count: 0,
             rows: x.rows() as u32,
@@ -143,11 +147,11 @@ fn few(
         for part in &mut params.parts {
             let alike = |(linear, _): &(&&DeviceLinear<Cuda>, _)| kind(linear) == (dtype, vector);
             let Some((linear, out)) = left.next_if(alike) else { break };
-            let weights = GroupWeights::new(linear, None);
+            let weights = GroupWeights::new(cuda, linear, None);
             *part = LinearPart {
                 weight: weights.first,
                 bias: weights.first_bias,
-                out: out.ptr(),
+                out: out.ptr(cuda),
                 stride: weights.first_stride,
                 outs: out.cols() as u32,
                 first_warp: warps as u32,
@@ -155,7 +159,11 @@ fn few(
             params.part_count += 1;
             warps += out.cols().div_ceil(kernel.outs);
         }
-        cuda.launch(kernel.kernels.of(dtype), [warps.div_ceil(WARPS), 1, 1], 0, params)?;
+        let grid = [warps.div_ceil(WARPS), 1, 1];
+        // SAFETY: the kernels take a `LinearParams`. `linear` checked that the parts' weights and biases
+        // fit x and that x has no more rows than the kernel takes, and shaped the results; `vector` is
+        // set where all rows are aligned.
+        unsafe { cuda.launch(kernel.kernels.of(dtype), grid, 0, params) }?;
     }
     Ok(())
 }
@@ -167,32 +175,34 @@ fn many(
     scratch: &mut Scratch,
     outs: &[CudaTensor],
 ) -> Result<()> {
-    let room = scratch.slot::<Room>();
+    let LinearScratch { x: narrow_x } = scratch.slot();
     let mut narrowed: Option<DType> = None;
     for (linear, out) in linears.iter().zip(outs) {
         let weight = &linear.weight;
         let dtype = weight.dtype();
         if narrowed != Some(dtype) {
-            room.x.load(cuda, x, dtype)?;
+            narrow_x.load(cuda, x, dtype)?;
             narrowed = Some(dtype);
         }
-        let only = GroupWeights::new(linear, None);
+        let only = GroupWeights::new(cuda, linear, None);
         let params = GroupedParams {
-            x: room.x.ptr(x),
-            x_stride: room.x.stride() as u64,
-            out: out.ptr(),
+            x: narrow_x.ptr(cuda, x),
+            x_stride: narrow_x.stride() as u64,
+            out: out.ptr(cuda),
             out_stride: out.cols() as u64,
             only,
             groups: 1,
             rows: x.rows() as u32,
             depth: weight.cols() as u32,
             outs: weight.rows() as u32,
-            vector: u32::from(room.x.aligned() && only.aligned(dtype)),
+            vector: u32::from(narrow_x.aligned() && only.aligned(dtype)),
             out_f32: 1,
             activation: ActivationParams::zeroed(),
             ..GroupedParams::zeroed()
         };
-        grouped::multiply(cuda, dtype, params, x.rows())?;
+        // SAFETY: one group of x.rows() positions, its x narrowed to the weights' type. `linear` checked
+        // that weight and bias fit x, and shaped the result; `vector` is set where all rows are aligned.
+        unsafe { grouped::multiply(cuda, dtype, params, x.rows()) }?;
     }
     Ok(())
 }

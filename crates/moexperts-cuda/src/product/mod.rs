@@ -4,3 +4,5 @@ pub(crate) mod grouped;
 pub(crate) mod hopper;
 pub(crate) mod linear;
 pub(crate) mod narrow;
+pub(crate) mod params;
+pub(crate) mod tiles;

@@ -1,105 +1,56 @@
-//! What lies in the device's memory.
+//! Tensors, weights and routings in the GPU's memory.
 
 use std::{ops::Range, sync::Arc};
 
 use moexperts_core::{DType, Elements, Matrix, Result, Routing, Weight, WeightFormat, checks};
 
-use crate::{
-    cuda::Cuda,
-    driver::{DevicePtr, Driver},
-};
+use super::buffer::{CudaBuffer, Indices};
+use crate::{cuda::Cuda, driver::DevicePtr, error::problem};
 
-/// Memory that is given back when nobody holds it.
-#[derive(Debug)]
-struct Allocation {
-    driver: Arc<dyn Driver>,
-    ptr: DevicePtr,
-    bytes: usize,
-}
-
-impl Drop for Allocation {
-    fn drop(&mut self) {
-        self.driver.free(self.ptr);
-    }
-}
-
-/// Memory that grows; none by default.
-#[derive(Debug, Default)]
-pub(crate) struct Buffer(Option<Allocation>);
-
-impl Buffer {
-    /// Makes room for so many bytes. What was there is lost if it has to grow.
-    pub(crate) fn reserve(&mut self, cuda: &Cuda, bytes: usize) -> Result<()> {
-        if bytes <= self.bytes() {
-            return Ok(());
-        }
-        // First, so that the two need not stand side by side.
-        self.0 = None;
-        let ptr = cuda.driver().alloc(bytes)?;
-        self.0 = Some(Allocation { driver: Arc::clone(cuda.driver()), ptr, bytes });
-        Ok(())
-    }
-
-    /// Where it begins; 0 if there is none.
-    pub(crate) fn ptr(&self) -> DevicePtr {
-        self.0.as_ref().map_or(DevicePtr(0), |allocation| allocation.ptr)
-    }
-
-    /// How many bytes there are.
-    pub(crate) fn bytes(&self) -> usize {
-        self.0.as_ref().map_or(0, |allocation| allocation.bytes)
-    }
-}
-
-/// Numbers that an operation brings to the device; none by default.
-#[derive(Debug, Default)]
-pub(crate) struct Indices {
-    values: Vec<u32>,
-    buffer: Buffer,
-}
-
-impl Indices {
-    /// Brings numbers in the place of those before; the room there is is used again.
-    pub(crate) fn upload(
-        &mut self,
-        cuda: &Cuda,
-        values: impl IntoIterator<Item = u32>,
-    ) -> Result<DevicePtr> {
-        self.values.clear();
-        self.values.extend(values);
-        cuda.upload(&self.values, &mut self.buffer)
-    }
+/// Bytes of [rows, cols] values of 32 bits.
+///
+/// # Errors
+/// If they are more than an address can count.
+fn bytes_of_words(rows: usize, cols: usize) -> Result<usize> {
+    let bytes = rows.checked_mul(cols).and_then(|values| values.checked_mul(4));
+    bytes.ok_or_else(|| problem(format!("no memory for [{rows}, {cols}] values")))
 }
 
 /// Activations [rows, cols] in f32, row-major without gaps.
 #[derive(Debug, Default)]
 pub struct CudaTensor {
-    buffer: Buffer,
+    buffer: CudaBuffer,
     rows: usize,
     cols: usize,
-    /// Of the operations that write this tensor and have no room of their own.
+    /// Numbers for the operation that writes this tensor, if it has no scratch to keep them in.
     pub(crate) indices: Indices,
 }
 
 impl CudaTensor {
-    /// Takes another shape, its values unspecified; the room there is is used again.
+    /// Takes another shape, its values unspecified; memory is reused.
     ///
     /// # Errors
-    /// If the device has no room for it.
+    /// If the device has not enough memory.
     pub fn reset(&mut self, cuda: &Cuda, rows: usize, cols: usize) -> Result<()> {
-        self.buffer.reserve(cuda, 4 * rows * cols)?;
+        // If the memory runs out, the tensor is empty.
+        (self.rows, self.cols) = (0, 0);
+        self.buffer.reserve(cuda, bytes_of_words(rows, cols)?)?;
         (self.rows, self.cols) = (rows, cols);
         Ok(())
     }
 
-    /// [0, 0], with room for so many values.
+    /// [0, 0], with memory for a number of values.
     pub(crate) fn with_capacity(cuda: &Cuda, values: usize) -> Result<Self> {
         let mut tensor = Self::default();
-        tensor.buffer.reserve(cuda, 4 * values)?;
+        tensor.reset(cuda, values, 1)?;
+        tensor.reset(cuda, 0, 0)?;
         Ok(tensor)
     }
 
-    /// Takes a shape and brings values to the device.
+    /// Takes a shape and uploads its values.
+    ///
+    /// # Panics
+    /// If there are not as many values as the shape has.
     pub(crate) fn load(
         &mut self,
         cuda: &Cuda,
@@ -108,17 +59,27 @@ impl CudaTensor {
         values: &[f32],
     ) -> Result<()> {
         self.reset(cuda, rows, cols)?;
-        cuda.upload(values, &mut self.buffer)?;
+        assert_eq!(values.len(), self.len(), "values of [{rows}, {cols}]");
+        self.buffer.upload(cuda, values)?;
         Ok(())
     }
 
-    /// The same values in another shape of as many.
+    /// Reads the values, after all work submitted before.
+    pub(crate) fn read(&self, cuda: &Cuda, out: &mut Vec<f32>) -> Result<()> {
+        out.resize(self.len(), 0.0);
+        self.buffer.read(cuda, out)
+    }
+
+    /// The same values in another shape.
+    ///
+    /// # Panics
+    /// If that has another number of values.
     pub(crate) fn reshaped(self, rows: usize, cols: usize) -> Self {
-        debug_assert_eq!(self.rows * self.cols, rows * cols);
+        assert_eq!(self.rows * self.cols, rows * cols);
         Self { rows, cols, ..self }
     }
 
-    /// Number of rows; one a token.
+    /// Number of rows; one per token.
     pub fn rows(&self) -> usize {
         self.rows
     }
@@ -143,24 +104,31 @@ impl CudaTensor {
         self.len() == 0
     }
 
-    /// Where the values are.
-    pub fn ptr(&self) -> DevicePtr {
-        self.buffer.ptr()
+    /// The first value.
+    ///
+    /// # Panics
+    /// If it is in the memory of another GPU.
+    pub fn ptr(&self, cuda: &Cuda) -> DevicePtr {
+        self.buffer.ptr(cuda)
     }
 }
 
 /// A vector in f32.
 #[derive(Debug, Clone)]
 pub struct CudaVector {
-    buffer: Arc<Buffer>,
+    buffer: Arc<CudaBuffer>,
     len: usize,
 }
 
 impl CudaVector {
     pub(crate) fn load(cuda: &Cuda, values: &[f32]) -> Result<Self> {
-        let mut buffer = Buffer::default();
-        cuda.upload(values, &mut buffer)?;
-        Ok(Self { buffer: Arc::new(buffer), len: values.len() })
+        let buffer = Arc::new(CudaBuffer::with_values(cuda, values)?);
+        Ok(Self { buffer, len: values.len() })
+    }
+
+    /// The first value of a vector; null if there is none.
+    pub(crate) fn ptr_or_null(vector: Option<&Self>, cuda: &Cuda) -> DevicePtr {
+        vector.map_or(DevicePtr::NULL, |vector| vector.ptr(cuda))
     }
 
     /// Number of values.
@@ -168,14 +136,17 @@ impl CudaVector {
         self.len
     }
 
-    /// Whether there are none.
+    /// Whether there are no values.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Where the values are.
-    pub fn ptr(&self) -> DevicePtr {
-        self.buffer.ptr()
+    /// The first value.
+    ///
+    /// # Panics
+    /// If it is in the memory of another GPU.
+    pub fn ptr(&self, cuda: &Cuda) -> DevicePtr {
+        self.buffer.ptr(cuda)
     }
 }
 
@@ -190,7 +161,7 @@ fn bytes_of(elements: Elements<'_>) -> &[u8] {
 /// A weight [out, in], its rows 16-byte aligned and a fixed number of elements apart.
 #[derive(Debug, Clone)]
 pub struct CudaMatrix {
-    buffer: Arc<Buffer>,
+    buffer: Arc<CudaBuffer>,
     offset_bytes: usize,
     dtype: DType,
     rows: usize,
@@ -199,24 +170,23 @@ pub struct CudaMatrix {
 }
 
 impl CudaMatrix {
-    /// Brings a matrix to the device, gaps between its rows left out.
+    /// Uploads a matrix without the gaps between its rows.
     pub(crate) fn load(cuda: &Cuda, matrix: &Matrix) -> Result<Self> {
         checks::format(cuda, matrix.format())?;
         let matrix = &matrix.row_major()?;
         let dtype = matrix.elements().dtype();
         let (rows, cols, size) = (matrix.rows(), matrix.cols(), dtype.size_bytes());
-        // Rows begin where 16 bytes can be read at once.
+        // A multiple of 16 bytes: kernels read a row in pieces of that size.
         let row_stride = cols.next_multiple_of(16 / size);
-        let mut buffer = Buffer::default();
-        if matrix.row_stride() == row_stride && row_stride == cols {
-            cuda.upload(bytes_of(matrix.elements()), &mut buffer)?;
+        let buffer = if matrix.row_stride() == row_stride && row_stride == cols {
+            CudaBuffer::with_values(cuda, bytes_of(matrix.elements()))?
         } else {
             let mut packed = vec![0_u8; rows * row_stride * size];
             for (row, to) in packed.chunks_exact_mut((row_stride * size).max(1)).enumerate() {
                 to[..cols * size].copy_from_slice(bytes_of(matrix.row(row)));
             }
-            cuda.upload(&packed, &mut buffer)?;
-        }
+            CudaBuffer::with_values(cuda, &packed)?
+        };
         Ok(Self { buffer: Arc::new(buffer), offset_bytes: 0, dtype, rows, cols, row_stride })
     }
 
@@ -230,9 +200,12 @@ impl CudaMatrix {
         self.dtype
     }
 
-    /// Where the first element is.
-    pub fn ptr(&self) -> DevicePtr {
-        self.buffer.ptr().offset(self.offset_bytes)
+    /// The first element.
+    ///
+    /// # Panics
+    /// If it is in the memory of another GPU.
+    pub fn ptr(&self, cuda: &Cuda) -> DevicePtr {
+        self.buffer.ptr(cuda).offset(self.offset_bytes)
     }
 }
 
@@ -266,39 +239,42 @@ impl Weight for CudaMatrix {
 /// `top_k_index` [T, K] in u32, then `top_k_weights` [T, K] in f32.
 #[derive(Debug, Default)]
 pub struct CudaRouting {
-    index: Buffer,
-    weights: Buffer,
+    index: CudaBuffer,
+    weights: CudaBuffer,
     tokens: usize,
     top_k: usize,
 }
 
 impl CudaRouting {
-    /// Takes another shape, its values unspecified; the room there is is used again.
+    /// Takes another shape, its values unspecified; memory is reused.
     ///
     /// # Errors
-    /// If the device has no room for it.
+    /// If the device has not enough memory.
     pub fn reset(&mut self, cuda: &Cuda, tokens: usize, top_k: usize) -> Result<()> {
-        self.index.reserve(cuda, 4 * tokens * top_k)?;
-        self.weights.reserve(cuda, 4 * tokens * top_k)?;
+        // If the memory runs out, the routing is empty.
+        (self.tokens, self.top_k) = (0, 0);
+        let bytes = bytes_of_words(tokens, top_k)?;
+        self.index.reserve(cuda, bytes)?;
+        self.weights.reserve(cuda, bytes)?;
         (self.tokens, self.top_k) = (tokens, top_k);
         Ok(())
     }
 
-    /// Brings a routing to the device.
+    /// Uploads a routing.
     pub(crate) fn load(cuda: &Cuda, routing: &Routing) -> Result<Self> {
         let mut loaded = Self::default();
         loaded.reset(cuda, routing.tokens(), routing.top_k())?;
-        cuda.upload(routing.top_k_index(), &mut loaded.index)?;
-        cuda.upload(routing.top_k_weights(), &mut loaded.weights)?;
+        loaded.index.upload(cuda, routing.top_k_index())?;
+        loaded.weights.upload(cuda, routing.top_k_weights())?;
         Ok(loaded)
     }
 
-    /// Reads the routing back.
+    /// Reads the routing, after all work submitted before.
     pub(crate) fn to_host(&self, cuda: &Cuda) -> Result<Routing> {
         let pairs = self.tokens * self.top_k;
         let (mut index, mut weights) = (vec![0; pairs], vec![0.0; pairs]);
-        cuda.read(self.index.ptr(), &mut index)?;
-        cuda.read(self.weights.ptr(), &mut weights)?;
+        self.index.read(cuda, &mut index)?;
+        self.weights.read(cuda, &mut weights)?;
         Routing::new(self.top_k, index, weights)
     }
 
@@ -313,12 +289,18 @@ impl CudaRouting {
     }
 
     /// Expert ids [T, K] in u32.
-    pub fn top_k_index(&self) -> DevicePtr {
-        self.index.ptr()
+    ///
+    /// # Panics
+    /// If they are in the memory of another GPU.
+    pub fn top_k_index(&self, cuda: &Cuda) -> DevicePtr {
+        self.index.ptr(cuda)
     }
 
     /// Routing weights [T, K] in f32.
-    pub fn top_k_weights(&self) -> DevicePtr {
-        self.weights.ptr()
+    ///
+    /// # Panics
+    /// If they are in the memory of another GPU.
+    pub fn top_k_weights(&self, cuda: &Cuda) -> DevicePtr {
+        self.weights.ptr(cuda)
     }
 }

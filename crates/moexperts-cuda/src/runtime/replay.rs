@@ -1,134 +1,59 @@
-//! Work that repeats, captured once.
+//! Work that repeats is captured once.
 //!
-//! A plan asks for the same work at every step: the same kernels on the same addresses; only what is
-//! uploaded changes. Within [`with`], what is submitted is written down. If a second run asks for
-//! the same, it is captured as a graph, and from the third run on nothing is submitted until
-//! somebody reads: then one launch of the graph does it all. Should a run ask for something else
-//! (the keys and values moved, say), what it asked for so far is submitted as it was, and the
-//! writing down begins anew: a recording changes when things are done, never what.
+//! A plan submits the same work at every step: the same kernels on the same addresses; only the
+//! uploaded bytes change. Within [`with`], submitted work is recorded. If a second run submits the
+//! same, it is captured as a graph, and from the third run on nothing is submitted until something is
+//! read: then one launch of the graph does it all. If a run submits something else (the keys and
+//! values moved, say), its work so far is submitted as it was, and recording starts over: a recording
+//! changes when work is done, never which.
 
 use std::{cell::RefCell, mem, sync::Arc};
 
 use moexperts_core::Result;
 
-use crate::{
-    driver::{DevicePtr, Driver, Graph, Launch, Work},
-    kernels::Module,
-};
+use crate::driver::{BorrowedWork, DevicePtr, Driver, Graph, OwnedWork};
 
-/// What is known of a plan's work.
+/// The work of a plan, as far as it is known.
 #[derive(Debug, Default)]
 pub struct Recording {
-    works: Vec<Kept>,
-    /// All of `works`; none while a second run has not asked for the same.
+    works: Vec<OwnedWork>,
+    /// All of `works`; `None` until a second run has submitted the same.
     graph: Option<Box<dyn Graph>>,
     launches: usize,
 }
 
 impl Recording {
-    /// Runs whose work was one launch of a graph.
+    /// Number of runs whose work was one launch of a graph.
     pub fn graph_launches(&self) -> usize {
         self.launches
     }
 }
 
-/// [`Work`] with its bytes.
-#[derive(Debug)]
-enum Kept {
-    Launch {
-        module: &'static Module,
-        kernel: &'static str,
-        grid: [u32; 3],
-        threads: u32,
-        shared_bytes: u32,
-        params: Box<[u8]>,
-    },
-    Upload {
-        to: DevicePtr,
-        bytes: Vec<u8>,
-    },
-    Copy {
-        from: DevicePtr,
-        to: DevicePtr,
-        bytes: usize,
-    },
-    Zero {
-        at: DevicePtr,
-        bytes: usize,
-    },
-}
-
-impl Kept {
-    fn new(work: Work<'_>) -> Self {
-        match work {
-            Work::Launch(Launch { module, kernel, grid, threads, shared_bytes, params }) => {
-                let params = params.into();
-                Self::Launch { module, kernel, grid, threads, shared_bytes, params }
-            }
-            Work::Upload { to, bytes } => Self::Upload { to, bytes: bytes.to_vec() },
-            Work::Copy { from, to, bytes } => Self::Copy { from, to, bytes },
-            Work::Zero { at, bytes } => Self::Zero { at, bytes },
-        }
-    }
-
-    fn work(&self) -> Work<'_> {
-        match self {
-            Self::Launch { module, kernel, grid, threads, shared_bytes, params } => {
-                Work::Launch(Launch {
-                    module,
-                    kernel,
-                    grid: *grid,
-                    threads: *threads,
-                    shared_bytes: *shared_bytes,
-                    params,
-                })
-            }
-            Self::Upload { to, bytes } => Work::Upload { to: *to, bytes },
-            Self::Copy { from, to, bytes } => Work::Copy { from: *from, to: *to, bytes: *bytes },
-            Self::Zero { at, bytes } => Work::Zero { at: *at, bytes: *bytes },
-        }
-    }
-
-    /// Whether `work` is this, but for what is uploaded, which is taken over then.
-    fn takes(&mut self, work: &Work<'_>) -> bool {
-        match (&mut *self, work) {
-            (Self::Upload { to, bytes }, Work::Upload { to: other, bytes: new })
-                if to == other && bytes.len() == new.len() =>
-            {
-                bytes.copy_from_slice(new);
-                true
-            }
-            (Self::Upload { .. }, _) => false,
-            _ => self.work() == *work,
-        }
-    }
-}
-
 /// How far a run has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    /// Everything is submitted and written down.
+enum Progress {
+    /// Everything is submitted and recorded.
     Recording,
-    /// So much of what is written down was asked for and submitted again.
+    /// This many recorded works came again, and were submitted again.
     Comparing(usize),
-    /// So much was asked for; nothing is submitted yet.
+    /// This many recorded works came again; nothing is submitted yet.
     Holding(usize),
-    /// Somebody has read: what follows is submitted, no more.
+    /// Something was read: what follows is submitted and not recorded.
     Done,
 }
 
-/// A run in progress.
+/// A run of a plan.
 struct Run {
     driver: Arc<dyn Driver>,
     recording: Recording,
-    stage: Stage,
+    progress: Progress,
 }
 
 thread_local! {
     static RUN: RefCell<Option<Run>> = const { RefCell::new(None) };
 }
 
-/// Calls `work`, whose submissions on this thread are those of the recording.
+/// Calls `work`, whose submissions on this thread are recorded or replayed.
 pub(crate) fn with<R>(
     driver: &Arc<dyn Driver>,
     recording: &mut Recording,
@@ -140,9 +65,9 @@ pub(crate) fn with<R>(
     impl Drop for End<'_> {
         fn drop(&mut self) {
             if let Some(mut run) = RUN.take() {
-                // Nobody has read, as after an error: what was asked for is done all the same, and
-                // the next run begins anew.
-                if run.stage != Stage::Done {
+                // Nothing was read, as after an error: the work is done all the same, and the next run
+                // is recorded anew.
+                if run.progress != Progress::Done {
                     let _ = run.submit_held();
                     run.recording.works.clear();
                     run.recording.graph = None;
@@ -152,13 +77,14 @@ pub(crate) fn with<R>(
         }
     }
 
-    let kept = mem::take(recording);
-    let stage = match (&kept.graph, kept.works.len()) {
-        (Some(_), _) => Stage::Holding(0),
-        (None, 0) => Stage::Recording,
-        (None, _) => Stage::Comparing(0),
+    let recorded = mem::take(recording);
+    let progress = match (&recorded.graph, recorded.works.len()) {
+        (Some(_), _) => Progress::Holding(0),
+        (None, 0) => Progress::Recording,
+        (None, _) => Progress::Comparing(0),
     };
-    let outer = RUN.replace(Some(Run { driver: Arc::clone(driver), recording: kept, stage }));
+    let run = Run { driver: Arc::clone(driver), recording: recorded, progress };
+    let outer = RUN.replace(Some(run));
     debug_assert!(outer.is_none(), "a plan does not run within another");
     let end = End(recording);
     let result = work();
@@ -166,91 +92,132 @@ pub(crate) fn with<R>(
     result
 }
 
-/// Submits some work.
-pub(crate) fn submit(driver: &Arc<dyn Driver>, work: Work<'_>) -> Result<()> {
-    RUN.with_borrow_mut(|run| match run {
-        Some(run) if Arc::ptr_eq(&run.driver, driver) => run.submit(work),
-        _ => driver.submit(work),
+/// Calls `work` with the run of this thread, if there is one on this driver.
+fn with_run<R>(driver: &Arc<dyn Driver>, work: impl FnOnce(Option<&mut Run>) -> R) -> R {
+    RUN.with_borrow_mut(|run| work(run.as_mut().filter(|run| Arc::ptr_eq(&run.driver, driver))))
+}
+
+/// Submits some work, or holds it until something is read.
+///
+/// # Safety
+/// What [`Driver::submit`] requires, until the work is done or memory that it uses is given to [`free`].
+pub(crate) unsafe fn submit(driver: &Arc<dyn Driver>, work: BorrowedWork<'_>) -> Result<()> {
+    with_run(driver, |run| match run {
+        Some(run) => run.submit(work),
+        // SAFETY: the caller promises what the driver requires.
+        None => unsafe { driver.submit(work) },
     })
 }
 
-/// Reads after everything before.
-pub(crate) fn read(driver: &Arc<dyn Driver>, from: DevicePtr, out: &mut [u8]) -> Result<()> {
-    before_reading(driver)?;
-    driver.read(from, out)
+/// Frees memory after the work submitted so far, also that which is held.
+///
+/// # Safety
+/// What [`Driver::free`] requires.
+pub(crate) unsafe fn free(driver: &Arc<dyn Driver>, ptr: DevicePtr) {
+    // Work that is held may use the memory, and would be done after it is freed. An error is not lost:
+    // the device reports it again at the next call. A thread that ends has no run any more.
+    let _ = RUN.try_with(|run| match &mut *run.borrow_mut() {
+        Some(run) if Arc::ptr_eq(&run.driver, driver) && run.holds_work() => run.submit_held(),
+        _ => Ok(()),
+    });
+    // SAFETY: the caller promises what the driver requires; no held work is left.
+    unsafe { driver.free(ptr) }
 }
 
-/// Waits for everything before.
+/// Reads after all work submitted before.
+///
+/// # Safety
+/// What [`Driver::read`] requires.
+pub(crate) unsafe fn read(driver: &Arc<dyn Driver>, from: DevicePtr, out: &mut [u8]) -> Result<()> {
+    before_reading(driver)?;
+    // SAFETY: the caller promises what the driver requires.
+    unsafe { driver.read(from, out) }
+}
+
+/// Waits for all work submitted before.
 pub(crate) fn finish(driver: &Arc<dyn Driver>) -> Result<()> {
     before_reading(driver)?;
     driver.synchronize()
 }
 
 fn before_reading(driver: &Arc<dyn Driver>) -> Result<()> {
-    RUN.with_borrow_mut(|run| match run {
-        Some(run) if Arc::ptr_eq(&run.driver, driver) => run.finish(),
-        _ => Ok(()),
-    })
+    with_run(driver, |run| run.map_or(Ok(()), Run::finish))
 }
 
 impl Run {
-    fn submit(&mut self, work: Work<'_>) -> Result<()> {
+    /// Whether work came that is not submitted yet.
+    fn holds_work(&self) -> bool {
+        matches!(self.progress, Progress::Holding(1..))
+    }
+
+    fn submit(&mut self, work: BorrowedWork<'_>) -> Result<()> {
         let works = &mut self.recording.works;
-        match &mut self.stage {
-            Stage::Done => return self.driver.submit(work),
-            Stage::Recording => {}
-            Stage::Comparing(done) if works.get_mut(*done).is_some_and(|w| w.takes(&work)) => {
+        let mut comes_again = |done: usize| {
+            works.get_mut(done).is_some_and(|recorded| recorded.replace_upload(&work))
+        };
+        match &mut self.progress {
+            Progress::Done => return self.submit_now(work),
+            Progress::Recording => {}
+            Progress::Comparing(done) if comes_again(*done) => {
                 *done += 1;
-                return self.driver.submit(work);
+                return self.submit_now(work);
             }
-            Stage::Holding(done) if works.get_mut(*done).is_some_and(|w| w.takes(&work)) => {
+            Progress::Holding(done) if comes_again(*done) => {
                 *done += 1;
                 return Ok(());
             }
-            Stage::Comparing(_) | Stage::Holding(_) => self.submit_held()?,
+            Progress::Comparing(_) | Progress::Holding(_) => self.submit_held()?,
         }
-        self.driver.submit(work)?;
-        self.recording.works.push(Kept::new(work));
+        self.submit_now(work)?;
+        self.recording.works.push(work.to_owned());
         Ok(())
     }
 
-    /// Submits what is held, and goes on by writing down.
+    fn submit_now(&self, work: BorrowedWork<'_>) -> Result<()> {
+        // SAFETY: `submit` of this module was called with this work, and its caller promised what the
+        // driver requires, until memory is given to `free`, which submits held work first.
+        unsafe { self.driver.submit(work) }
+    }
+
+    /// Submits the work that is held, and continues by recording.
     fn submit_held(&mut self) -> Result<()> {
-        let Recording { works, graph, .. } = &mut self.recording;
-        if let Stage::Comparing(done) | Stage::Holding(done) = self.stage {
-            *graph = None;
-            works.truncate(done);
+        let progress = mem::replace(&mut self.progress, Progress::Recording);
+        if let Progress::Comparing(done) | Progress::Holding(done) = progress {
+            self.recording.graph = None;
+            self.recording.works.truncate(done);
         }
-        let holding = matches!(self.stage, Stage::Holding(_));
-        self.stage = Stage::Recording;
-        if holding {
-            works.iter().try_for_each(|kept| self.driver.submit(kept.work()))?;
+        if matches!(progress, Progress::Holding(_)) {
+            self.recording.works.iter().try_for_each(|work| self.submit_now(work.borrowed()))?;
         }
         Ok(())
     }
 
-    /// Sees to it that everything asked for is submitted.
+    /// Makes sure that all work that came is submitted.
     fn finish(&mut self) -> Result<()> {
-        let asked = self.recording.works.len();
-        match self.stage {
-            Stage::Holding(done) if done == asked => {
-                if let Recording { works, graph: Some(graph), launches } = &mut self.recording {
-                    let uploads = works.iter().filter_map(|kept| match kept {
-                        Kept::Upload { bytes, .. } => Some(&bytes[..]),
-                        _ => None,
-                    });
-                    graph.launch(&uploads.collect::<Vec<_>>())?;
-                    *launches += 1;
-                }
-            }
-            Stage::Comparing(done) if done == asked => {
-                let works: Vec<Work<'_>> = self.recording.works.iter().map(Kept::work).collect();
+        let recorded = self.recording.works.len();
+        match self.progress {
+            Progress::Holding(done) if done == recorded => self.launch_graph()?,
+            Progress::Comparing(done) if done == recorded => {
+                let works = self.recording.works.iter().map(OwnedWork::borrowed);
+                let works: Vec<BorrowedWork<'_>> = works.collect();
                 self.recording.graph = Some(self.driver.capture(&works)?);
             }
-            Stage::Comparing(_) | Stage::Holding(_) => self.submit_held()?,
-            Stage::Recording | Stage::Done => {}
+            Progress::Comparing(_) | Progress::Holding(_) => self.submit_held()?,
+            Progress::Recording | Progress::Done => {}
         }
-        self.stage = Stage::Done;
+        self.progress = Progress::Done;
+        Ok(())
+    }
+
+    fn launch_graph(&mut self) -> Result<()> {
+        let Recording { works, graph, launches } = &mut self.recording;
+        if let Some(graph) = graph {
+            let uploads: Vec<&[u8]> = works.iter().filter_map(OwnedWork::upload).collect();
+            // SAFETY: all of this work came again in this run, and its callers promised that the memory
+            // is allocated until it is given to `free`, which ends holding first.
+            unsafe { graph.launch(&uploads) }?;
+            *launches += 1;
+        }
         Ok(())
     }
 }

@@ -1,8 +1,8 @@
-//! Attention of the GPU against that of the CPU, and what must not change a bit of it.
+//! Attention of the GPU against that of the CPU, and what must not change its bits.
 
 use crate::common::{
     Outcome, Walk,
-    attention::{Layer, Session, spec},
+    attention::{AttentionLayer, Session, spec},
     bits, check, devices, read, tensor,
 };
 use moexperts_core::{
@@ -25,7 +25,7 @@ const ALLOWANCE: f32 = 1e-5;
 
 fn walk<D: Device>(device: &D) -> Vec<Outcome> {
     let mut walk = Walk::new(device);
-    // Head widths of all kernels, also such as are no fours; one and many queries to a key.
+    // Head widths of all kernels, multiples of four and others; one and many queries for a key.
     let shapes = [
         (1, 1, 8),
         (4, 4, 5),
@@ -42,7 +42,10 @@ fn walk<D: Device>(device: &D) -> Vec<Outcome> {
         let windows: &[_] = if head_dim == 16 { &[1, 9, 64, 1000] } else { &[9] };
         for sliding_window in [None].into_iter().chain(windows.iter().copied().map(Some)) {
             let spec = AttentionSpec { sliding_window, ..spec(heads, kv_heads, head_dim) };
-            let mut session = Session::of(device, &[Layer::new(spec), Layer::new(spec).of_all()]);
+            let mut session = Session::of(
+                device,
+                &[AttentionLayer::new(spec), AttentionLayer::new(spec).of_all()],
+            );
             for spans in [
                 // Prompts, one of a single token and one of none.
                 &[(2, 0, 13), (0, 0, 1), (1, 0, 70), (2, 13, 0)][..],
@@ -51,7 +54,7 @@ fn walk<D: Device>(device: &D) -> Vec<Outcome> {
                 &[(1, 71, 80), (0, 2, 1), (0, 3, 1)],
                 &[(0, 4, 4), (1, 151, 1)],
                 &[(1, 152, 3)],
-                // Others in the place of those from 20 on.
+                // Other positions in place of those from 20 on.
                 &[(1, 20, 3)],
             ] {
                 let values = session.values(spans);
@@ -59,7 +62,7 @@ fn walk<D: Device>(device: &D) -> Vec<Outcome> {
             }
         }
     }
-    // As many keys as several parts are of, and larger parts.
+    // Keys in several parts, and in larger parts.
     let mut session = Session::new(device, spec(2, 1, 4));
     for (sliding_window, spans) in [
         (Some(1), (0, 0, 4090)),
@@ -96,7 +99,7 @@ fn values_of_other_widths<D: Device>(walk: &mut Walk<'_, D>) {
         for sliding_window in [None, Some(9)] {
             let spec =
                 AttentionSpec { value_dim, sliding_window, ..spec(heads, kv_heads, head_dim) };
-            let layers = [Layer::new(spec), Layer::new(spec).with_sinks()];
+            let layers = [AttentionLayer::new(spec), AttentionLayer::new(spec).with_sinks()];
             let mut session = Session::of(walk.device, &layers);
             for spans in [
                 &[(2, 0, 13), (0, 0, 1), (1, 0, 70)][..],
@@ -109,7 +112,7 @@ fn values_of_other_widths<D: Device>(walk: &mut Walk<'_, D>) {
             }
         }
     }
-    let mut session = Session::of(walk.device, &[Layer::new(spec(2, 1, 4)).with_sinks()]);
+    let mut session = Session::of(walk.device, &[AttentionLayer::new(spec(2, 1, 4)).with_sinks()]);
     for spans in [&[(0, 0, 900)][..], &[(0, 900, 1)], &[(0, 901, 3)]] {
         let values = session.values(spans);
         walk.push(&format!("sinks {spans:?}"), ALLOWANCE, values);
@@ -169,28 +172,28 @@ fn errors<D: Device>(walk: &mut Walk<'_, D>) {
         let result = session.values(spans);
         walk.push(&format!("{spans:?} after others"), ALLOWANCE, result);
     }
-    let mut shapes = |other: Layer, rows: usize, layer: usize| {
+    let mut shapes = |other: AttentionLayer, rows: usize, layer: usize| {
         let cols = [32, 16, 16];
         walk.made(&format!("{:?} {rows} {layer}", other.spec), ALLOWANCE, |device, out| {
             let [q, k, v] = [0, 1, 2].map(|index| tensor(device, rows, cols[index], index as u64));
             let batch = Batch::new(vec![Span { sequence: 0, start: 0, tokens: 3 }]);
-            let mut session = Session::of(device, &[Layer::new(spec), other]);
+            let mut session = Session::of(device, &[AttentionLayer::new(spec), other]);
             session.call([&q, &k, &v], layer, &batch, out)
         });
     };
-    let layer = Layer::new(spec);
+    let layer = AttentionLayer::new(spec);
     shapes(layer, 3, 1);
     shapes(layer, 2, 1);
     shapes(layer, 3, 2);
-    shapes(Layer { state: StateSpec::None, ..layer }, 3, 1);
+    shapes(AttentionLayer { state: StateSpec::None, ..layer }, 3, 1);
     for (heads, kv_heads, head_dim) in [(3, 2, 8), (4, 1, 8), (2, 1, 16)] {
         let other = self::spec(heads, kv_heads, head_dim);
-        shapes(Layer { state: spec.state(), ..Layer::new(other) }, 3, 1);
+        shapes(AttentionLayer { state: spec.state(), ..AttentionLayer::new(other) }, 3, 1);
     }
     let windowed = |sliding_window| AttentionSpec { sliding_window, ..spec };
     let narrow = windowed(Some(3)).state();
     for window in [None, Some(2), Some(4), Some(0)] {
-        shapes(Layer { state: narrow, ..Layer::new(windowed(window)) }, 3, 1);
+        shapes(AttentionLayer { state: narrow, ..AttentionLayer::new(windowed(window)) }, 3, 1);
     }
     let device = walk.device;
     let none = device.new_state(&[spec.state(), windowed(Some(0)).state()], 1);
@@ -210,7 +213,7 @@ fn errors<D: Device>(walk: &mut Walk<'_, D>) {
 }
 
 #[test]
-fn an_attention_that_is_not_supported_is_refused_by_name() {
+fn an_unsupported_attention_is_refused_by_its_width() {
     for (_, cuda) in devices() {
         for (head_dim, value_dim) in [(1, 1), (256, 256), (192, 128), (4, 256)] {
             let spec = AttentionSpec { value_dim, ..spec(2, 1, head_dim) };
@@ -231,13 +234,13 @@ fn an_attention_that_is_not_supported_is_refused_by_name() {
     }
 }
 
-/// Whichever sequences are beside it, and whatever room is reserved, in whatever steps it grew.
+/// Other sequences of the batch, reserved memory and the steps in which memory grew change no bit.
 #[test]
 fn a_sequence_has_the_bits_it_has_alone() {
     for (name, cuda) in devices() {
         for sliding_window in [None, Some(50)] {
             let spec = AttentionSpec { sliding_window, ..spec(6, 2, 12) };
-            let layers = [Layer::new(spec), Layer::new(spec).of_all()];
+            let layers = [AttentionLayer::new(spec), AttentionLayer::new(spec).of_all()];
             let mut alone = Session::of(&cuda, &layers);
             let prompt = alone.bits(&[(1, 0, 90)]);
             let step = alone.bits(&[(1, 90, 1)]);
@@ -273,7 +276,7 @@ fn more_positions_than_there_is_memory_for_are_an_error() {
             let error = cuda.reserve_positions(&mut session.state, 0, positions).unwrap_err();
             assert!(error.to_string().contains("memory"), "{error}");
         }
-        // What was there is there still.
+        // The state is as it was.
         let mut other = Session::new(&cuda, spec(2, 1, 8));
         other.values(&[(0, 0, 5)]).unwrap();
         assert_eq!(session.bits(&[(0, 5, 1)]), other.bits(&[(0, 5, 1)]));
@@ -293,7 +296,7 @@ fn a_batch_that_is_refused_leaves_the_state_as_it_was() {
     }
 }
 
-/// From step to step, only what is uploaded changes.
+/// From step to step, only uploads change.
 #[test]
 fn the_steps_of_a_decode_are_launches_of_one_graph() {
     for (name, cuda) in devices() {

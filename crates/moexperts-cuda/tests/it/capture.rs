@@ -1,4 +1,4 @@
-//! Both backends that do not read the routing are captured as graphs, whatever their kernels.
+//! The backends that do not read the routing are captured as graphs, with all of their kernels.
 
 use crate::common::{bits, devices, tensor, values};
 use moexperts_core::{
@@ -25,8 +25,8 @@ fn experts(cuda: &Cuda, dtype: DType) -> Experts<Cuda> {
     Experts::load(cuda, spec, (0..EXPERTS as u64).map(expert).collect()).unwrap()
 }
 
-/// What a backend makes of some tokens, run after run with other values and another routing, with a
-/// recording or without.
+/// The results of a backend in several runs with other values and another routing each, with a recording
+/// or without.
 fn outputs(
     cuda: &Cuda,
     backend: &dyn ExpertsBackend<Cuda>,
@@ -61,7 +61,7 @@ fn a_layer_is_captured_and_gives_the_same_bits() {
     for (what, cuda) in devices() {
         for dtype in DType::ALL {
             let experts = experts(&cuda, dtype);
-            // Few pairs, more than are looked through, and enough for the tiles of many tokens.
+            // Few pairs, more than are searched, and enough for the tiles of many tokens.
             for tokens in [1, 5, 70, 200] {
                 for backend in [&BatchedMm as &dyn ExpertsBackend<Cuda>, &GroupedMm] {
                     let what = format!("{what}: {} {dtype}, {tokens} tokens", backend.name());

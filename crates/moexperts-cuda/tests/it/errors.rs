@@ -1,13 +1,13 @@
-//! What is said where there is no driver, no GPU of a number, or no compiler.
+//! Error messages where there is no driver, or no GPU of a number.
 
 use moexperts_cuda::{Cuda, CudaOptions};
 
 #[test]
-fn without_a_driver_the_error_says_which_library_was_looked_for() {
+fn a_missing_driver_or_gpu_is_named() {
     match Cuda::devices() {
         Ok(devices) => {
             let error = Cuda::new(CudaOptions { ordinal: devices.len() }).unwrap_err().to_string();
-            assert!(error.contains(&format!("no GPU of number {}", devices.len())), "{error}");
+            assert!(error.contains(&format!("no GPU {}: there ", devices.len())), "{error}");
         }
         Err(error) => {
             let error = error.to_string();

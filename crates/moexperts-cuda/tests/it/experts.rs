@@ -1,4 +1,4 @@
-//! Experts beyond the conformance suite: every tile, weights that begin anywhere, no pairs, no waiting.
+//! Experts beyond the conformance suite: every tile, unaligned weights, no pairs, no waiting.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,7 @@ use moexperts_cuda_emulator::{
     Copies, Emulator, EmulatorOptions, Order, compiled_kernels, test_gpu,
 };
 
-/// GPUs whose products are by tensor cores, and by none.
+/// A GPU with tensor cores, and one without.
 fn emulators() -> Vec<Emulator> {
     let small = EmulatorOptions { multiprocessors: 4, ..EmulatorOptions::default() };
     let ampere = EmulatorOptions {
@@ -31,7 +31,7 @@ fn devices(emulators: &[Emulator]) -> Vec<Cuda> {
     test_gpu().map_or_else(|| emulators.iter().map(Emulator::cuda).collect(), |gpu| vec![gpu])
 }
 
-/// What a backend makes of a case.
+/// The results of a backend for a case.
 fn run(
     backend: &dyn ExpertsBackend<Cuda>,
     device: &Cuda,
@@ -48,7 +48,7 @@ fn run(
     read(device, &out)
 }
 
-/// Whether a result is that of a case, within the allowance.
+/// Whether results are those of a case, within the tolerance.
 fn is_right(case: &Case, layer: &Layer, got: &[f32]) -> Result<(), Mismatch> {
     let Layer { experts, x, routing } = layer;
     let activation = case.spec.activation;
@@ -67,7 +67,7 @@ fn chosen(format: WeightFormat) -> Vec<Case> {
     cases().into_iter().filter(is_chosen).collect()
 }
 
-/// The same GPU with its tiles of a size, as the knobs have it.
+/// The same GPU with tiles of a size, set by the knobs.
 fn with_tile(cuda: &Cuda, rows: usize, positions: usize) -> Cuda {
     let knob = |name| cuda.knobs().iter().position(|knob| knob.name == name).unwrap();
     cuda.with_knob(knob("tile_rows"), rows).with_knob(knob("tile_positions"), positions)
@@ -101,7 +101,7 @@ fn every_tile_computes_every_case() {
 }
 
 #[test]
-fn weights_begin_anywhere() {
+fn weights_may_begin_at_any_element() {
     for cuda in devices(&emulators()) {
         let cases = WeightFormat::ALL.iter().copied().flat_map(chosen);
         for case in cases.filter(|case| case.name == "shape") {
@@ -125,7 +125,7 @@ fn weights_begin_anywhere() {
 }
 
 #[test]
-fn tokens_of_no_pairs_are_zero() {
+fn tokens_without_experts_are_zero() {
     let cuda = devices(&emulators()).swap_remove(0);
     let case = chosen(WeightFormat::BF16).swap_remove(0);
     let layer = Layer { routing: Routing::new(0, vec![], vec![]).unwrap(), ..Layer::new(&case) };
@@ -143,7 +143,7 @@ fn with_batched_mm_a_token_among_few_has_the_bits_it_has_alone() {
     let batched = backends.iter().find(|backend| backend.name() == "batched_mm").unwrap();
     for &format in WeightFormat::ALL {
         let mut case = chosen(format).swap_remove(0);
-        // Several tokens of each expert, and pairs that are looked through and that are not.
+        // Several tokens of each expert; few enough pairs to be searched, and more.
         (case.top_k, case.spec.experts, case.spec.hidden) = (5, 7, 300);
         for tokens in [9, 20] {
             case.tokens = tokens;
@@ -168,7 +168,7 @@ fn with_batched_mm_a_token_among_few_has_the_bits_it_has_alone() {
 fn batched_and_grouped_products_never_wait_and_allocate_once() {
     let gpu = Emulator::new(EmulatorOptions::default());
     let cuda = gpu.cuda();
-    // Pairs that are looked through, ordered by one block, and by several.
+    // Pairs that are searched, ordered by one block, and by several.
     for [tokens, experts] in [[1, 8], [7, 8], [65, 8], [700, 12]] {
         let mut case = cases().into_iter().find(|case| case.name == "big").unwrap();
         (case.tokens, case.top_k, case.spec.experts) = (tokens, 8, experts);

@@ -1,4 +1,4 @@
-//! Products of large groups on Hopper: the kernels on their own, then where they are chosen.
+//! Products of large groups on Hopper: the kernels by themselves, then the choice of them.
 
 use crate::common::{bits, read, tensor, values};
 use bytemuck::{NoUninit, Pod, Zeroable};
@@ -8,8 +8,8 @@ use moexperts_core::{
     Operations, Scratch, Tuning, reference,
 };
 use moexperts_cuda::{
-    Cuda, CudaTensor, GroupedMm,
-    driver::{DevicePtr, TensorMapSpec, Work},
+    Cuda, CudaBuffer, CudaTensor, GroupedMm,
+    driver::{DevicePtr, TensorMapSpec},
     kernels::{HOPPER, Kernel},
 };
 use moexperts_cuda_emulator::{Copies, Emulator, EmulatorOptions, Order, test_devices, test_gpu};
@@ -63,8 +63,8 @@ struct HopperParams {
 const F16: Kernel<HopperParams> = Kernel::new(&HOPPER, "grouped_hopper_f16", 384);
 const BF16: Kernel<HopperParams> = Kernel::new(&HOPPER, "grouped_hopper_bf16", 384);
 
-/// Hopper GPUs that differ in who runs first and when copies happen; or the GPU there is, if it is
-/// one.
+/// Emulated Hopper GPUs that differ in the order of threads and in when copies happen; or the GPU that
+/// tests run on, if it is a Hopper.
 fn hoppers() -> Vec<(String, Cuda)> {
     let of = |order, copies| EmulatorOptions { order, copies, ..EmulatorOptions::default() };
     let mut devices = test_devices(&[
@@ -77,27 +77,17 @@ fn hoppers() -> Vec<(String, Cuda)> {
     devices
 }
 
-/// What a test allocates on a device.
-struct Allocations<'a> {
+/// The buffers of a test.
+struct Buffers<'a> {
     cuda: &'a Cuda,
-    held: Vec<DevicePtr>,
+    held: Vec<CudaBuffer>,
 }
 
-impl Allocations<'_> {
+impl Buffers<'_> {
     fn put<T: NoUninit>(&mut self, values: &[T]) -> DevicePtr {
-        let bytes: &[u8] = bytemuck::cast_slice(values);
-        let to = self.cuda.driver().alloc(bytes.len().max(1)).unwrap();
-        self.held.push(to);
-        self.cuda.submit(Work::Upload { to, bytes }).unwrap();
-        to
-    }
-}
-
-impl Drop for Allocations<'_> {
-    fn drop(&mut self) {
-        for &ptr in &self.held {
-            self.cuda.driver().free(ptr);
-        }
+        let buffer = CudaBuffer::with_values(self.cuda, values).unwrap();
+        self.held.push(buffer);
+        self.held[self.held.len() - 1].ptr(self.cuda)
     }
 }
 
@@ -119,7 +109,7 @@ fn spread(matrix: &Matrix, stride: usize) -> Matrix {
     Matrix::from_f32(rows, stride, &wide, matrix.elements().dtype()).unwrap()
 }
 
-/// A grouped product. The others are as in `Default`.
+/// A grouped product.
 #[derive(Debug, Clone)]
 struct Product {
     dtype: DType,
@@ -131,11 +121,11 @@ struct Product {
     gated: bool,
     bias: bool,
     out_f32: bool,
-    /// Whether x and the results are of rows in no order.
+    /// Whether the rows of x and of the results are gathered and scattered.
     rows: bool,
     /// Elements between the results of a row and the next.
     gap: usize,
-    /// Whether the one group is described in the argument.
+    /// Whether the one group is described in the parameters.
     only: bool,
 }
 
@@ -170,7 +160,7 @@ impl Product {
         Linear { weight, bias: self.bias.then(|| values(self.outs, seed + 1)) }
     }
 
-    /// The row of x of each position, and its row of the results; then how many there are of both.
+    /// For each position, its row of x and its row of the results; then the number of rows of both.
     fn rows(&self) -> (Vec<u32>, Vec<u32>, [usize; 2]) {
         let total = self.total();
         if !self.rows {
@@ -179,7 +169,7 @@ impl Product {
         }
         let x_rows = total / 3 + 2;
         let from = (0..total).map(|i| (i * 7 % x_rows) as u32).collect();
-        // From the last on, every second one left out.
+        // From the last row on, every second one.
         let to = (0..total).map(|i| (2 * (total - i)) as u32).collect();
         (from, to, [x_rows, 2 * total + 1])
     }
@@ -188,7 +178,7 @@ impl Product {
         Matrix::from_f32(rows, self.depth, &values(rows * self.depth, 77), self.dtype).unwrap()
     }
 
-    /// What each position gives.
+    /// The results of each position.
     fn expected(&self) -> Vec<Vec<Bounded>> {
         let tolerance = Tolerance::new(self.dtype);
         let (from, _, [x_rows, _]) = self.rows();
@@ -224,9 +214,9 @@ impl Product {
         all
     }
 
-    /// The results [rows, outs + gap] by so many blocks; NaN where none was stored.
+    /// The results [rows, outs + gap], computed by `blocks` blocks; NaN where nothing was stored.
     fn run(&self, cuda: &Cuda, blocks: usize) -> Vec<f32> {
-        let mut memory = Allocations { cuda, held: Vec::new() };
+        let mut memory = Buffers { cuda, held: Vec::new() };
         let (from, to, [x_rows, out_rows]) = self.rows();
         let x_stride = self.depth.next_multiple_of(8) + 8;
         let stride = x_stride + 8;
@@ -266,7 +256,7 @@ impl Product {
         let stored = if self.out_f32 { DType::F32 } else { self.dtype };
         let out = Matrix::from_f32(out_rows, columns, &vec![f32::NAN; out_rows * columns], stored);
         let out = out.unwrap();
-        let out_at = memory.put(bytes_of(&out));
+        let out_buffer = CudaBuffer::with_values(cuda, bytes_of(&out)).unwrap();
         let (activation, alpha, limit) = match self.activation {
             None | Some(Activation::Silu) => (0, 0.0, 0.0),
             Some(Activation::Gelu) => (1, 0.0, 0.0),
@@ -276,7 +266,7 @@ impl Product {
             Some(Activation::ClampedSilu { limit }) => (5, 1.0, limit),
             Some(activation) => panic!("no number of {}", activation.name()),
         };
-        let null = DevicePtr(0);
+        let null = DevicePtr::NULL;
         let [x_rows_at, out_rows_at] =
             if self.rows { [memory.put(&from), memory.put(&to)] } else { [null; 2] };
         let [offsets_at, weights_at, maps_at] = match self.only {
@@ -289,7 +279,7 @@ impl Product {
             x_rows: x_rows_at,
             out_rows: out_rows_at,
             weights: weights_at,
-            out: out_at,
+            out: out_buffer.ptr(cuda),
             x_stride: x_stride as u64,
             out_stride: columns as u64,
             only: if self.only { groups[0] } else { Zeroable::zeroed() },
@@ -310,12 +300,14 @@ impl Product {
         let params = HopperParams { grouped, maps: maps_at, padding: [0; 3], map };
         let kernel = if self.dtype == DType::Bf16 { &BF16 } else { &F16 };
         let shared_bytes = 4 * (128 * (128 + 256) + 16) + 4 * (self.positions.len() + 1);
-        cuda.launch(kernel, [blocks, 1, 1], shared_bytes, params).unwrap();
+        // SAFETY: the kernel takes a `HopperParams`. Offsets, rows, weights and maps are those of this
+        // product, uploaded above into buffers that stay until the results are read.
+        unsafe { cuda.launch(kernel, [blocks, 1, 1], shared_bytes, params) }.unwrap();
         let bytes = bytes_of(&out).len();
-        // Aligned for every type.
+        // In words, to be aligned for every type.
         let mut words = vec![0_u64; bytes.div_ceil(8)];
-        let bytes = &mut bytemuck::cast_slice_mut(&mut words)[..bytes];
-        cuda.driver().read(out_at, bytes).unwrap();
+        let bytes: &mut [u8] = &mut bytemuck::cast_slice_mut(&mut words)[..bytes];
+        out_buffer.read(cuda, bytes).unwrap();
         let stored = match stored {
             DType::F32 => Elements::F32(bytemuck::cast_slice(bytes)),
             DType::F16 => Elements::F16(bytemuck::cast_slice(bytes)),
@@ -333,7 +325,7 @@ impl Product {
         }
         let mut first: Option<Vec<f32>> = None;
         for (name, cuda) in hoppers() {
-            // One block has all tiles; or tiles are not as many as blocks times some number.
+            // One block computes all tiles; three blocks compute different numbers of them.
             for blocks in [1, 3] {
                 let got = self.run(&cuda, blocks);
                 let rows = got.chunks_exact(self.outs + self.gap);
@@ -363,7 +355,7 @@ fn gated_products_of_gathered_rows_are_right() {
     for dtype in BOTH {
         Product {
             dtype,
-            // None, a tile and a bit, half a tile, one, more than half a tile.
+            // No position, a tile and two, half a tile, one, half a tile and one.
             positions: vec![0, 130, 64, 1, 0, 65],
             depth: 200,
             outs: 150,
@@ -382,7 +374,7 @@ fn gated_products_of_gathered_rows_are_right() {
 fn plain_products_are_right() {
     for dtype in BOTH {
         for out_f32 in [false, true] {
-            // Results whose rows are aligned, and one element off.
+            // Rows of results that are aligned, and that begin one element later each.
             for gap in [0, 1] {
                 // A depth that ends within 16 bytes, outputs within eight or in one box of two.
                 for (depth, outs) in [(75, 303), (64, 264)] {
@@ -428,7 +420,7 @@ fn steps_go_round_the_ring_and_tiles_overlap() {
 }
 
 #[test]
-fn the_one_group_may_be_described_in_the_argument() {
+fn the_only_group_may_be_described_in_the_parameters() {
     for positions in [1, 128, 300] {
         let positions = vec![positions];
         Product { positions, depth: 130, outs: 300, bias: true, only: true, ..Product::default() }
@@ -438,20 +430,20 @@ fn the_one_group_may_be_described_in_the_argument() {
 
 #[test]
 fn there_may_be_many_groups_and_many_positions() {
-    // More than a warp's groups; more tiles of positions than are taken together.
+    // More groups than a warp has lanes; more tiles of positions than are computed side by side.
     let positions = (0..70).map(|group| group % 3).collect();
     Product { positions, rows: true, ..Product::default() }.check();
     let positions = vec![5, 17 * 128 + 3];
     Product { positions, depth: 8, outs: 260, ..Product::default() }.check();
 }
 
-/// An emulated Hopper so small that few tiles are worth its while.
+/// An emulated Hopper so small that the kernels are chosen for a few tiles.
 fn small() -> Emulator {
     Emulator::new(EmulatorOptions { multiprocessors: 2, ..EmulatorOptions::default() })
 }
 
 #[test]
-fn layers_of_many_rows_choose_them() {
+fn layers_of_many_rows_choose_the_kernels_of_hopper() {
     if test_gpu().is_some() {
         return;
     }
@@ -483,7 +475,7 @@ fn layers_of_many_rows_choose_them() {
 }
 
 #[test]
-fn experts_of_many_tokens_choose_them() {
+fn experts_of_many_tokens_choose_the_kernels_of_hopper() {
     if test_gpu().is_some() {
         return;
     }

@@ -1,4 +1,4 @@
-//! Dense layers: odd shapes, and weights that begin anywhere.
+//! Dense layers: odd shapes, and unaligned weights.
 
 use crate::common::{bits, devices, load_shifted, read, tensor, values};
 use moexperts_conformance::{Bounded, Tolerance};
@@ -26,7 +26,7 @@ fn linear(cuda: &Cuda, x: &CudaTensor, linears: &[&DeviceLinear<Cuda>]) -> Vec<C
     outs
 }
 
-/// Whether a result is that of a layer, within the allowance.
+/// Checks that results are those of a layer, within the tolerance.
 fn check(what: &str, got: &[f32], x: &[f32], layer: &Linear<Matrix, Vec<f32>>) {
     let (outs, depth) = (layer.weight.rows(), layer.weight.cols());
     let tolerance = Tolerance::new(layer.weight.format());
@@ -44,7 +44,7 @@ fn check(what: &str, got: &[f32], x: &[f32], layer: &Linear<Matrix, Vec<f32>>) {
 }
 
 #[test]
-fn layers_of_every_shape_are_what_they_should_be() {
+fn layers_of_every_shape_agree_with_the_reference() {
     for (name, cuda) in devices() {
         for dtype in DType::ALL {
             for [rows, depth, outs] in [
@@ -79,7 +79,7 @@ fn layers_of_every_shape_are_what_they_should_be() {
 }
 
 #[test]
-fn layers_of_one_input_differ_in_all_they_can() {
+fn layers_of_one_input_may_differ_in_size_type_and_bias() {
     let (_, cuda) = devices().swap_remove(0);
     let dtypes = [DType::Bf16, DType::Bf16, DType::F32, DType::F16, DType::F16, DType::Bf16];
     for rows in [0, 1, 3, 20] {
@@ -124,7 +124,7 @@ fn kernels_are_chosen_for_the_shape() {
     for rows in [1, 2, 8] {
         assert_eq!(name(&cuda, DType::Bf16, 2048, rows), "sm_80 gemv");
     }
-    // Enough blocks for all multiprocessors come before large tiles.
+    // Small tiles, where large ones would leave multiprocessors without a block.
     assert_eq!(name(&cuda, DType::Bf16, 2048, 16), "sm_80 mma 32x16");
     assert_eq!(name(&cuda, DType::F16, 30000, 16), "sm_80 mma 128x16");
     assert_eq!(name(&cuda, DType::F16, 30000, 60), "sm_80 mma 128x64");

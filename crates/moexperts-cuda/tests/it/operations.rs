@@ -17,10 +17,10 @@ fn every_operation_gives_what_the_cpu_gives() {
     }
 }
 
-/// All operations but products and attention, and the errors they have.
+/// All operations but products and attention, and their errors.
 fn walk<D: Device>(device: &D) -> Vec<Outcome> {
     let mut walk = Walk::new(device);
-    // More than a block has columns, and rows that share a block.
+    // More columns than a block has, and rows that share a block.
     for shape in [[0, 8], [1, 1], [3, 67], [2, 1100], [21, 96]] {
         elementwise(&mut walk, shape);
         norms(&mut walk, shape);
@@ -45,7 +45,7 @@ fn elementwise<D: Device>(walk: &mut Walk<'_, D>, [rows, cols]: [usize; 2]) {
     let what = |operation: &str| format!("{operation} of [{rows}, {cols}]");
     walk.changed(&what("scale"), 0.0, [rows, cols], |device, x| device.scale(x, 0.37));
     for function in GateFunction::ALL {
-        // A factor for each row, for each half of it and for each value; those that do not fit.
+        // Gates for each row, each half of a row and each value; gates that do not fit.
         for gates in [[rows, 1], [rows, 2], [rows, cols], [rows, 0], [rows + 1, 1]] {
             walk.changed(&what("gate"), 1e-6, [rows, cols], |device, x| {
                 let mut gate = D::Tensor::default();
@@ -78,7 +78,7 @@ fn elementwise<D: Device>(walk: &mut Walk<'_, D>, [rows, cols]: [usize; 2]) {
                 let mut out = D::Tensor::default();
                 let mut values = values(rows * cols, seed);
                 values.iter_mut().for_each(|value| *value *= 12.0);
-                // Not a number, which an activation may not lose, from the gate or from the up.
+                // NaN, which an activation may not lose, in the gate or in the up.
                 values.iter_mut().skip(seed as usize).step_by(7).for_each(|x| *x = f32::NAN);
                 device.load_tensor(rows, cols, &values, &mut out).map(|()| out)
             };
@@ -259,7 +259,7 @@ fn routings<D: Device>(walk: &mut Walk<'_, D>) {
 }
 
 #[test]
-fn every_router_is_the_references() {
+fn every_router_agrees_with_the_reference() {
     for (name, cuda) in devices() {
         let report = run_routers(&cuda).unwrap_or_else(|failure| panic!("{name}: {failure}"));
         assert!(report.compared > 20 * report.undecided, "{report:?}");
@@ -269,9 +269,9 @@ fn every_router_is_the_references() {
     }
 }
 
-/// More experts than a block of four tokens has shared memory for, up to more than one has.
+/// From more experts than shared memory holds for four tokens to more than it holds for one.
 #[test]
-fn a_router_of_very_many_experts_takes_fewer_tokens_at_a_time_or_is_refused() {
+fn a_router_of_very_many_experts_takes_fewer_tokens_of_a_block_or_is_refused() {
     for (name, cuda) in devices() {
         let most = cuda.properties().shared_bytes_per_block as usize / 4;
         for (experts, fits) in
@@ -299,9 +299,9 @@ fn a_router_of_very_many_experts_takes_fewer_tokens_at_a_time_or_is_refused() {
     }
 }
 
-/// The CPU refuses them; the GPU would have to wait to do so.
+/// The CPU refuses such logits; the GPU would have to wait for the result to refuse them.
 #[test]
-fn logits_that_are_not_finite_give_weights_that_are_not() {
+fn logits_that_are_not_finite_give_nan_weights() {
     for (name, cuda) in devices() {
         for (case, bad) in router_cases()
             .into_iter()

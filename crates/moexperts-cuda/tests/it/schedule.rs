@@ -1,9 +1,8 @@
 //! The order of pairs against a sort on the host.
 
 use crate::common::devices;
-use bytemuck::cast_slice_mut;
 use moexperts_core::{Memory, Routing};
-use moexperts_cuda::{Cuda, Schedule, driver::DevicePtr};
+use moexperts_cuda::{Cuda, CudaBuffer, Schedule};
 
 /// How a routing's experts are drawn.
 #[derive(Debug, Clone, Copy)]
@@ -12,7 +11,7 @@ enum Draw {
     /// Half of all pairs go to one expert.
     Skewed,
     OneExpert,
-    /// Every fourth is a sentinel.
+    /// One pair of four has a sentinel, on average.
     Sentinels,
     AllSentinels,
 }
@@ -38,11 +37,9 @@ fn ids(pairs: usize, experts: usize, draw: Draw) -> Vec<u32> {
     (0..pairs).map(id).collect()
 }
 
-fn read(cuda: &Cuda, from: DevicePtr, len: usize) -> Vec<u32> {
+fn read(cuda: &Cuda, from: &CudaBuffer, len: usize) -> Vec<u32> {
     let mut out = vec![0_u32; len];
-    if len > 0 {
-        cuda.driver().read(from, cast_slice_mut(&mut out)).unwrap();
-    }
+    from.read(cuda, &mut out).unwrap();
     out
 }
 
@@ -70,7 +67,7 @@ fn check(name: &str, cuda: &Cuda, [tokens, top_k, experts]: [usize; 3], draw: Dr
 #[test]
 fn pairs_are_in_the_order_of_their_experts() {
     for (name, cuda) in devices() {
-        // By one block, then by several.
+        // Few enough pairs for one block, then more.
         for shape in [[0, 2, 3], [1, 1, 1], [5, 3, 4], [33, 4, 40], [512, 8, 128], [600, 8, 60]] {
             for draw in DRAWS {
                 check(&name, &cuda, shape, draw);
@@ -78,7 +75,7 @@ fn pairs_are_in_the_order_of_their_experts() {
         }
         check(&name, &cuda, [4096, 8, 128], Draw::Even);
         check(&name, &cuda, [9000, 8, 17], Draw::Skewed);
-        // More experts than a block's shared memory has counters for.
+        // More experts than there are counters for in the shared memory of a block.
         check(&name, &cuda, [700, 8, 2500], Draw::Skewed);
         check(&name, &cuda, [100, 8, 9000], Draw::Sentinels);
     }

@@ -1,9 +1,9 @@
-//! What layers keep on a GPU: each its own, through a window no more than a ring of slots, and what
-//! of it may be forgotten.
+//! The states of layers on a GPU: each layer has a separate one, a layer with a window a ring of slots,
+//! and a state can be cut where it holds what is seen.
 
 use crate::common::{
     Outcome, Walk,
-    attention::{Layer, Session, Spans, spec},
+    attention::{AttentionLayer, Session, Spans, spec},
     bits, check, devices, read,
 };
 use moexperts_core::{AttentionSpec, Device, Error, Execution, Memory, StateSpec};
@@ -13,12 +13,12 @@ use moexperts_cuda::{CudaTensor, Recording};
 /// Slots of a ring beside those that a token sees, at least.
 const CHUNK: usize = 512;
 
-fn windowed(window: usize, spec: AttentionSpec) -> Layer {
-    Layer::new(AttentionSpec { sliding_window: Some(window), ..spec })
+fn windowed(window: usize, spec: AttentionSpec) -> AttentionLayer {
+    AttentionLayer::new(AttentionSpec { sliding_window: Some(window), ..spec })
 }
 
 /// Bytes that a layer with a window takes at most.
-fn most_bytes(layer: &Layer) -> usize {
+fn most_bytes(layer: &AttentionLayer) -> usize {
     let AttentionSpec { kv_heads, head_dim, value_dim, sliding_window, .. } = layer.spec;
     let ring = (sliding_window.unwrap() - 1 + CHUNK).next_power_of_two();
     4 * ring * kv_heads * (head_dim.next_multiple_of(4) + value_dim.next_multiple_of(4))
@@ -39,14 +39,17 @@ fn walk<D: Device>(device: &D) -> Vec<Outcome> {
         ..spec(heads, kv_heads, head_dim)
     };
     let layers = [
-        Layer::new(dims(2, 2, 8, 8)),
-        Layer { state: StateSpec::None, ..Layer::new(dims(1, 1, 1, 1)) },
+        AttentionLayer::new(dims(2, 2, 8, 8)),
+        AttentionLayer { state: StateSpec::None, ..AttentionLayer::new(dims(1, 1, 1, 1)) },
         windowed(5, dims(3, 1, 12, 20)).with_sinks(),
-        Layer::new(dims(2, 2, 8, 8)).with_sinks(),
+        AttentionLayer::new(dims(2, 2, 8, 8)).with_sinks(),
         windowed(5, dims(3, 1, 12, 20)),
-        // As many keys and values of a head, for other queries.
+        // The state of the layer before, with other queries.
         windowed(5, dims(1, 1, 12, 20)),
-        Layer { state: windowed(30, dims(2, 1, 7, 4)).state, ..windowed(9, dims(2, 1, 7, 4)) },
+        AttentionLayer {
+            state: windowed(30, dims(2, 1, 7, 4)).state,
+            ..windowed(9, dims(2, 1, 7, 4))
+        },
         windowed(1, dims(2, 2, 4, 8)),
     ];
     let mut session = Session::of(device, &layers);
@@ -55,20 +58,20 @@ fn walk<D: Device>(device: &D) -> Vec<Outcome> {
         &[(0, 70, 1), (1, 20, 1)],
         &[(1, 21, 18), (0, 71, 20)],
         &[(0, 91, 3), (1, 39, 1), (0, 94, 39)],
-        // Others in the place of those from 80 on.
+        // Other positions in place of those from 80 on.
         &[(0, 80, 2)],
     ] {
         let values = session.values(spans);
         walk.push(&format!("{spans:?}"), 1e-5, values);
     }
-    // Past the ring, which a layer of the CPU has not.
+    // Past the end of the ring; layers of the CPU have no rings.
     let layers = [windowed(9, dims(1, 1, 4, 4)).with_sinks(), windowed(600, dims(1, 1, 4, 8))];
     let mut session = Session::of(device, &layers);
     for spans in [&[(0, 0, 2100), (1, 0, 5)][..], &[(1, 5, 1), (0, 2100, 1)], &[(0, 2101, 30)]] {
         let values = session.values(spans);
         walk.push(&format!("{spans:?}"), 1e-5, values);
     }
-    // What a layer holds differs between devices, but for the ends.
+    // Devices hold different positions, but for the ends.
     let can_cut = [0, 2131, 2132].map(|position| f32::from(u8::from(session.can_cut(0, position))));
     assert_eq!(can_cut, [1.0, 1.0, 0.0]);
     walk.outcomes
@@ -137,9 +140,9 @@ fn a_ring_can_be_cut_back_as_far_as_it_holds_what_is_seen() {
             let (held_from, seen_from) = (1500 - RING, (position + 1).saturating_sub(WINDOW));
             assert_eq!(error, Error::Dropped { layer: 0, held_from, position, seen_from });
         }
-        // Refused, and as it was.
+        // It was refused, and the state is as it was.
         assert_eq!(session.bits(&[(0, 1500, 1)]), filled(1500).bits(&[(0, 1500, 1)]));
-        // The last token overwrote one more.
+        // The last token overwrote one more position.
         assert!(!session.can_cut(0, first) && session.can_cut(0, first + 1));
         for start in [first + 1, 1490] {
             // The tokens of a session follow from their positions: those after a cut are the same.
@@ -153,12 +156,12 @@ fn a_ring_can_be_cut_back_as_far_as_it_holds_what_is_seen() {
 }
 
 #[test]
-fn memory_is_that_of_the_groups_and_grows_to_what_is_read() {
+fn memory_grows_with_what_each_group_reads() {
     for (_, cuda) in devices() {
         let layers = [
-            Layer::new(spec(2, 1, 8)),
+            AttentionLayer::new(spec(2, 1, 8)),
             windowed(3, spec(2, 1, 8)),
-            Layer { state: StateSpec::None, ..Layer::new(spec(2, 1, 8)) },
+            AttentionLayer { state: StateSpec::None, ..AttentionLayer::new(spec(2, 1, 8)) },
             windowed(3, spec(2, 1, 8)),
         ];
         let mut session = Session::of(&cuda, &layers);
@@ -172,15 +175,15 @@ fn memory_is_that_of_the_groups_and_grows_to_what_is_read() {
     }
 }
 
-/// Of layers in turn with a window and without one, past the end of the ring.
+/// Layers with a window and without one alternate, past the end of the ring.
 #[test]
 fn the_steps_of_a_decode_past_a_ring_are_launches_of_one_graph() {
     for (name, cuda) in devices() {
         let layers = [
             windowed(3, spec(2, 1, 4)).with_sinks(),
-            Layer::new(spec(2, 1, 4)),
+            AttentionLayer::new(spec(2, 1, 4)),
             windowed(3, spec(2, 1, 4)),
-            Layer::new(spec(4, 2, 4)),
+            AttentionLayer::new(spec(4, 2, 4)),
         ];
         let mut session = Session::of(&cuda, &layers);
         let mut plain = Session::of(&cuda, &layers);

@@ -1,4 +1,4 @@
-//! Layers of attention on some device, one batch after another.
+//! Layers of attention on a device, one batch after another.
 
 use std::mem;
 
@@ -18,19 +18,19 @@ pub(crate) fn spec(heads: usize, kv_heads: usize, head_dim: usize) -> AttentionS
 
 /// A layer of attention.
 #[derive(Clone, Copy)]
-pub(crate) struct Layer {
+pub(crate) struct AttentionLayer {
     pub(crate) spec: AttentionSpec,
     pub(crate) sinks: bool,
     pub(crate) state: StateSpec,
 }
 
-impl Layer {
-    /// Whose state holds what it sees, without sinks.
+impl AttentionLayer {
+    /// A layer without sinks, whose state holds the positions that it sees.
     pub(crate) fn new(spec: AttentionSpec) -> Self {
         Self { spec, sinks: false, state: spec.state() }
     }
 
-    /// The same, with a state of all positions.
+    /// The same layer with a state of all positions.
     pub(crate) fn of_all(self) -> Self {
         let state = AttentionSpec { sliding_window: None, ..self.spec }.state();
         Self { state, ..self }
@@ -41,10 +41,10 @@ impl Layer {
     }
 }
 
-/// What is kept of three sequences, and what a caller keeps.
+/// The state of three sequences, with the scratch of a caller.
 pub(crate) struct Session<'a, D: Device> {
     pub(crate) device: &'a D,
-    pub(crate) layers: Vec<Layer>,
+    pub(crate) layers: Vec<AttentionLayer>,
     pub(crate) state: D::State,
     scratch: Scratch,
     /// Queries, keys and values of each layer.
@@ -55,13 +55,13 @@ pub(crate) struct Session<'a, D: Device> {
 impl<'a, D: Device> Session<'a, D> {
     /// Two layers of the same attention, whose states hold all positions.
     pub(crate) fn new(device: &'a D, spec: AttentionSpec) -> Self {
-        Self::of(device, &[Layer::new(spec).of_all(); 2])
+        Self::of(device, &[AttentionLayer::new(spec).of_all(); 2])
     }
 
-    pub(crate) fn of(device: &'a D, layers: &[Layer]) -> Self {
+    pub(crate) fn of(device: &'a D, layers: &[AttentionLayer]) -> Self {
         let states: Vec<StateSpec> = layers.iter().map(|layer| layer.state).collect();
-        // Among the largest scores.
-        let sinks = |layer: &Layer| {
+        // About as large as the largest scores.
+        let sinks = |layer: &AttentionLayer| {
             let sinks = values(layer.spec.heads, 77).iter().map(|value| 8.0 * value).collect();
             layer.sinks.then(|| device.load_vector(sinks).unwrap())
         };
@@ -120,7 +120,7 @@ impl<'a, D: Device> Session<'a, D> {
         self.device.attention(call, out)
     }
 
-    /// What attention gives in all layers that keep anything.
+    /// The results of all layers that have a state.
     pub(crate) fn values(&mut self, spans: &Spans) -> Result<Vec<f32>> {
         let mut all = Vec::new();
         for layer in 0..self.layers.len() {

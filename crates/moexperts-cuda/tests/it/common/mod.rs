@@ -6,8 +6,8 @@ use moexperts_core::{Device, Matrix, Memory, Result, Weight};
 use moexperts_cuda::{Cuda, CudaMatrix};
 use moexperts_cuda_emulator::{Copies, EmulatorOptions, Order, test_devices};
 
-/// A GPU, or some emulated: one of Hopper's and one with less shared memory, which differ in who
-/// runs first and when copies happen.
+/// The GPU that tests run on, or two emulated ones: a Hopper, and one with less shared memory. They differ
+/// in the order of threads and in when copies happen.
 pub(crate) fn devices() -> Vec<(String, Cuda)> {
     let hopper = EmulatorOptions::default();
     let small = EmulatorOptions { compute_capability: (8, 9), multiprocessors: 20, ..hopper };
@@ -37,7 +37,7 @@ pub(crate) fn tensor<D: Device>(device: &D, rows: usize, cols: usize, seed: u64)
     out
 }
 
-/// The same weight as part of a wider one, so that its rows begin at no multiple of 16 bytes.
+/// The same weight as part of a wider one, so that its rows are not aligned to 16 bytes.
 pub(crate) fn load_shifted(cuda: &Cuda, weight: &Matrix) -> CudaMatrix {
     let (rows, cols) = (weight.rows(), weight.cols());
     let mut wide = vec![f32::NAN; rows * (cols + 2)];
@@ -58,14 +58,14 @@ pub(crate) fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|value| value.to_bits()).collect()
 }
 
-/// What an operation gave: its values and how far off they may be, or the text of its error.
+/// The outcome of an operation: its values and how far off they may be, or the text of its error.
 pub(crate) struct Outcome {
     what: String,
     result: Result<Vec<f32>, String>,
     allowance: f32,
 }
 
-/// The outcomes of one operation after another on some device.
+/// The outcomes of a series of operations on a device.
 pub(crate) struct Walk<'a, D> {
     pub(crate) device: &'a D,
     pub(crate) outcomes: Vec<Outcome>,
@@ -81,7 +81,7 @@ impl<'a, D: Device> Walk<'a, D> {
         self.outcomes.push(Outcome { what: what.to_owned(), result, allowance });
     }
 
-    /// An operation with a result: into a new one, then twice into one that held something else.
+    /// Runs an operation into a new tensor, then twice into one that held something else.
     pub(crate) fn made(
         &mut self,
         what: &str,
@@ -102,7 +102,7 @@ impl<'a, D: Device> Walk<'a, D> {
         self.push(what, allowance, result);
     }
 
-    /// An operation that changes a tensor [rows, cols].
+    /// Runs an operation that changes a tensor [rows, cols].
     pub(crate) fn changed(
         &mut self,
         what: &str,
@@ -116,8 +116,8 @@ impl<'a, D: Device> Walk<'a, D> {
     }
 }
 
-/// Checks outcomes: values are as expected but for what is allowed, times those beyond 1, and errors
-/// say the same.
+/// Checks outcomes: values differ by no more than is allowed, relative to those beyond 1, and errors have
+/// the same text.
 pub(crate) fn check(device: &str, got: &[Outcome], expected: &[Outcome]) {
     assert_eq!(got.len(), expected.len(), "{device}");
     for (got, Outcome { what, result: expected, allowance }) in got.iter().zip(expected) {

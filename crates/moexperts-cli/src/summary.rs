@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 
 use moexperts::{
     Device, GenerationStats, LanguageModel,
-    core::decode_experts_implementation,
+    core::Execution,
     inspect::ProcessMemory,
     units::{Bytes, counted},
 };
@@ -64,7 +64,7 @@ pub(crate) fn executed<D: Device>(model: &LanguageModel<D>, decode_switch: bool)
     let all = backends(&names);
     // The part that decodes is the one that writes text.
     let prefill = names.get(model.spec().backbone).map_or("", String::as_str);
-    match decode_experts_implementation(prefill, D::KIND) {
+    match <D::Experts>::decode_experts(prefill) {
         decode if decode != prefill && decode_switch => format!("{all}, decode {decode}"),
         _ => all,
     }

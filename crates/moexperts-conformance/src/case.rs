@@ -7,7 +7,7 @@ use moexperts_core::ExpertsSpec;
 /// An experts layer, its input and its routing. Equal cases hold equal values on every machine.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Case {
-    /// What the case is there for.
+    /// The purpose of the case.
     pub name: &'static str,
     /// T: tokens.
     pub tokens: usize,
@@ -23,7 +23,7 @@ pub struct Case {
     pub routes: Routes,
     /// Routing weights.
     pub routing_weights: RoutingWeights,
-    /// Start of the generator.
+    /// Seed of the generator.
     pub seed: u64,
 }
 
@@ -39,7 +39,7 @@ pub enum GateUpLayout {
     Interleaved,
 }
 
-/// How weights and hidden states are drawn.
+/// The distribution of weights and hidden states.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Values {
     /// Products near 1, hidden states exact in the type that inputs may be rounded to.
@@ -56,7 +56,7 @@ pub enum Values {
     DownProbe,
 }
 
-/// How expert ids are drawn.
+/// The distribution of expert ids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Routes {
     /// Ids of a token differ, as a router makes them. Where K > E the rest are sentinels.
@@ -65,7 +65,7 @@ pub enum Routes {
     Any,
     /// Every pair on one expert.
     OneExpert,
-    /// Every third expert; the others are hit by nobody.
+    /// Every third expert; no pair reaches the others.
     FewExperts,
     /// Each id twice in its row.
     Repeated,
@@ -91,7 +91,7 @@ impl Routes {
     ];
 }
 
-/// How routing weights are drawn.
+/// The distribution of routing weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RoutingWeights {
     /// Positive, the sum of a token's is 1.
@@ -105,8 +105,8 @@ pub enum RoutingWeights {
 }
 
 impl Case {
-    /// Whether a formula says what these experts compute. Where there is none, a backend may
-    /// refuse the case, but its results are not compared.
+    /// Whether there is a formula of these experts. Without one, results are not compared, and a
+    /// backend may refuse the case.
     pub fn has_reference(&self) -> bool {
         self.spec.gated || !self.spec.activation.needs_gate()
     }

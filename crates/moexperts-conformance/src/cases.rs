@@ -65,7 +65,7 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
-/// A case of gated silu experts like a router makes them.
+/// A case of gated silu experts, routed as a router does.
 fn case(
     name: &'static str,
     [tokens, hidden, intermediate, experts, top_k]: [usize; 5],
@@ -84,7 +84,7 @@ fn case(
     }
 }
 
-/// Whether experts with this activation exist with and without a gate.
+/// Which experts with this activation exist: with a gate, without one, or both.
 fn gatings(activation: Activation) -> &'static [bool] {
     if activation.needs_gate() { &[true] } else { &[true, false] }
 }
@@ -139,7 +139,7 @@ fn add_probes(cases: &mut Vec<Case>, format: WeightFormat) {
     }
 }
 
-/// What a backend need not take; it has to say so.
+/// Cases that a backend may refuse, in its `check` and its `forward`.
 fn add_unusual(cases: &mut Vec<Case>, format: WeightFormat) {
     let base = case("unusual", [5, 33, 17, 4, 2], format);
     let gated_alone = Activation::ALL.into_iter().filter(|activation| activation.needs_gate());

@@ -7,7 +7,7 @@ use crate::{
     random::Random,
 };
 
-/// What a case describes, in host memory.
+/// The values of a case, in host memory.
 #[derive(Debug, Clone)]
 pub struct Layer {
     /// The experts, gate and up where the case says.
@@ -24,7 +24,7 @@ impl Layer {
     /// # Panics
     /// If the case has no experts, or a probe has I > H.
     pub fn new(case: &Case) -> Self {
-        let mut random = Random(case.seed);
+        let mut random = Random::new(case.seed);
         Self {
             experts: experts(case, &mut random),
             x: hidden_states(case, &mut random),
@@ -77,8 +77,8 @@ fn weight(case: &Case, random: &mut Random, projection: Projection, row: usize, 
         let reach = 1.5 * (3.0 / inputs as f32).sqrt();
         random.between(-reach, reach)
     };
-    // Gates where activations neither vanish nor saturate, ups that outweigh the 1 the clamped
-    // swiglu adds: what is seen of a weight then changes as much as the weight.
+    // Gates where activations neither vanish nor saturate, ups that outweigh the 1 that the clamped
+    // swiglu adds: then a change of a weight changes the result as much.
     let alone = |random: &mut Random| match projection {
         Projection::Gate | Projection::Down => random.between(0.5, 1.5),
         Projection::Up => random.between(2.0, 4.0),
@@ -93,7 +93,7 @@ fn weight(case: &Case, random: &mut Random, projection: Projection, row: usize, 
     }
 }
 
-/// The gate and the up projection of each expert as views of what is stored.
+/// The gate and the up projection of each expert as views of the stored matrix.
 fn gate_up_views(case: &Case, gates: &[Vec<f32>], ups: &[Vec<f32>]) -> Vec<(Matrix, Matrix)> {
     let spec = &case.spec;
     let (hidden, intermediate) = (spec.hidden, spec.intermediate);
@@ -147,7 +147,7 @@ fn hidden_states(case: &Case, random: &mut Random) -> Tensor {
             }
             Values::Ordinary | Values::Unrounded | Values::Large => {
                 let reach = match (case.values, dtype) {
-                    // What leaves a gated relu2 is the cube of this, and has to fit.
+                    // The result of a gated relu2 is the cube of this, and has to fit.
                     (Values::Large, DType::F16) => 7.0,
                     (Values::Large, _) => 1700.0,
                     _ => 1.7,

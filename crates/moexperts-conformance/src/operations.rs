@@ -1,8 +1,6 @@
 //! Every operation of a device on small shapes, against f64.
-//!
-//! Write `u` for half the distance from 1 to the next f32. A sum of n products costs at most `n + 1`
-//! roundings of each term; a function costs [`EVALUATION`] roundings of its result and [`ARGUMENT`]
-//! for each unit of its argument, as [`Tolerance`] derives them.
+
+mod expected;
 
 use std::error::Error;
 
@@ -11,19 +9,20 @@ use moexperts_core::{
     Operation, Result as CoreResult, RopePairing, Scratch, Span, made, reference,
 };
 
+use self::expected::{ATTENTION, Expected, exact, heads, rms_norm, scaled, sum, wide};
 use crate::{
     Bounded, Tolerance,
     random::Random,
     router_cases,
-    tolerance::{ARGUMENT, EVALUATION, ROUNDING, SMALLEST},
+    tolerance::{EVALUATION, ROUNDING},
 };
 
-/// Runs an operation on small shapes and compares its results with f64; of an operation that the
-/// device lacks, whether [`check_operation`](moexperts_core::Operations::check_operation) refuses it
-/// by its name.
+/// Runs an operation on small shapes and compares its results with f64. If the device lacks the
+/// operation, [`check_operation`](moexperts_core::Operations::check_operation) has to refuse it by
+/// its name.
 ///
 /// # Errors
-/// What is wrong. An operation that has no case here is wrong as well.
+/// A text that says what is wrong. An operation without a case here is an error as well.
 pub fn check_operation<D: Device>(device: &D, operation: Operation) -> Result<(), String> {
     let name = operation.name();
     let checked = device.check_operation(operation).map_err(|error| error.to_string());
@@ -34,7 +33,7 @@ pub fn check_operation<D: Device>(device: &D, operation: Operation) -> Result<()
         };
     }
     checked?;
-    let mut walk = Walk { device, random: Random(operation as u64) };
+    let mut walk = Walk { device, random: Random::new(operation as u64) };
     let result = match operation {
         Operation::Embed => walk.embed(),
         Operation::EmbeddingBag => walk.embedding_bag(),
@@ -63,90 +62,31 @@ pub fn check_operation<D: Device>(device: &D, operation: Operation) -> Result<()
 /// Shapes of activations: a single value, and rows longer than a vector register.
 const SHAPES: [[usize; 2]; 2] = [[1, 1], [3, 38]];
 
-type Outcome = Result<(), Box<dyn Error>>;
+/// `Ok` if results are as expected.
+type Compared = Result<(), Box<dyn Error>>;
 
-/// What an operation may give.
-type Expected = Vec<Bounded>;
-
+/// A device, and the generator of the operands of its operations.
 struct Walk<'a, D> {
     device: &'a D,
     random: Random,
 }
 
-/// A sum, each of whose terms passes some roundings.
-fn sum(terms: impl IntoIterator<Item = f64>, roundings: usize) -> Bounded {
-    let (mut value, mut magnitude) = (0.0, 0.0);
-    for term in terms {
-        value += term;
-        magnitude += term.abs();
-    }
-    Bounded { value, error: roundings as f64 * ROUNDING * magnitude + SMALLEST }
-}
-
-fn exact(values: impl IntoIterator<Item = f32>) -> Expected {
-    values.into_iter().map(|value| Bounded::exact(f64::from(value))).collect()
-}
-
-/// A function of a value that is exact, times a factor that is.
-fn scaled(function: f64, argument: f64, factor: f64) -> Bounded {
-    let relative = (EVALUATION + ARGUMENT * argument.abs()) * ROUNDING;
-    Bounded { value: function * factor, error: relative * (function * factor).abs() + SMALLEST }
-}
-
-fn wide(values: &[f32]) -> Vec<f64> {
-    values.iter().map(|&value| f64::from(value)).collect()
-}
-
-/// With inputs that may be off, which a value and the mean of the squares pass on.
-fn rms_norm(x: &[Bounded], weight: &[f32], eps: f32) -> Expected {
-    let n = weight.len() as f64;
-    let row = |row: &[Bounded]| -> Expected {
-        let squares: f64 = row.iter().map(|x| x.value.powi(2)).sum();
-        let root = (squares / n + f64::from(eps)).sqrt();
-        let moved = row.iter().map(|x| x.error).fold(0.0, f64::max) / root;
-        let relative = (n + 3.0 + EVALUATION) * ROUNDING + moved;
-        let value = |(x, &weight): (&Bounded, &f32)| {
-            let scale = f64::from(weight) / root;
-            let error = x.error * scale.abs() + relative * (x.value * scale).abs();
-            Bounded { value: x.value * scale, error: error + SMALLEST }
-        };
-        row.iter().zip(weight).map(value).collect()
-    };
-    x.chunks_exact(weight.len()).flat_map(row).collect()
-}
-
-/// What attention gives one head of one token: each weight of the softmax moves by twice the error
-/// of a score, and each term of the sums above passes as many roundings as there are keys.
-fn head(q: &[f32], [keys, values]: [&[&[f32]]; 2], scale: f32, sink: Option<f32>) -> Expected {
-    let result = reference::attention(q, [keys, values], scale, sink);
-    let magnitude = |key: &&[f32]| q.iter().zip(*key).map(|(q, k)| f64::from((q * k).abs())).sum();
-    let reach = f64::from(scale) * keys.iter().map(magnitude).fold(0.0_f64, f64::max);
-    let reach = reach.max(sink.map_or(0.0, |sink| f64::from(sink.abs())));
-    let roundings = EVALUATION
-        + 2.0 * (keys.len() + 1) as f64
-        + 2.0 * reach * (ARGUMENT + (q.len() + 2) as f64);
-    let largest =
-        |column: usize| values.iter().map(|v| f64::from(v[column].abs())).fold(0.0, f64::max);
-    let bound = |(column, value)| Bounded { value, error: roundings * ROUNDING * largest(column) };
-    result.into_iter().enumerate().map(bound).collect()
-}
-
 impl<D: Device> Walk<'_, D> {
     fn values(&mut self, count: usize) -> Vec<f32> {
-        (0..count).map(|_| self.random.between(-1.0, 1.0)).collect()
+        self.random.values(count)
     }
 
     fn load(&self, [rows, cols]: [usize; 2], values: &[f32]) -> CoreResult<D::Tensor> {
         made(|out| self.device.load_tensor(rows, cols, values, out))
     }
 
-    /// Drawn activations, here and on the device.
+    /// Random activations, here and on the device.
     fn tensor(&mut self, shape: [usize; 2]) -> CoreResult<(Vec<f32>, D::Tensor)> {
         let values = self.values(shape[0] * shape[1]);
         self.load(shape, &values).map(|tensor| (values, tensor))
     }
 
-    /// A drawn table in each format that the device has.
+    /// A random table in each format that the device has.
     fn tables(&mut self, rows: usize, cols: usize) -> CoreResult<Vec<(Matrix, D::Matrix)>> {
         let values = self.values(rows * cols);
         let dtypes = DType::ALL.into_iter().filter(|&dtype| self.device.has_format(dtype.into()));
@@ -157,8 +97,8 @@ impl<D: Device> Walk<'_, D> {
         dtypes.map(load).collect()
     }
 
-    /// Compares what an operation gave with what it may give.
-    fn compare(&self, what: &str, out: &D::Tensor, expected: &[Bounded]) -> Outcome {
+    /// Compares the result of an operation with the expected values.
+    fn compare(&self, what: &str, out: &D::Tensor, expected: &[Bounded]) -> Compared {
         let mut got = Vec::new();
         self.device.read_tensor(out, &mut got)?;
         if got.len() != expected.len() {
@@ -174,21 +114,21 @@ impl<D: Device> Walk<'_, D> {
         Ok(())
     }
 
-    /// An operation that changes a drawn `x`, whose values become `value(index, x[index])`.
+    /// An operation that changes a random `x`, whose values become `value(index, x[index])`.
     fn change(
         &mut self,
         what: &str,
         shape: [usize; 2],
         change: impl FnOnce(&D, &mut D::Tensor) -> CoreResult<()>,
         value: impl Fn(usize, f64) -> Bounded,
-    ) -> Outcome {
+    ) -> Compared {
         let (values, mut x) = self.tensor(shape)?;
         change(self.device, &mut x)?;
         let expected = values.iter().enumerate().map(|(at, &x)| value(at, x.into()));
         self.compare(&format!("{what} {shape:?}"), &x, &expected.collect::<Expected>())
     }
 
-    fn embed(&mut self) -> Outcome {
+    fn embed(&mut self) -> Compared {
         let ids = [6, 0, 6, 3];
         for (matrix, table) in self.tables(7, 5)? {
             let expected = exact(ids.iter().flat_map(|&id| matrix.row(id as usize).to_f32()));
@@ -198,7 +138,7 @@ impl<D: Device> Walk<'_, D> {
         Ok(())
     }
 
-    fn embedding_bag(&mut self) -> Outcome {
+    fn embedding_bag(&mut self) -> Compared {
         let (rows, taps, cols) = ([6, 0, 2, 3, 3, 1], 3, 5);
         let weights = self.values(rows.len());
         for (matrix, table) in self.tables(7, cols)? {
@@ -216,7 +156,7 @@ impl<D: Device> Walk<'_, D> {
         Ok(())
     }
 
-    fn reshape(&mut self) -> Outcome {
+    fn reshape(&mut self) -> Compared {
         let (values, x) = self.tensor([4, 6])?;
         let reshaped = self.device.reshape(x, 8)?;
         self.compare("[4, 6] as [3, 8]", &reshaped, &exact(values.clone()))?;
@@ -224,7 +164,7 @@ impl<D: Device> Walk<'_, D> {
         self.compare("row 2 of [4, 6] as [3, 8]", &last, &exact(values[16..].to_vec()))
     }
 
-    fn select_rows(&mut self) -> Outcome {
+    fn select_rows(&mut self) -> Compared {
         let (values, x) = self.tensor([4, 6])?;
         let rows = [3, 0, 3];
         let expected = exact(rows.iter().flat_map(|row| values[row * 6..][..6].to_vec()));
@@ -232,7 +172,7 @@ impl<D: Device> Walk<'_, D> {
         self.compare("rows 3, 0, 3", &out, &expected)
     }
 
-    fn put_rows(&mut self) -> Outcome {
+    fn put_rows(&mut self) -> Compared {
         let (put, y) = self.tensor([2, 6])?;
         let change = |device: &D, x: &mut _| device.put_rows(x, &[3, 1], &y);
         self.change("rows 3 and 1 of", [4, 6], change, |at, x| match at / 6 {
@@ -242,7 +182,7 @@ impl<D: Device> Walk<'_, D> {
         })
     }
 
-    fn add_rows(&mut self) -> Outcome {
+    fn add_rows(&mut self) -> Compared {
         let (added, y) = self.tensor([2, 6])?;
         let change = |device: &D, x: &mut _| device.add_rows(x, &[3, 1], &y);
         self.change("rows 3 and 1 of", [4, 6], change, |at, x| match at / 6 {
@@ -252,9 +192,10 @@ impl<D: Device> Walk<'_, D> {
         })
     }
 
-    /// The mean is off by `n + 1` roundings of the mean magnitude, the variance by `n + 3` of its
-    /// own and twice what the mean is off for each deviation; the root halves that.
-    fn layer_norm(&mut self) -> Outcome {
+    /// The mean is off by `n + 1` roundings of the mean magnitude. The variance is off by `n + 3`
+    /// of its roundings, and for each deviation by twice the error of the mean; the root halves
+    /// that.
+    fn layer_norm(&mut self) -> Compared {
         let (cols, eps) = (38, 1e-5_f32);
         let ((values, x), weight, bias) =
             (self.tensor([3, cols])?, self.values(cols), self.values(cols));
@@ -265,10 +206,12 @@ impl<D: Device> Walk<'_, D> {
             let variance = row.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / n;
             let deviation = (variance + f64::from(eps)).sqrt();
             let relative = (n + 3.0 + EVALUATION) * ROUNDING + moved / deviation;
-            for ((x, &weight), &bias) in row.iter().zip(&weight).zip(&bias) {
-                let scale = f64::from(weight) / deviation;
-                let Bounded { value, error } = sum([(x - mean) * scale, f64::from(bias)], 3);
-                let error = error + moved * scale.abs() + relative * ((x - mean) * scale).abs();
+            let exact = reference::layer_norm(&row, &weight, &bias, eps);
+            for (at, value) in exact.into_iter().enumerate() {
+                let scale = f64::from(weight[at]) / deviation;
+                let scaled = (row[at] - mean) * scale;
+                let last = sum([scaled, f64::from(bias[at])], 3);
+                let error = last.error + moved * scale.abs() + relative * scaled.abs();
                 expected.push(Bounded { value, error });
             }
         }
@@ -278,7 +221,7 @@ impl<D: Device> Walk<'_, D> {
         self.compare("[3, 38]", &out, &expected)
     }
 
-    fn rms_norm(&mut self) -> Outcome {
+    fn rms_norm(&mut self) -> Compared {
         let (cols, eps, scale) = (38, 1e-5_f32, 0.7_f32);
         // A whole row, and each head of it.
         for width in [cols, cols / 2] {
@@ -299,7 +242,7 @@ impl<D: Device> Walk<'_, D> {
     }
 
     /// Two layers of one input, one of them with a bias.
-    fn linear(&mut self) -> Outcome {
+    fn linear(&mut self) -> Compared {
         for (rows, inputs) in [(1, 70), (5, 70)] {
             let (values, x) = self.tensor([rows, inputs])?;
             let bias = self.values(34);
@@ -325,7 +268,7 @@ impl<D: Device> Walk<'_, D> {
         Ok(())
     }
 
-    fn rope(&mut self) -> Outcome {
+    fn rope(&mut self) -> Compared {
         // Two heads, of which 6 values turn and 2 stay.
         let (tokens, head_dim, pairs) = (3, 8, 3);
         for pairing in RopePairing::ALL {
@@ -352,7 +295,7 @@ impl<D: Device> Walk<'_, D> {
     }
 
     /// Two sequences, each in two parts, with and without a window and sinks.
-    fn attention(&mut self) -> Outcome {
+    fn attention(&mut self) -> Compared {
         for (sliding_window, sinks) in [(None, false), (Some(3), false), (None, true)] {
             let spec = AttentionSpec { sliding_window, ..ATTENTION };
             if self.device.check_attention(&spec, sinks).is_err() {
@@ -394,7 +337,7 @@ impl<D: Device> Walk<'_, D> {
         Ok(())
     }
 
-    fn full_attention(&mut self) -> Outcome {
+    fn full_attention(&mut self) -> Compared {
         let [(q, x), (k, y), (v, z)] = self.qkv(5)?;
         let of = |row: usize| {
             heads(&q, row, &[k.clone(), v.clone()], if row < 2 { 0..2 } else { 2..5 }, None)
@@ -411,7 +354,7 @@ impl<D: Device> Walk<'_, D> {
     }
 
     /// Some routers; [`run_routers`](crate::run_routers) runs all.
-    fn route(&mut self) -> Outcome {
+    fn route(&mut self) -> Compared {
         for case in router_cases().iter().step_by(40) {
             let inputs = case.inputs();
             let routing = case.routing(self.device, &inputs)?;
@@ -422,7 +365,7 @@ impl<D: Device> Walk<'_, D> {
         same.then_some(()).ok_or_else(|| format!("route_all gave {all:?}").into())
     }
 
-    fn activate(&mut self) -> Outcome {
+    fn activate(&mut self) -> Compared {
         let tolerance = Tolerance::new(DType::F32);
         for (activation, shape) in Activation::ALL.into_iter().flat_map(|a| SHAPES.map(|s| (a, s)))
         {
@@ -446,7 +389,7 @@ impl<D: Device> Walk<'_, D> {
         Ok(())
     }
 
-    fn add(&mut self) -> Outcome {
+    fn add(&mut self) -> Compared {
         for (shape, scale) in SHAPES.into_iter().flat_map(|s| [(s, 1.0), (s, -0.3_f32)]) {
             let (added, y) = self.tensor(shape)?;
             let change = |device: &D, x: &mut _| device.add(x, &y, scale);
@@ -456,7 +399,7 @@ impl<D: Device> Walk<'_, D> {
         Ok(())
     }
 
-    fn add_gated(&mut self) -> Outcome {
+    fn add_gated(&mut self) -> Compared {
         for shape in SHAPES {
             let ((added, y), (gates, gate)) = (self.tensor(shape)?, self.tensor([shape[0], 1])?);
             let change = |device: &D, x: &mut _| device.add_gated(x, &y, &gate);
@@ -471,7 +414,7 @@ impl<D: Device> Walk<'_, D> {
         Ok(())
     }
 
-    fn gate(&mut self) -> Outcome {
+    fn gate(&mut self) -> Compared {
         let [rows, cols] = [3, 38];
         // A factor for each row, for each half of it and for each value.
         for (function, gates) in
@@ -492,49 +435,15 @@ impl<D: Device> Walk<'_, D> {
         Ok(())
     }
 
-    fn scale(&mut self) -> Outcome {
+    fn scale(&mut self) -> Compared {
         let value = |_, x| sum([x * f64::from(0.37_f32)], 1);
         let change = |device: &D, x: &mut _| device.scale(x, 0.37);
         SHAPES.into_iter().try_for_each(|shape| self.change("of", shape, change, value))
     }
 
-    fn clamp(&mut self) -> Outcome {
+    fn clamp(&mut self) -> Compared {
         let value = |_, x: f64| Bounded::exact(x.clamp(-0.5, 0.5));
         let change = |device: &D, x: &mut _| device.clamp(x, 0.5);
         SHAPES.into_iter().try_for_each(|shape| self.change("of", shape, change, value))
     }
-}
-
-/// Two query heads for each head of keys and values.
-const ATTENTION: AttentionSpec = AttentionSpec {
-    heads: 4,
-    kv_heads: 2,
-    head_dim: 16,
-    value_dim: 16,
-    scale: 0.25,
-    sliding_window: None,
-};
-
-/// What attention gives one token that sees some of the keys and values.
-fn heads(
-    q: &[f32],
-    row: usize,
-    [keys, values]: &[Vec<f32>; 2],
-    seen: std::ops::Range<usize>,
-    sinks: Option<&[f32]>,
-) -> Expected {
-    let AttentionSpec { heads, kv_heads, head_dim, scale, .. } = ATTENTION;
-    let of = |index: usize| {
-        let group = index / (heads / kv_heads);
-        let rows = |all: &'_ [f32]| -> Vec<Vec<f32>> {
-            let at = |token: usize| (token * kv_heads + group) * head_dim;
-            seen.clone().map(|token| all[at(token)..][..head_dim].to_vec()).collect()
-        };
-        let [keys, values] = [rows(keys), rows(values)];
-        let [keys, values]: [Vec<&[f32]>; 2] =
-            [&keys, &values].map(|all| all.iter().map(Vec::as_slice).collect());
-        let q = &q[(row * heads + index) * head_dim..][..head_dim];
-        head(q, [&keys, &values], scale, sinks.map(|sinks| sinks[index]))
-    };
-    (0..heads).flat_map(of).collect()
 }

@@ -1,10 +1,10 @@
-//! What a run found.
+//! Results of a run.
 
 use std::{error, fmt};
 
 use crate::{case::Case, tolerance::Mismatch};
 
-/// How one case ended.
+/// The end of one case.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// Everything holds.
@@ -20,11 +20,11 @@ pub struct Refusal {
     pub backend: String,
     /// The case.
     pub case: Case,
-    /// What its `check` says.
+    /// The reason that its `check` gives.
     pub reason: String,
 }
 
-/// What was run, and what was not.
+/// The cases that passed, and those that were refused.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Report {
     /// Cases that passed.
@@ -52,7 +52,7 @@ pub struct Failure {
     pub device: &'static str,
     /// The case; [`check_case`](crate::check_case) runs it again.
     pub case: Box<Case>,
-    /// What is wrong.
+    /// The problem.
     pub problem: Problem,
 }
 
@@ -65,7 +65,7 @@ impl fmt::Display for Failure {
 
 impl error::Error for Failure {}
 
-/// What is wrong with a result.
+/// The ways in which a backend can be wrong.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Problem {

@@ -1,5 +1,8 @@
 //! Routers that every device has to have: cases, and the check of one.
 
+#[cfg(test)]
+mod tests;
+
 use std::{error, fmt};
 
 use moexperts_core::{
@@ -7,12 +10,12 @@ use moexperts_core::{
     made, reference,
 };
 
-use crate::{random::Random, tolerance::RouterTolerance};
+use crate::{random::Random, tolerance::router::RouterTolerance};
 
-/// A router, and how its inputs are drawn. Equal cases hold equal values on every machine.
+/// A router, and the distribution of its inputs. Equal cases hold equal values on every machine.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RouterCase {
-    /// The family that has such a router, or what the case is there for.
+    /// The family that has such a router, or the purpose of the case.
     pub name: &'static str,
     /// The router.
     pub spec: RouterSpec,
@@ -20,20 +23,20 @@ pub struct RouterCase {
     pub experts: usize,
     /// T: tokens.
     pub tokens: usize,
-    /// How logits and the pick bias are drawn.
+    /// The distribution of logits and the pick bias.
     pub logits: RouterLogits,
     /// Whether there is a pick bias.
     pub pick_bias: bool,
     /// Whether there is a scale per expert.
     pub per_expert_scale: bool,
-    /// Start of the generator.
+    /// Seed of the generator.
     pub seed: u64,
 }
 
-/// How router logits and the pick bias are drawn.
+/// The distribution of router logits and the pick bias.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RouterLogits {
-    /// As a router makes them.
+    /// Spread like those of trained routers.
     Ordinary,
     /// From a few numbers, so that many experts are equal.
     Tied,
@@ -46,7 +49,7 @@ impl RouterLogits {
     pub const ALL: [Self; 3] = [Self::Ordinary, Self::Tied, Self::Wide];
 }
 
-/// What a router reads.
+/// The inputs of a router.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RouterInputs {
     /// [T, E], row-major.
@@ -81,7 +84,7 @@ const NEVER: f32 = f32::NEG_INFINITY;
 /// Every case, in a stable order.
 pub fn router_cases() -> Vec<RouterCase> {
     let mut cases = Vec::new();
-    let mut random = Random(1);
+    let mut random = Random::new(1);
     for shape in SHAPES {
         families(shape, &mut random, &mut cases);
     }
@@ -111,12 +114,12 @@ pub fn router_cases() -> Vec<RouterCase> {
 
 fn case(name: &'static str, spec: RouterSpec, experts: usize, random: &mut Random) -> RouterCase {
     let logits = RouterLogits::ALL[random.below(3)];
-    let seed = random.next();
+    let seed = random.bits();
     let (pick_bias, per_expert_scale) = (false, false);
     RouterCase { name, spec, experts, tokens: 5, logits, pick_bias, per_expert_scale, seed }
 }
 
-/// What families have, with a shape of another.
+/// The routers of model families, each with the given shape.
 fn families([experts, top_k]: [usize; 2], random: &mut Random, cases: &mut Vec<RouterCase>) {
     let mut add = |name, spec: RouterSpec, pick_bias, per_expert_scale| {
         let base = case(name, spec, experts, random);
@@ -164,7 +167,7 @@ fn groups(
 impl RouterCase {
     /// Draws the values of the case.
     pub fn inputs(&self) -> RouterInputs {
-        let random = &mut Random(self.seed);
+        let random = &mut Random::new(self.seed);
         let reach = if self.logits == RouterLogits::Wide { 30.0 } else { 4.0 };
         let [few_logits, few_biases] =
             [reach, 0.8].map(|reach| [(); 3].map(|()| random.between(-reach, reach)));
@@ -185,10 +188,10 @@ impl RouterCase {
         }
     }
 
-    /// What a device makes of the case.
+    /// The routing that a device computes.
     ///
     /// # Errors
-    /// What the device returns.
+    /// The error of the device.
     pub fn routing<D: Device>(&self, device: &D, inputs: &RouterInputs) -> CoreResult<Routing> {
         let vector = |values: &Option<Vec<f32>>| {
             values.clone().map(|values| device.load_vector(values)).transpose()
@@ -206,10 +209,11 @@ impl RouterCase {
         device.read_routing(&routing)
     }
 
-    /// Compares a routing with the reference: the tokens whose experts f32 decides.
+    /// Compares a routing with the reference, and returns the number of tokens that were compared:
+    /// those whose experts are certain in f32.
     ///
     /// # Errors
-    /// The first token whose experts or weights are others.
+    /// A text that names the first token whose experts or weights differ.
     pub fn compare(&self, inputs: &RouterInputs, routing: &Routing) -> Result<usize, String> {
         let shape = [routing.tokens(), routing.top_k()];
         if self.spec.top_k > 0 && shape != [self.tokens, self.spec.top_k] {
@@ -241,8 +245,8 @@ impl RouterCase {
     }
 }
 
-/// Runs every router: its experts are the reference's, wherever f32 decides which they are, and its
-/// weights are within the tolerance.
+/// Runs every router. Its experts must be the reference's, wherever they are certain in f32, and
+/// its weights within the tolerance.
 ///
 /// # Errors
 /// The first case that does not pass.
@@ -265,18 +269,18 @@ pub fn run_routers<D: Device>(device: &D) -> Result<RouterReport, RouterFailure>
 pub struct RouterReport {
     /// Tokens that were compared.
     pub compared: usize,
-    /// Tokens that were not: rounding may have changed their experts.
+    /// Tokens that were not compared, since rounding may change their experts.
     pub undecided: usize,
 }
 
-/// A router that a device does not have.
+/// A router that a device computes wrongly.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RouterFailure {
     /// The device.
     pub device: &'static str,
     /// The case.
     pub case: Box<RouterCase>,
-    /// What is wrong.
+    /// The problem.
     pub problem: String,
 }
 
@@ -288,102 +292,3 @@ impl fmt::Display for RouterFailure {
 }
 
 impl error::Error for RouterFailure {}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// What an exact device would give.
-    fn exact(case: &RouterCase, inputs: &RouterInputs) -> Routing {
-        let wide =
-            |values: &[f32]| values.iter().map(|&value| f64::from(value)).collect::<Vec<_>>();
-        let [bias, scale] =
-            [&inputs.pick_bias, &inputs.per_expert_scale].map(|v| v.as_deref().map(wide));
-        let pairs = inputs.logits.chunks_exact(case.experts).flat_map(|logits| {
-            reference::route(&wide(logits), &case.spec, bias.as_deref(), scale.as_deref())
-        });
-        let (ids, weights): (_, Vec<f64>) = pairs.unzip();
-        let weights = weights.iter().map(|&weight| weight as f32).collect();
-        Routing::new(case.spec.top_k, ids, weights).unwrap()
-    }
-
-    #[test]
-    fn the_exact_routing_passes_and_nearly_every_token_is_compared() {
-        let (mut decided, mut tokens) = (0, 0);
-        for case in router_cases() {
-            let inputs = case.inputs();
-            decided += case.compare(&inputs, &exact(&case, &inputs)).unwrap();
-            tokens += case.tokens;
-        }
-        assert!(20 * decided > 19 * tokens, "{decided} of {tokens}");
-    }
-
-    /// A device that computes another router, or reads other operands, fails some case.
-    #[test]
-    fn each_field_and_operand_shows() {
-        type Change = fn(&mut RouterCase, &mut RouterInputs);
-        let changes: [(&str, Change); 13] = [
-            ("softmax for sigmoid", |case, _| {
-                if case.spec.score == Score::Sigmoid {
-                    case.spec.score = Score::Softmax;
-                }
-            }),
-            ("sigmoid for the root of softplus", |case, _| {
-                if case.spec.score == Score::SqrtSoftplus {
-                    case.spec.score = Score::Sigmoid;
-                }
-            }),
-            ("picked on scores", |case, _| case.spec.pick_on = PickOn::Scores),
-            ("picked on logits", |case, _| case.spec.pick_on = PickOn::Logits),
-            ("no groups", |case, _| case.spec.groups = None),
-            ("one more group", |case, _| {
-                if let Some(groups) = &mut case.spec.groups {
-                    groups.keep = groups.count.min(groups.keep + 1);
-                }
-            }),
-            ("the best one", |case, _| {
-                if let Some(groups) = &mut case.spec.groups {
-                    groups.best = 1;
-                }
-            }),
-            ("never masked to 0", |case, _| {
-                if let Some(groups) = &mut case.spec.groups {
-                    groups.masked = NEVER;
-                }
-            }),
-            ("not normalised", |case, _| case.spec.normalise = None),
-            ("no epsilon", |case, _| case.spec.normalise = case.spec.normalise.map(|_| 0.0)),
-            ("no scale", |case, _| case.spec.scale = 1.0),
-            ("no bias", |_, inputs| inputs.pick_bias = None),
-            ("no scale per expert", |_, inputs| inputs.per_expert_scale = None),
-        ];
-        for (what, change) in changes {
-            let shows = router_cases().iter().any(|case| {
-                let (mut other, mut others) = (*case, case.inputs());
-                change(&mut other, &mut others);
-                case.compare(&case.inputs(), &exact(&other, &others)).is_err()
-            });
-            assert!(shows, "{what}");
-        }
-    }
-
-    #[test]
-    fn another_order_of_equals_and_a_weight_slightly_off_show() {
-        for case in router_cases().iter().filter(|case| case.spec.top_k > 1) {
-            let inputs = case.inputs();
-            if case.compare(&inputs, &exact(case, &inputs)) != Ok(case.tokens) {
-                continue;
-            }
-            let exact = exact(case, &inputs);
-            let mut off = exact.top_k_weights().to_vec();
-            off[0] = off[0] * 1.001 + 1e-30;
-            let off = Routing::new(case.spec.top_k, exact.top_k_index().to_vec(), off).unwrap();
-            assert!(case.compare(&inputs, &off).is_err(), "{case:?}");
-            let mut swapped = exact.top_k_index().to_vec();
-            swapped.swap(0, 1);
-            let weights = exact.top_k_weights().to_vec();
-            let swapped = Routing::new(case.spec.top_k, swapped, weights).unwrap();
-            assert!(case.compare(&inputs, &swapped).is_err(), "{case:?}");
-        }
-    }
-}

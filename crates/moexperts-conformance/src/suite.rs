@@ -1,4 +1,4 @@
-//! The checks.
+//! The checks of experts backends.
 
 use std::{
     any::Any,
@@ -105,7 +105,7 @@ pub fn agree_exactly<D: Device>(
     })
 }
 
-/// A case with what it must give.
+/// A case with its expected results.
 struct Prepared {
     case: Case,
     layer: Layer,
@@ -133,7 +133,7 @@ impl Prepared {
     }
 }
 
-/// The cases with what they must give, computed once for all backends.
+/// The cases with their expected results, computed once for all backends.
 fn prepared() -> &'static [Prepared] {
     static PREPARED: OnceLock<Vec<Prepared>> = OnceLock::new();
     PREPARED.get_or_init(|| cases().into_iter().map(Prepared::new).collect())

@@ -1,14 +1,14 @@
-//! How far from the reference a result may be: the one place where that is decided.
+//! The allowed distance of a result from the reference, decided here and nowhere else.
 //!
 //! Every number carries a bound on its error, `|computed - exact| <= error`, from the inputs to
 //! the output, where *exact* is the f64 reference over the weights as stored. Nothing is fitted to
-//! what backends happen to give. Write `u` for half the distance from 1 to the next f32, `u_w` for
-//! the same of the type that inputs may be rounded to, and let a hat mark what a backend computes.
+//! the results of backends. Write `u` for half the distance from 1 to the next f32, `u_w` for
+//! the same of the type that inputs may be rounded to, and let a hat mark a computed value.
 //!
 //! **Inputs of a product.** A backend may round them to a type that the weights' format names
 //! ([`WeightFormat::input_dtype`]), where its instruction multiplies like with like. Hidden states
 //! are known, so their rounding is known too: `r_i = |x_i - round(x_i)|`, which is 0 where the
-//! state is exact in that type. What leaves an activation is known up to its error, so
+//! state is exact in that type. A result of an activation is known up to its error, so
 //! `r_i = u_w · (|a_i| + error_i)`, plus half of the smallest number where that is more. For f32
 //! weights `r_i = 0`.
 //!
@@ -24,25 +24,29 @@
 //! the rounding of the argument `v` of its sigmoid, which an exponential turns into a relative
 //! error. With `f` and `up` so bounded, the product rule gives `h`.
 //!
-//! **A clamp** comes before `f`, or makes a factor of `up`. It is monotone and rounds nothing: what
-//! may be computed lies between the clamped ends of `z ± error(z)`, which is one number where both
-//! are beyond the limit. What is added to the clamped number is one rounding.
+//! **A clamp** comes before `f`, or makes a factor of `up`. It is monotone and rounds nothing: the
+//! computed number lies between the clamped ends of `z ± error(z)`, which is one number where both
+//! are beyond the limit. An addition to the clamped number is one rounding.
 //!
 //! **The output** `Σ_k weight_k · y_k`: `Σ |weight_k| · error(y_k)` from the experts, and
 //! `K + 2` roundings of each term.
 //!
 //! **A router's score** of a logit costs `EVALUATION · u` relative and `2 · u` for each unit of the
-//! argument of its exponential, at most the width of the logits. A sum of n of them adds `n · u`, the
-//! division, epsilon, scale and scale per expert one rounding each. A bias adds one rounding of what
-//! experts are picked on, a group's score one more. Experts are compared where that decides them: all
-//! values next to each other, down to the last that is chosen, are equal or further apart.
+//! argument of its exponential, at most the width of the logits. A sum of n of them adds `n · u`,
+//! the division, epsilon, scale and scale per expert one rounding each. A bias adds one rounding of
+//! what experts are picked on, a group's score one more. Experts are compared where that decides
+//! them: all values next to each other, down to the last that is chosen, are equal or further
+//! apart.
 //!
-//! Errors multiply each other only in terms kept here too; what is left out is of the order of
+//! Errors multiply each other only in terms kept here too; terms left out are of the order of
 //! `(k · u)²`, far below the factor the bounds leave in practice.
 
+pub(crate) mod router;
+#[cfg(test)]
+mod tests;
+
 use moexperts_core::{
-    Activation, DType, Expert, Linear, Matrix, PickOn, RouterSpec, Routing, Score, Tensor,
-    WeightFormat, reference,
+    Activation, DType, Expert, Linear, Matrix, Routing, Tensor, WeightFormat, reference,
 };
 
 /// Roundings, in units of `u`, that evaluating an activation may cost beside its argument's: two
@@ -54,7 +58,7 @@ pub(crate) const EVALUATION: f64 = 16.0;
 /// rounded constants make it, and one scales it for the exponential.
 pub(crate) const ARGUMENT: f64 = 8.0;
 
-/// A number and how far from it a computed one may be.
+/// A number, and a bound on the error of a computed one.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Bounded {
     /// The exact number.
@@ -64,7 +68,7 @@ pub struct Bounded {
 }
 
 impl Bounded {
-    /// A number every backend has the same.
+    /// A number that every backend has the same.
     pub const fn exact(value: f64) -> Self {
         Self { value, error: 0.0 }
     }
@@ -84,9 +88,9 @@ impl Bounded {
 /// The allowance over weights of one format.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Tolerance {
-    /// What inputs of a product may be rounded to.
+    /// The type that inputs of a product may be rounded to.
     inputs: DType,
-    /// `c · u`: what one rounding of a sum may cost.
+    /// `c · u`: the largest relative error of one rounding of a sum.
     sum_rounding: f64,
 }
 
@@ -187,7 +191,7 @@ impl Tolerance {
         let value = reference::activate(activation, z.value);
         let moved = (slope.abs() + curvature * z.error) * z.error;
         let relative = EVALUATION + ARGUMENT * argument.abs() * sigmoid(-argument);
-        // An exponential may end where f32 does: what should be less is less than this.
+        // An exponential may underflow; then its exact value is less than this.
         let floor = 2.0 * SMALLEST * z.value.abs();
         let lost = if cancels { 4.0 * ROUNDING * z.reach() } else { 0.0 };
         let error = moved + ROUNDING * relative * (value.abs() + moved) + floor + lost;
@@ -234,7 +238,7 @@ impl Tolerance {
         (0..linear.outputs).map(output).collect()
     }
 
-    /// What rounding an input may change.
+    /// The largest change of an input by rounding it.
     fn input_rounding(&self, x: Bounded) -> f64 {
         let smallest = match self.inputs {
             DType::F32 => return 0.0,
@@ -288,7 +292,7 @@ impl<'a> WideExpert<'a> {
     }
 }
 
-/// How an activation behaves near a point.
+/// An activation near a point.
 struct Curve {
     /// The derivative there.
     slope: f64,
@@ -296,7 +300,7 @@ struct Curve {
     curvature: f64,
     /// Argument of its sigmoid.
     argument: f64,
-    /// Whether the formula cancels: `1 + tanh` loses what `tanh` rounds.
+    /// Whether the formula cancels: `1 + tanh` keeps the absolute rounding error of `tanh`.
     cancels: bool,
 }
 
@@ -338,91 +342,18 @@ fn sigmoid(z: f64) -> f64 {
     1.0 / (1.0 + (-z).exp())
 }
 
-/// What f32 allows in the routing of one token.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct RouterTolerance {
-    /// Whether its experts are decided.
-    pub decides: bool,
-    /// What a weight may be off, relative to it.
-    relative: f64,
-    /// And beside that.
-    vanished: f64,
-}
-
-impl RouterTolerance {
-    /// For the router logits \[E\] of a token and a pick bias \[E\].
-    ///
-    /// # Panics
-    /// If `checks::router` refuses the router, or lengths disagree.
-    pub fn new(spec: &RouterSpec, logits: &[f64], pick_bias: Option<&[f64]>) -> Self {
-        let reach = largest_magnitude(logits);
-        let score = ROUNDING * (EVALUATION + 4.0 * reach);
-        let all = spec.score == Score::Softmax && spec.normalise != Some(0.0);
-        let terms = if all { logits.len() } else { spec.top_k };
-        let relative = 2.0 * score + (terms + 4) as f64 * ROUNDING;
-        let vanished = 16.0 * SMALLEST * f64::from(spec.scale).abs();
-
-        let mut picked_on = reference::picked_on(logits, spec, pick_bias);
-        let rounding = 2.0 * ROUNDING * largest_magnitude(&picked_on);
-        let error = match (pick_bias, spec.groups, spec.pick_on) {
-            // A larger logit has a larger score, and nothing is rounded.
-            (None, None, _) => 0.0,
-            (_, _, PickOn::Logits) => rounding,
-            _ => {
-                let scores = reference::scores(logits, spec.score);
-                let sums = (logits.len() + 1) as f64 * ROUNDING;
-                (2.0 * score + sums) * largest_magnitude(&scores) + rounding
-            }
-        };
-        let mut decides = true;
-        if let Some(groups) = &spec.groups {
-            let scores = reference::group_scores(&picked_on, groups);
-            decides = is_decided(&scores, groups.keep, 2.0 * error + rounding);
-            reference::mask_groups(&mut picked_on, groups);
-        }
-        decides &= is_decided(&picked_on, spec.top_k, error);
-        Self { decides, relative, vanished }
-    }
-
-    /// How far from this one a weight may be.
-    pub fn weight(&self, expected: f64) -> f64 {
-        self.relative * expected.abs() + self.vanished
-    }
-}
-
-fn largest_magnitude(values: &[f64]) -> f64 {
-    values.iter().fold(0.0, |largest, value| value.abs().max(largest))
-}
-
-/// Whether the `count` largest of some values, each known up to `error`, are in a known order: next to
-/// each other they are equal or further apart, down to one that is less than the last of them.
-fn is_decided(values: &[f64], count: usize, error: f64) -> bool {
-    let mut values = values.to_vec();
-    values.sort_by(|a, b| b.total_cmp(a));
-    for (index, pair) in values.windows(2).enumerate() {
-        let is_apart = pair[0] - pair[1] > 2.0 * error;
-        if is_apart && index + 1 >= count {
-            break;
-        }
-        if !is_apart && pair[0] != pair[1] {
-            return false;
-        }
-    }
-    true
-}
-
-/// The first output that is further off than it may be.
+/// The first output beyond its allowed distance.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Mismatch {
     /// Row of the output.
     pub token: usize,
     /// Column of the output.
     pub column: usize,
-    /// What the backend gave.
+    /// The backend's value.
     pub got: f32,
-    /// What the reference gives.
+    /// The reference's value.
     pub expected: f64,
-    /// How far apart they may be.
+    /// The allowed distance.
     pub allowance: f64,
 }
 
@@ -430,7 +361,7 @@ impl Mismatch {
     /// Compares results [T, H] with expected ones.
     ///
     /// # Errors
-    /// The first value that is no number or too far off.
+    /// The first value that is NaN or too far off.
     ///
     /// # Panics
     /// If the lengths differ.
@@ -452,102 +383,5 @@ impl Mismatch {
                 allowance: allowance[at],
             }),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_moved_argument_stays_inside_the_bound_and_the_bound_is_near_the_slope() {
-        let tolerance = Tolerance::new(DType::F32);
-        for activation in Activation::ALL {
-            for step in -1200..=1200 {
-                let z = f64::from(step) / 100.0;
-                for error in [1e-4, 1e-2, 0.5] {
-                    let bound = tolerance.activate(activation, Bounded { value: z, error });
-                    for part in [-1.0, -0.5, 0.5, 1.0] {
-                        let moved = reference::activate(activation, z + part * error);
-                        let name = activation.name();
-                        assert!((moved - bound.value).abs() <= bound.error, "{name} at {z}");
-                    }
-                }
-                let small = tolerance.activate(activation, Bounded { value: z, error: 1e-4 });
-                let across = reference::activate(activation, z + 1e-4)
-                    - reference::activate(activation, z - 1e-4);
-                assert!(small.error <= across.abs() + 1e-4 * (0.2 + z.abs() / 100.0));
-            }
-        }
-    }
-
-    #[test]
-    fn both_inputs_of_a_gated_activation_may_move() {
-        let tolerance = Tolerance::new(DType::F32);
-        for activation in Activation::ALL {
-            for (gate, up) in
-                [(0.3, -2.0), (6.99, 7.01), (10.01, -9.99), (-1.3, 0.0), (12.0, -12.0), (-5.0, 3.0)]
-            {
-                let error = 0.05;
-                let bounded = |value| Bounded { value, error };
-                let bound = tolerance.activate_gated(activation, bounded(gate), bounded(up));
-                for (g, u) in [(-1.0, -1.0), (-1.0, 1.0), (1.0, -1.0), (1.0, 1.0)] {
-                    let (gate, up) = (gate + g * error, up + u * error);
-                    let moved = reference::activate_gated(activation, gate, up);
-                    assert!((moved - bound.value).abs() <= bound.error, "{}", activation.name());
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn what_a_clamp_takes_away_does_not_count() {
-        let tolerance = Tolerance::new(DType::F32);
-        for (activation, limit) in
-            [(Activation::CLAMPED_SWIGLU, 7.0), (Activation::CLAMPED_SILU, 10.0)]
-        {
-            let bound = |[gate, up]: [Bounded; 2]| tolerance.activate_gated(activation, gate, up);
-            let [above, below] = [20.0, -13.0].map(|value| Bounded { value, error: 3.0 });
-            let at_limits = bound([limit, -limit].map(Bounded::exact));
-            assert_eq!(bound([above, below]), at_limits, "{}", activation.name());
-        }
-        let astride = Bounded { value: 9.5, error: 3.0 };
-        assert_eq!(astride.clamp(-10.0, 10.0), astride);
-        let astride = Bounded { value: 11.0, error: 3.0 };
-        assert_eq!(astride.clamp(-10.0, 10.0), Bounded { value: 10.0, error: 2.0 });
-    }
-
-    #[test]
-    fn an_exact_input_is_rounded_only_as_far_as_it_is_inexact() {
-        let rounding = |dtype, value| Tolerance::new(dtype).input_rounding(Bounded::exact(value));
-        assert_eq!(rounding(DType::Bf16, 1.5), 0.0);
-        assert_eq!(rounding(DType::Bf16, 1.0 + 1.0 / 256.0), 1.0 / 256.0);
-        assert_eq!(rounding(DType::F16, 1.0 + 1.0 / 256.0), 0.0);
-        assert_eq!(rounding(DType::F32, f64::from(0.1_f32)), 0.0);
-    }
-
-    #[test]
-    fn values_are_in_a_known_order_where_they_are_equal_or_apart() {
-        let values = [0.0, 5.0, 3.0, 3.0, 3.1, f64::NEG_INFINITY, f64::NEG_INFINITY];
-        for (count, error, expected) in [
-            (1, 0.9, true),
-            (1, 1.0, false),
-            (2, 0.04, true),
-            (2, 0.06, false),
-            (3, 0.04, true),
-            (4, 1.4, false),
-            (5, 0.04, true),
-            (7, 0.0, true),
-            (0, 0.0, true),
-        ] {
-            assert_eq!(is_decided(&values, count, error), expected, "{count}, {error}");
-        }
-    }
-
-    #[test]
-    fn a_number_that_is_none_is_a_mismatch() {
-        let mismatch = Mismatch::find(&[0.0, 0.0, f32::NAN], &[0.0; 3], &[1.0; 3], 2).unwrap_err();
-        assert_eq!((mismatch.token, mismatch.column), (1, 0));
-        assert_eq!(Mismatch::find(&[0.5], &[0.0], &[0.5], 1), Ok(()));
     }
 }

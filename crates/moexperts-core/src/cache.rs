@@ -1,4 +1,4 @@
-//! Room a backend keeps things in: per layer ([`TypedCache`]) and per caller ([`Scratch`]).
+//! What backends keep from call to call: per layer ([`TypedCache`]) and per caller ([`Scratch`]).
 
 use std::{
     any::{Any, TypeId},
@@ -7,16 +7,16 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-/// What backends keep for one layer: at most one value of each type, made on first use.
+/// Values that backends keep for one layer: at most one of each type, made on first use.
 ///
 /// A backend that wants its own weight layout puts it here. The bytes are counted in the model's
 /// memory report, and everything is dropped on request.
 #[derive(Default)]
 pub struct TypedCache {
-    entries: Mutex<HashMap<TypeId, Entry>>,
+    entries: Mutex<HashMap<TypeId, CacheEntry>>,
 }
 
-struct Entry {
+struct CacheEntry {
     value: Arc<dyn Any + Send + Sync>,
     size_bytes: usize,
 }
@@ -25,7 +25,7 @@ impl TypedCache {
     /// The value of type `T`, made by `make` if there is none: the value and the bytes it takes.
     ///
     /// # Errors
-    /// What `make` returns; nothing is kept then.
+    /// The error of `make`; nothing is kept then.
     pub fn get_or_try_make<T, E>(
         &self,
         make: impl FnOnce() -> Result<(T, usize), E>,
@@ -41,7 +41,7 @@ impl TypedCache {
         }
         let (value, size_bytes) = make()?;
         let value = Arc::new(value);
-        let entry = Entry { value: Arc::clone(&value) as _, size_bytes };
+        let entry = CacheEntry { value: Arc::clone(&value) as _, size_bytes };
         entries.insert(TypeId::of::<T>(), entry);
         Ok(value)
     }
@@ -56,7 +56,7 @@ impl TypedCache {
         self.lock().clear();
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<TypeId, Entry>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<TypeId, CacheEntry>> {
         // A panic in `make` leaves the map as it was.
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,8 +1,8 @@
-//! What can go wrong between a description, a backend and a device.
+//! Errors of descriptions, backends and devices.
 
 use std::fmt::Display;
 
-use crate::WeightFormat;
+use crate::weights::format::WeightFormat;
 
 /// Shorthand for results of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -24,12 +24,22 @@ pub enum Error {
     /// There are more or fewer of something than there must be.
     #[error("expected {expected} {what}, got {got}")]
     Count {
-        /// What is counted, in the plural: `experts per token`.
+        /// The things that are counted, in the plural: `experts per token`.
         what: String,
-        /// How many there must be: `3`, `at most 2`.
+        /// The number there must be: `3`, `at most 2`.
         expected: String,
-        /// How many there are.
+        /// The number there is.
         got: usize,
+    },
+    /// A setting, or the presence of something, is not one that is possible here.
+    #[error("{what} is {got}, expected {expected}")]
+    Value {
+        /// The setting, in the singular: `sliding window`.
+        what: String,
+        /// The values that are possible: `at least 1`.
+        expected: String,
+        /// The value.
+        got: String,
     },
     /// A weight is not stored in the format that the description promises.
     #[error("{what} has format {got}, expected {expected}")]
@@ -46,13 +56,13 @@ pub enum Error {
     Layout {
         /// The tensor.
         what: String,
-        /// What does not fit.
+        /// The part that does not fit.
         problem: String,
     },
     /// A word that names nothing this build knows.
     #[error("{what} `{got}` is not known, expected one of {known}")]
     Unknown {
-        /// What kind of word it is: `dtype`, `activation`.
+        /// The kind of word: `dtype`.
         what: &'static str,
         /// The word.
         got: String,
@@ -64,9 +74,9 @@ pub enum Error {
         "experts implementation `{name}` is not registered for {device}, expected one of {known}"
     )]
     UnknownBackend {
-        /// The name asked for.
+        /// The requested name.
         name: String,
-        /// The device it was asked for on.
+        /// The device.
         device: &'static str,
         /// The registered names, in a stable order.
         known: String,
@@ -78,7 +88,7 @@ pub enum Error {
         name: String,
         /// The device.
         device: &'static str,
-        /// What is missing.
+        /// The thing that is missing.
         problem: String,
     },
     /// A backend name that cannot be registered.
@@ -88,7 +98,7 @@ pub enum Error {
         name: String,
         /// The device.
         device: &'static str,
-        /// Why not.
+        /// The reason.
         problem: String,
     },
     /// A router that a layer with this number of experts cannot have.
@@ -96,9 +106,9 @@ pub enum Error {
     Router {
         /// The field of [`RouterSpec`](crate::RouterSpec).
         what: &'static str,
-        /// What it may be.
+        /// The values that are possible.
         expected: String,
-        /// What it is.
+        /// The value.
         got: String,
     },
     /// Values that must be numbers are NaN or infinite.
@@ -112,7 +122,7 @@ pub enum Error {
     /// An index beyond what it indexes.
     #[error("{what} {index} is out of range, expected less than {limit}")]
     OutOfRange {
-        /// What is indexed: `token id`.
+        /// The thing that is indexed: `token id`.
         what: &'static str,
         /// The index.
         index: usize,
@@ -139,7 +149,7 @@ pub enum Error {
     Device {
         /// The device.
         device: &'static str,
-        /// What it said.
+        /// The reason.
         problem: String,
     },
 }

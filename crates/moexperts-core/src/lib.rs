@@ -1,4 +1,4 @@
-//! The words every other crate of moexperts speaks.
+//! The vocabulary of moexperts: weights, experts, routing, devices, backends.
 //!
 //! A Mixture-of-Experts layer sends each token through a few of its experts and adds what they
 //! return. *Which* products these are is described here ([`ExpertsSpec`], [`Experts`],
@@ -6,43 +6,44 @@
 //! [`ExpertsInterface`]; *where* is a [`Device`].
 //!
 //! This crate holds no kernel, reads no file and contains no `unsafe`; of the environment it reads the
-//! variables that other crates list ([`Variable`]). Start with [`ExpertsBackend`]
-//! to write a backend, with [`Device`] to write a device.
+//! variables that other crates list ([`Variable`]). Start with [`ExpertsBackend`] to write a backend,
+//! with [`Device`] to write a device. Each operation of a device is a file in `operations/`: its
+//! description, the check of its arguments ([`checks`]) and its formula ([`reference`](mod@reference)).
 
 #![forbid(unsafe_code)]
 
-mod backend;
 mod cache;
 pub mod checks;
 mod device;
-mod dtype;
 mod environment;
 mod error;
 mod experts;
-mod format;
-mod interface;
-mod matrix;
+mod operations;
 pub mod positions;
 pub mod reference;
 mod routing;
+mod shapes;
 mod state;
 mod support;
 mod tensor;
+mod weights;
 
-pub use backend::{ExpertsBackend, ExpertsCall};
 pub use cache::{Scratch, TypedCache};
 pub use device::{
-    AttentionCall, AttentionSpec, Batch, Device, DeviceLinear, Execution, GateFunction, Knob,
-    Memory, Operation, Operations, RopePairing, Rows, SharedSlices, Span, Tuning, made,
+    Batch, Device, DeviceKind, DeviceLinear, Execution, Knob, Memory, Operations, Rows, Span,
+    Tuning, made,
 };
-pub use dtype::DType;
 pub use environment::{Variable, VariableValue};
 pub use error::{Error, Result};
-pub use experts::{Activation, Expert, Experts, ExpertsSpec, Linear};
-pub use format::WeightFormat;
-pub use interface::{DeviceKind, ExpertsInterface, decode_experts_implementation};
-pub use matrix::{Element, Elements, Matrix, MatrixLayout, Storage, Weight};
-pub use routing::{ExpertGroups, PickOn, RouteOperands, RouterSpec, Routing, Score};
+pub use experts::{Expert, Experts, ExpertsBackend, ExpertsCall, ExpertsInterface, ExpertsSpec};
+pub use operations::{
+    Activation, AttentionCall, AttentionSpec, ExpertGroups, GateFunction, Operation, PickOn,
+    RopePairing, RouteOperands, RouterSpec, Score, SharedSlices,
+};
+pub use routing::Routing;
 pub use state::StateSpec;
 pub use support::{BackendSupport, backend_support};
 pub use tensor::Tensor;
+pub use weights::{
+    DType, Element, Elements, Linear, Matrix, MatrixLayout, Storage, Weight, WeightFormat,
+};

@@ -1,29 +1,33 @@
-//! The positions of a sequence that a layer of attention holds, and those it reads at once: for
-//! devices, which all drop and refuse the same.
+//! The positions of a sequence that a layer of attention holds, and those it reads at once. Every
+//! device uses this, so that all of them drop and refuse the same.
 //!
 //! Attention with a sliding window of W tokens never looks further back than W - 1 positions, so a
-//! layer need not hold more: [`Held`] says which positions it holds, [`Rounds`] how a batch is read
-//! where not all of its tokens fit beside what they see.
+//! layer need not hold more: [`Held`] are the positions it holds, [`Rounds`] the order in which a
+//! batch is read where its tokens and those they see do not fit at once.
 
-use crate::{Batch, Span};
+use crate::{
+    device::batch::{Batch, Span},
+    error::{Error, Result},
+    shapes::{indices, value_is},
+};
 
 /// The first position that a token at `position` sees through a sliding window of at least 1.
 pub fn seen_from(position: usize, window: Option<usize>) -> usize {
     window.map_or(0, |window| position.saturating_sub(window.saturating_sub(1)))
 }
 
-/// The positions `from .. to` of a sequence that a layer holds; those before were dropped.
+/// The positions `from .. to` of a sequence that a layer holds; earlier ones were dropped.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Held {
     /// The first.
     pub from: usize,
-    /// The first that was not read yet.
+    /// The first that was not read yet: the length of the sequence.
     pub to: usize,
 }
 
 impl Held {
-    /// Whether a forward may go on at `position`, what was read from there on being forgotten:
-    /// whether all that a token there sees of earlier tokens is held.
+    /// Whether a forward may go on at `position` and forget everything from there on: whether all
+    /// earlier tokens that a token there sees are held.
     pub fn can_cut(self, position: usize, window: Option<usize>) -> bool {
         let seen_from = seen_from(position, window);
         position <= self.to && (seen_from >= self.from || seen_from == position)
@@ -43,7 +47,7 @@ pub struct Part {
     pub span: Span,
     /// Tokens of the span before these.
     pub first: usize,
-    /// How many these are.
+    /// Number of these.
     pub tokens: usize,
     /// Row of the first of them in the batch.
     pub row: usize,
@@ -58,17 +62,17 @@ impl Part {
     }
 }
 
-/// How much a layer reads at once.
+/// The limits of the tokens that a layer reads at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
+pub struct RoundLimits {
     /// Tokens that a token sees at most, itself among them.
     pub window: Option<usize>,
-    /// Where a span is cut, its parts but the last are a multiple of this long.
+    /// If a span is cut, all its parts but the last have a multiple of this many tokens.
     pub align: usize,
 }
 
 /// The rounds in which a layer reads a batch: in each, as many tokens as it can hold together with
-/// all that they see. One round, unless a window limits what is held.
+/// all that they see. One round, unless a window limits the capacity.
 ///
 /// The buffers are kept from batch to batch.
 #[derive(Debug, Default)]
@@ -94,7 +98,7 @@ impl Rounds {
     pub fn next(
         &mut self,
         batch: &Batch,
-        Limits { window, align }: Limits,
+        RoundLimits { window, align }: RoundLimits,
         capacity: impl Fn(usize) -> usize,
     ) -> &[Part] {
         let Self { read, parts } = self;
@@ -126,6 +130,49 @@ impl Rounds {
     }
 }
 
+/// Whether a layer can read a batch: each span begins where the layer, which has some sequences and
+/// holds `held` of each, can go on, or where the span before it in its sequence ends.
+///
+/// # Errors
+/// [`Error::OutOfRange`], [`Error::Dropped`]; [`Error::Value`] if spans overlap.
+pub fn check_spans(
+    batch: &Batch,
+    layer: usize,
+    window: Option<usize>,
+    sequences: usize,
+    held: impl Fn(usize) -> Held,
+) -> Result<()> {
+    let (spans, repeats) = (batch.spans(), batch.may_repeat_sequences());
+    for (index, span) in spans.iter().enumerate() {
+        let (sequence, start) = (span.sequence, span.start);
+        indices("sequence", [sequence], sequences)?;
+        let earlier = || spans[..index].iter().rfind(|other| other.sequence == sequence);
+        if let Some(earlier) = repeats.then(earlier).flatten() {
+            let end = earlier.start + earlier.tokens;
+            check_position(start, end)?;
+            value_is(start == end, format!("start of a span of sequence {sequence}"), || {
+                [format!("{end}, the end of the span before it"), start.to_string()]
+            })?;
+            continue;
+        }
+        let held = held(sequence);
+        check_position(start, held.to)?;
+        if !held.can_cut(start, window) {
+            let seen_from = seen_from(start, window);
+            return Err(Error::Dropped { layer, held_from: held.from, position: start, seen_from });
+        }
+    }
+    Ok(())
+}
+
+/// Whether a span can begin where a layer holds that many positions of its sequence.
+///
+/// # Errors
+/// [`Error::OutOfRange`].
+pub fn check_position(start: usize, held: usize) -> Result<()> {
+    indices("position", [start], held.saturating_add(1))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -144,7 +191,7 @@ mod tests {
         rounds.begin(&batch);
         let mut all = Vec::new();
         loop {
-            let limits = Limits { window, align: ALIGN };
+            let limits = RoundLimits { window, align: ALIGN };
             let parts = rounds.next(&batch, limits, |_| capacity);
             if parts.is_empty() {
                 return all;
@@ -233,5 +280,44 @@ mod tests {
         assert_eq!(cut, Held { from: 10, to: 15 });
         cut.cut(0);
         assert_eq!(cut, Held { from: 0, to: 0 });
+    }
+
+    #[test]
+    fn a_span_begins_where_its_layer_or_the_span_before_it_ends_or_can_be_cut() {
+        let try_spans = |batch: &[(usize, usize, usize)]| {
+            let span = |&(sequence, start, tokens)| Span { sequence, start, tokens };
+            let batch = Batch::new(batch.iter().map(span).collect());
+            check_spans(&batch, 7, Some(4), 2, |sequence| match sequence {
+                0 => Held { from: 10, to: 20 },
+                _ => Held::default(),
+            })
+        };
+        for batch in [
+            &[(0, 20, 3), (1, 0, 5)][..],
+            &[(0, 20, 0)],
+            &[(0, 13, 1)],
+            &[(0, 0, 1)],
+            &[(1, 0, 5), (0, 15, 1), (1, 5, 2), (0, 16, 2), (1, 7, 1)],
+        ] {
+            assert_eq!(try_spans(batch), Ok(()), "{batch:?}");
+        }
+        let out_of_range = |what, index, limit| Error::OutOfRange { what, index, limit };
+        for (batch, error) in [
+            (&[(2, 0, 1)][..], out_of_range("sequence", 2, 2)),
+            (&[(0, 21, 1)], out_of_range("position", 21, 21)),
+            (&[(1, 0, 5), (1, 6, 1)], out_of_range("position", 6, 6)),
+            (&[(0, 12, 1)], Error::Dropped { layer: 7, held_from: 10, position: 12, seen_from: 9 }),
+        ] {
+            assert_eq!(try_spans(batch), Err(error), "{batch:?}");
+        }
+        assert_eq!(
+            try_spans(&[(0, 12, 1)]).unwrap_err().to_string(),
+            "the state of layer 7 holds positions from 10 on, a token at 12 sees from 9 on: \
+             read the sequence again from position 0"
+        );
+        assert_eq!(
+            try_spans(&[(0, 15, 3), (1, 0, 1), (0, 17, 1)]).unwrap_err().to_string(),
+            "start of a span of sequence 0 is 17, expected 18, the end of the span before it"
+        );
     }
 }

@@ -1,14 +1,14 @@
 //! Activations in host memory.
 
-use crate::{checks, error::Result};
+use crate::{error::Result, shapes};
 
-/// Activations `[rows, cols]` in f32, row-major: what flows between a model's operations on a
-/// device that shares the host's memory.
+/// Activations `[rows, cols]` in f32, row-major: inputs and results of operations on a device that
+/// shares the host's memory.
 #[derive(Debug, Clone, Default)]
 pub struct Tensor {
     rows: usize,
     cols: usize,
-    /// The values, and after them what larger shapes have left.
+    /// The values, followed by leftovers of larger shapes.
     data: Vec<f32>,
 }
 
@@ -24,12 +24,12 @@ impl Tensor {
         Self { rows, cols, data: vec![0.0; rows * cols] }
     }
 
-    /// [0, 0], with room for so many values.
+    /// [0, 0], with capacity for `values` values.
     pub fn with_capacity(values: usize) -> Self {
         Self { data: Vec::with_capacity(values), ..Self::default() }
     }
 
-    /// Takes another shape, its values unspecified; the room there is is used again.
+    /// Takes another shape, its values unspecified; its memory is used again.
     pub fn reset(&mut self, rows: usize, cols: usize) {
         (self.rows, self.cols) = (rows, cols);
         // Shorter, it would be cleared the next time it grows.
@@ -41,11 +41,11 @@ impl Tensor {
     /// # Errors
     /// [`Error::Shape`](crate::Error::Shape) if `data` does not hold `rows * cols` values.
     pub fn from_vec(rows: usize, cols: usize, data: Vec<f32>) -> Result<Self> {
-        checks::tensor_data(data.len(), [rows, cols])?;
+        shapes::tensor_data(data.len(), [rows, cols])?;
         Ok(Self { rows, cols, data })
     }
 
-    /// Number of rows; one a token.
+    /// Number of rows, one for each token.
     pub fn rows(&self) -> usize {
         self.rows
     }
@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn another_shape_uses_the_same_room() {
+    fn another_shape_uses_the_same_memory() {
         let mut tensor = Tensor::with_capacity(6);
         let at = tensor.data().as_ptr();
         for [rows, cols] in [[2, 3], [1, 2], [0, 4], [3, 2]] {

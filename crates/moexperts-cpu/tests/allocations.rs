@@ -5,14 +5,10 @@
 
 mod common;
 
-use std::{
-    alloc::{GlobalAlloc, Layout, System},
-    num::NonZero,
-    sync::atomic::{AtomicUsize, Ordering},
-};
+use std::num::NonZero;
 
 use common::{tensor, values};
-use moexperts_conformance::{Layer, cases};
+use moexperts_conformance::{CountingAllocator, Layer, cases};
 use moexperts_core::{
     Activation, AttentionCall, AttentionSpec, Batch, DType, Execution, ExpertGroups, Experts,
     ExpertsCall, Linear, Matrix, Memory, Operations, RopePairing, RouteOperands, RouterSpec,
@@ -20,39 +16,15 @@ use moexperts_core::{
 };
 use moexperts_cpu::{Cpu, CpuOptions};
 
-struct Counting;
-
-static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: everything is passed on to the system's allocator as it came.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: as the caller owes.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: as the caller owes.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: as the caller owes.
-        unsafe { System.realloc(pointer, layout, size) }
-    }
-}
-
 #[global_allocator]
-static COUNTING: Counting = Counting;
+static ALLOCATOR: CountingAllocator = CountingAllocator::new();
 
 /// What the work allocates, inside, as in a model: the way into the pool has a queue of its own.
 fn allocations(cpu: &Cpu, work: impl FnOnce() + Send) -> usize {
     cpu.enter(|| {
-        let before = ALLOCATIONS.load(Ordering::Relaxed);
+        let before = ALLOCATOR.allocations();
         work();
-        ALLOCATIONS.load(Ordering::Relaxed) - before
+        ALLOCATOR.allocations() - before
     })
 }
 

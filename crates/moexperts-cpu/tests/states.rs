@@ -247,7 +247,7 @@ fn a_batch_that_is_refused_leaves_the_state_as_it_was() {
             assert!(cpu.can_cut(state, 1, 5) && !cpu.can_cut(state, 1, 6), "{spans:?}");
         }
         let overlapping = attend(&cpu, state, &[(1, 5, 1), (1, 5, 1)], &rows, &spec);
-        assert!(matches!(overlapping, Err(Error::Shape { .. })), "{overlapping:?}");
+        assert!(matches!(overlapping, Err(Error::Value { .. })), "{overlapping:?}");
         let got = attend(&cpu, state, &[(1, 5, 4)], &whole.part(5..9), &spec).unwrap();
         let expected = read(&cpu, &mut new_state(&cpu, &spec), &whole, &spec, [9]);
         assert_eq!(bits(got.data()), expected[5 * got.cols()..]);

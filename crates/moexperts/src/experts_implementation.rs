@@ -2,9 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, str::FromStr, sync::Arc};
 
-use moexperts_core::{
-    Device, ExpertsBackend, ExpertsInterface, ExpertsSpec, decode_experts_implementation,
-};
+use moexperts_core::{Device, Execution, ExpertsBackend, ExpertsInterface, ExpertsSpec};
 
 use crate::error::{Error, Result};
 
@@ -236,7 +234,7 @@ impl<D: Device> Choice<D> {
             Ok(backend)
         };
         let prefill = find(name)?;
-        let decode = match decode_experts_implementation(name, D::KIND) {
+        let decode = match <D::Experts>::decode_experts(name) {
             same if same == name => Arc::clone(&prefill),
             other => find(other)?,
         };

@@ -3,44 +3,16 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
-use std::{
-    alloc::{GlobalAlloc, Layout, System},
-    num::NonZero,
-    path::Path,
-    sync::atomic::{AtomicUsize, Ordering},
-};
+use std::{num::NonZero, path::Path};
 
 use moexperts::{
     Cpu, CpuOptions, DType, GenerateOptions, LanguageModel, LoadOptions, compile::CompileOptions,
     files::ModelFiles,
 };
-
-struct Counting;
-
-static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: everything is passed on to the system's allocator as it came.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: as the caller owes.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: as the caller owes.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: as the caller owes.
-        unsafe { System.realloc(pointer, layout, size) }
-    }
-}
+use moexperts_conformance::CountingAllocator;
 
 #[global_allocator]
-static COUNTING: Counting = Counting;
+static ALLOCATOR: CountingAllocator = CountingAllocator::new();
 
 /// Every tiny checkpoint that reads text.
 const CASES: [&str; 9] = [
@@ -118,9 +90,9 @@ fn steps_allocate_nothing(
     let first = FIRST_STEPS * prompts.len();
     assert_eq!(generation.by_ref().take(first).filter(Result::is_ok).count(), first, "{what}");
     for event in first..NEW_TOKENS * prompts.len() {
-        let before = ALLOCATIONS.load(Ordering::Relaxed);
+        let before = ALLOCATOR.allocations();
         let next = generation.next();
-        let allocations = ALLOCATIONS.load(Ordering::Relaxed) - before;
+        let allocations = ALLOCATOR.allocations() - before;
         assert!(next.is_some_and(|event| event.is_ok()), "{what}: event {event}");
         assert_eq!(allocations, 0, "{what}, batch {}: event {event}", prompts.len());
     }

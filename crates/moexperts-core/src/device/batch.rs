@@ -7,14 +7,14 @@ use std::ops::Range;
 pub struct Span {
     /// Which sequence of the state.
     pub sequence: usize,
-    /// Position of the first token; what was read from there on before is forgotten.
+    /// Position of the first token; the sequence forgets everything from there on.
     pub start: usize,
-    /// How many tokens.
+    /// Number of tokens.
     pub tokens: usize,
 }
 
-/// Which rows of a forward belong to which sequence: spans one after another, no padding. Of several
-/// spans of one sequence, each begins where the one before it ends.
+/// Which rows of a forward belong to which sequence: spans one after another, without padding. If a
+/// sequence has several spans, each begins where the one before it ends.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Batch {
     spans: Vec<Span>,
@@ -26,7 +26,7 @@ impl Batch {
         Self { spans }
     }
 
-    /// Leaves no span.
+    /// Removes all spans.
     pub fn clear(&mut self) {
         self.spans.clear();
     }
@@ -55,7 +55,8 @@ impl Batch {
         })
     }
 
-    /// False only if no two spans are of the same sequence; found without comparing all of them.
+    /// Whether two spans may be of the same sequence. False only where none are; it compares
+    /// neighbours alone, so it may be true where none are.
     pub(crate) fn may_repeat_sequences(&self) -> bool {
         !self.spans.is_sorted_by(|a, b| a.sequence < b.sequence)
     }

@@ -1,8 +1,16 @@
-//! Where weights and activations lie, and how they get there and back.
+//! The memory of a device: weights, activations, states, and transfers.
 
 use std::fmt::Debug;
 
-use crate::{Matrix, StateSpec, Weight, WeightFormat, error::Result};
+use crate::{
+    error::Result,
+    routing::Routing,
+    state::StateSpec,
+    weights::{Linear, Matrix, Weight, WeightFormat},
+};
+
+/// A linear layer on device `D`.
+pub type DeviceLinear<D> = Linear<<D as Memory>::Matrix, <D as Memory>::Vector>;
 
 /// The memory of a device: weights, activations, routings and states, and the transfers to it and
 /// from it.
@@ -15,13 +23,13 @@ pub trait Memory: Sized {
     type Tensor: Debug + Default + Send + Sync;
     /// `top_k_index` [T, K] and `top_k_weights` [T, K]; by default none, which holds no memory.
     type Routing: Debug + Default + Send + Sync;
-    /// What all layers keep of all sequences.
+    /// The states of all layers for all sequences.
     type State: Debug + Send;
 
-    /// Whether it has kernels for weights of this format.
+    /// Whether the device has kernels for weights of this format.
     fn has_format(&self, format: WeightFormat) -> bool;
 
-    /// Brings a weight to the device; where the device reads host memory, the view itself.
+    /// Brings a weight to the device. Where the device reads host memory, it is the view itself.
     ///
     /// # Errors
     /// If the device has no kernels for its format or no memory for it.
@@ -73,15 +81,16 @@ pub trait Memory: Sized {
     ///
     /// # Errors
     /// If the device has no memory for it.
-    fn load_routing(&self, routing: crate::Routing) -> Result<Self::Routing>;
+    fn load_routing(&self, routing: Routing) -> Result<Self::Routing>;
 
     /// Reads a routing back.
     ///
     /// # Errors
     /// If the device failed at an operation before.
-    fn read_routing(&self, routing: &Self::Routing) -> Result<crate::Routing>;
+    fn read_routing(&self, routing: &Self::Routing) -> Result<Routing>;
 
-    /// What these layers keep of a number of sequences that grow independently; of nothing yet.
+    /// The states of these layers for a number of sequences that grow independently, all still
+    /// empty.
     ///
     /// # Errors
     /// If the device does not have such a state or has no memory for it.
@@ -99,9 +108,9 @@ pub trait Memory: Sized {
         positions: usize,
     ) -> Result<()>;
 
-    /// Whether a forward may go on at `position` of a sequence, what was read from there on being
-    /// forgotten: every layer still holds all that a token there sees. True where the sequence ends
-    /// and at position 0; false for a sequence that does not exist.
+    /// Whether a forward may go on at `position` of a sequence, and forget everything from there
+    /// on: whether every layer still holds all that a token there sees. True at the end of the
+    /// sequence and at position 0; false for a sequence that does not exist.
     fn can_cut(&self, state: &Self::State, sequence: usize, position: usize) -> bool;
 
     /// Bytes the states hold.

@@ -3,42 +3,20 @@
 //! Model code is written once over [`Device`]. A processor, a GPU or a device that wraps another
 //! one implements its four traits; nothing above them knows which.
 
-mod batch;
+pub(crate) mod batch;
 mod execution;
-mod memory;
+pub(crate) mod memory;
 mod operations;
+pub(crate) mod support;
 mod tuning;
 
-use std::fmt::Debug;
-
 pub use batch::{Batch, Span};
-pub use execution::Execution;
-pub use memory::Memory;
-pub use operations::{
-    AttentionCall, AttentionSpec, GateFunction, Operation, Operations, RopePairing, SharedSlices,
-};
+pub use execution::{Device, DeviceKind, Execution};
+pub use memory::{DeviceLinear, Memory};
+pub use operations::Operations;
 pub use tuning::{Knob, Rows, Tuning};
 
-use crate::Linear;
-
-/// A place where models run: where weights and activations lie ([`Memory`]), what is computed with
-/// them ([`Operations`]), with which settings ([`Tuning`]), and how ([`Execution`]).
-///
-/// Every type with the four traits is a device.
-pub trait Device:
-    Memory + Operations + Tuning + Execution + Debug + Clone + Send + Sync + 'static
-{
-}
-
-impl<D> Device for D where
-    D: Memory + Operations + Tuning + Execution + Debug + Clone + Send + Sync + 'static
-{
-}
-
-/// A linear layer on device `D`.
-pub type DeviceLinear<D> = Linear<<D as Memory>::Matrix, <D as Memory>::Vector>;
-
-/// What an operation writes, as a new value.
+/// Runs an operation into a new tensor, or a new value of another kind.
 ///
 /// # Errors
 /// As the operation.

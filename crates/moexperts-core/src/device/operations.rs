@@ -1,269 +1,79 @@
-//! The operations of a device: their names, their arguments, and the trait of them.
+//! The operations of a device, as a trait.
 
 use crate::{
-    Activation, Batch, DeviceLinear, Error, Execution, Memory, RouteOperands, RouterSpec, Scratch,
-    StateSpec, checks, error::Result,
+    cache::Scratch,
+    device::memory::{DeviceLinear, Memory},
+    error::Result,
+    operations::{
+        Activation, AttentionCall, AttentionSpec, GateFunction, Operation, RopePairing,
+        RouteOperands, RouterSpec, route::check_router,
+    },
 };
-
-/// An operation of a device, with a method of its name in [`Operations`].
-///
-/// A device may lack one: a model that needs it is refused when it is loaded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[non_exhaustive]
-pub enum Operation {
-    /// `embed`.
-    Embed,
-    /// `embedding_bag`.
-    EmbeddingBag,
-    /// `reshape`.
-    Reshape,
-    /// `select_rows`.
-    SelectRows,
-    /// `put_rows`.
-    PutRows,
-    /// `add_rows`.
-    AddRows,
-    /// `layer_norm`.
-    LayerNorm,
-    /// `rms_norm` and `add_rms_norm`.
-    RmsNorm,
-    /// `linear`.
-    Linear,
-    /// `rope`.
-    Rope,
-    /// `attention`.
-    Attention,
-    /// `full_attention`.
-    FullAttention,
-    /// `route` and `route_all`.
-    Route,
-    /// `activate`.
-    Activate,
-    /// `add`.
-    Add,
-    /// `add_gated`.
-    AddGated,
-    /// `gate`.
-    Gate,
-    /// `scale`.
-    Scale,
-    /// `clamp`.
-    Clamp,
-}
-
-impl Operation {
-    /// All of them.
-    pub const ALL: [Self; 19] = [
-        Self::Embed,
-        Self::EmbeddingBag,
-        Self::Reshape,
-        Self::SelectRows,
-        Self::PutRows,
-        Self::AddRows,
-        Self::LayerNorm,
-        Self::RmsNorm,
-        Self::Linear,
-        Self::Rope,
-        Self::Attention,
-        Self::FullAttention,
-        Self::Route,
-        Self::Activate,
-        Self::Add,
-        Self::AddGated,
-        Self::Gate,
-        Self::Scale,
-        Self::Clamp,
-    ];
-
-    /// The method of a device.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Embed => "embed",
-            Self::EmbeddingBag => "embedding_bag",
-            Self::Reshape => "reshape",
-            Self::SelectRows => "select_rows",
-            Self::PutRows => "put_rows",
-            Self::AddRows => "add_rows",
-            Self::LayerNorm => "layer_norm",
-            Self::RmsNorm => "rms_norm",
-            Self::Linear => "linear",
-            Self::Rope => "rope",
-            Self::Attention => "attention",
-            Self::FullAttention => "full_attention",
-            Self::Route => "route",
-            Self::Activate => "activate",
-            Self::Add => "add",
-            Self::AddGated => "add_gated",
-            Self::Gate => "gate",
-            Self::Scale => "scale",
-            Self::Clamp => "clamp",
-        }
-    }
-}
-
-/// Which two values of a head a rotary embedding turns together, of the R that turn.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum RopePairing {
-    /// Value i and value i + R / 2.
-    Halves,
-    /// Value 2i and value 2i + 1.
-    Neighbours,
-}
-
-impl RopePairing {
-    /// All of them.
-    pub const ALL: [Self; 2] = [Self::Halves, Self::Neighbours];
-
-    /// The places in a head of the two values of pair `index`, of `pairs`.
-    pub const fn places(self, index: usize, pairs: usize) -> [usize; 2] {
-        match self {
-            Self::Halves => [index, index + pairs],
-            Self::Neighbours => [2 * index, 2 * index + 1],
-        }
-    }
-}
-
-/// What a value of a gate becomes before something is multiplied with it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum GateFunction {
-    /// `1 / (1 + e^-z)`.
-    Sigmoid,
-    /// `ln(1 + e^z)`.
-    Softplus,
-}
-
-impl GateFunction {
-    /// All of them.
-    pub const ALL: [Self; 2] = [Self::Sigmoid, Self::Softplus];
-}
-
-/// Attention of one layer.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct AttentionSpec {
-    /// Query heads; a multiple of `kv_heads`.
-    pub heads: usize,
-    /// Key/value heads; each serves `heads / kv_heads` neighbouring query heads.
-    pub kv_heads: usize,
-    /// Width of a head of a query and of a key.
-    pub head_dim: usize,
-    /// Width of a head of a value and of the result.
-    pub value_dim: usize,
-    /// Factor on the scores before the softmax.
-    pub scale: f32,
-    /// If set, a token sees itself and the `sliding_window - 1` before it.
-    pub sliding_window: Option<usize>,
-}
-
-impl AttentionSpec {
-    /// What a layer of this attention keeps.
-    pub fn state(&self) -> StateSpec {
-        let Self { kv_heads, head_dim, value_dim, sliding_window: window, .. } = *self;
-        StateSpec::Kv { kv_heads, head_dim, value_dim, window }
-    }
-}
-
-/// The arguments of one [`Operations::attention`].
-#[derive(Debug)]
-pub struct AttentionCall<'a, D: Memory> {
-    /// Queries [T, heads · D], keys [T, kv_heads · D] and values [T, kv_heads · V].
-    pub qkv: [&'a D::Tensor; 3],
-    /// `[heads]`: a logit for each head, which joins the softmax as it is, not multiplied by the
-    /// scale, and is dropped after it (gpt_oss).
-    pub sinks: Option<&'a D::Vector>,
-    /// What layers keep, of what was read before and now.
-    pub state: &'a mut D::State,
-    /// The layer's index in the list of states.
-    pub layer: usize,
-    /// Which sequence each token is of, and which place it has there.
-    pub batch: &'a Batch,
-    /// What is computed.
-    pub spec: &'a AttentionSpec,
-    /// The caller's buffers, kept from call to call.
-    pub scratch: &'a mut Scratch,
-}
-
-/// A shared expert as slices of the width of a routed one, beside them.
-#[derive(Debug)]
-pub struct SharedSlices<'a, D: Memory> {
-    /// How many.
-    pub slices: usize,
-    /// [T, 1]: each slice's weight is its sigmoid; without it, 1.
-    pub gate: Option<&'a D::Tensor>,
-}
 
 /// The operations of a device.
 ///
-/// Activations are `[rows, cols]` in f32, a row a token. Every operation is deterministic: the
-/// same inputs give the same bits, whatever the number of threads.
+/// Activations and vectors are f32, activations `[rows, cols]`, a row a token; matrices are weights
+/// of any [format that the device has](crate::Memory::has_format). Letters are sizes: T tokens, H
+/// values of a token, E experts, K experts per token. The formulas in f64 are in
+/// [`reference`](crate::reference). Every operation is deterministic: the same inputs give the same
+/// bits, whatever the number of threads.
 ///
-/// An operation writes its result into `out`, which takes the result's shape; memory it has already
-/// is used again, so that a loop over the same shapes allocates nothing. What an operation needs
-/// besides is kept in the caller's [`Scratch`]. [`made`](crate::made) gives an operation a new
-/// result.
-pub trait Operations: Execution {
+/// An operation writes its result into `out`, which takes the result's shape; its memory is used
+/// again, so that a loop over the same shapes allocates nothing. Buffers that an operation needs
+/// besides are in the caller's [`Scratch`]. [`made`](crate::made) runs an operation into a new
+/// tensor.
+///
+/// Beside the errors that an operation names, it returns [`Error::Device`] where the device is out
+/// of memory, or failed at an operation before. Arguments are checked first: an operation that
+/// refuses them has changed nothing.
+pub trait Operations: Memory {
     /// Whether the device has an operation; it has all by default.
+    /// [`Device::check_operation`](crate::Device::check_operation) refuses the others.
     fn has_operation(&self, operation: Operation) -> bool {
         let _ = operation;
         true
     }
 
-    /// Refuses a model that needs an operation which the device lacks.
-    ///
-    /// # Errors
-    /// [`Error::Device`](crate::Error::Device) that names the operation.
-    fn check_operation(&self, operation: Operation) -> Result<()> {
-        if self.has_operation(operation) {
-            return Ok(());
-        }
-        Err(Error::Device {
-            device: Self::NAME,
-            problem: format!(
-                "the operation `{}` is not supported, the CPU has it",
-                operation.name()
-            ),
-        })
-    }
-
     /// Whether it has this activation.
     fn has_activation(&self, activation: Activation) -> bool;
 
-    /// Whether the device has this attention, with sinks or without: what a model's loader calls,
-    /// so that an attention that is not supported is refused before it runs.
+    /// Whether the device has this attention, with sinks or without. A model's loader calls it, so
+    /// that an attention that is not supported is refused before it runs.
     ///
     /// By default it has every attention.
     ///
     /// # Errors
-    /// [`Error::Device`](crate::Error::Device) that says what is not supported.
+    /// [`Error::Device`] that says what is not supported.
     fn check_attention(&self, spec: &AttentionSpec, sinks: bool) -> Result<()> {
         let _ = (spec, sinks);
         Ok(())
     }
 
-    /// Whether the device has this router for a number of experts, with a pick bias or without: what
-    /// a model's loader calls, so that a router that is not supported is refused before it runs.
+    /// Whether the device has this router for a number of experts, with a pick bias or without. A
+    /// model's loader calls it, so that a router that is not supported is refused before it runs.
     ///
     /// By default it has every router.
     ///
     /// # Errors
-    /// [`Error::Device`](crate::Error::Device) that says what is not supported;
-    /// [`Error::Router`](crate::Error::Router) if a layer of that many experts cannot have it.
+    /// [`Error::Device`] that says what is not supported;
+    /// [`Error::Router`] if a layer of that many experts cannot have it.
     fn check_router(&self, spec: &RouterSpec, experts: usize, pick_bias: bool) -> Result<()> {
         let _ = pick_bias;
-        checks::router(spec, experts)
+        check_router(spec, experts)
     }
 
-    /// Row `ids[t]` of `table` [V, H] for each t: [T, H].
+    /// `out[t] = table[ids[t]]`: rows of `table` [V, H] for `ids` `[T]`, to [T, H].
     ///
     /// # Errors
-    /// [`Error::OutOfRange`](crate::Error::OutOfRange) for an id that is no row.
+    /// [`Error::OutOfRange`] for an id that is no row.
     fn embed(&self, table: &Self::Matrix, ids: &[u32], out: &mut Self::Tensor) -> Result<()>;
 
     /// `out[n] = Σ_i weights[n, i] · table[rows[n, i]]`: [N, H], from `taps` rows of `table` [V, H]
-    /// for each of the N outputs.
+    /// for each of the N outputs. torch's `embedding_bag` with `mode="sum"`; Qwen3-VL interpolates
+    /// position embeddings with it.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`](crate::Error::OutOfRange) for a row that is none; if `rows` and
+    /// [`Error::OutOfRange`] for a row that does not exist, [`Error::Count`] if `rows` and
     /// `weights` do not hold N · `taps` values each.
     fn embedding_bag(
         &self,
@@ -274,34 +84,37 @@ pub trait Operations: Execution {
         out: &mut Self::Tensor,
     ) -> Result<()>;
 
-    /// `x` [R, C] with the same values in the same order as rows of `cols`: a view.
+    /// `x` [R, C] with the same values in the same order as rows of `cols`, [R · C / `cols`,
+    /// `cols`]: a view.
     ///
     /// # Errors
-    /// If R · C is no multiple of `cols`.
+    /// [`Error::Shape`] if R · C is no multiple of `cols`.
     fn reshape(&self, x: Self::Tensor, cols: usize) -> Result<Self::Tensor>;
 
-    /// Chosen rows of `x`, in the given order.
+    /// `out[i] = x[rows[i]]`: N rows of `x` [R, C], to [N, C].
     ///
     /// # Errors
-    /// If a row does not exist.
+    /// [`Error::OutOfRange`] if a row does not exist.
     fn select_rows(&self, x: &Self::Tensor, rows: &[usize], out: &mut Self::Tensor) -> Result<()>;
 
-    /// `x[rows[i]] = y[i]`.
+    /// `x[rows[i]] = y[i]`: N rows of `x` [R, C] become those of `y` [N, C].
     ///
     /// # Errors
-    /// If a row does not exist or the shapes differ.
+    /// [`Error::OutOfRange`] if a row does not exist, [`Error::Shape`] of `y`.
     fn put_rows(&self, x: &mut Self::Tensor, rows: &[usize], y: &Self::Tensor) -> Result<()>;
 
-    /// `x[rows[i]] += y[i]`, for rows that differ.
+    /// `x[rows[i]] += y[i]`, for N rows of `x` [R, C] that differ and `y` [N, C].
     ///
     /// # Errors
-    /// If a row does not exist or the shapes differ.
+    /// [`Error::OutOfRange`] if a row does not exist, [`Error::Shape`] of `y`.
     fn add_rows(&self, x: &mut Self::Tensor, rows: &[usize], y: &Self::Tensor) -> Result<()>;
 
-    /// `(x - mean(x)) / sqrt(variance(x) + eps) · weight + bias` over each row.
+    /// `(x - mean(x)) / sqrt(variance(x) + eps) · weight + bias` over each row of `x` [T, H], with
+    /// weight and bias `[H]`: [T, H]. Layer norm (Ba, Kiros, Hinton 2016), the variance divided by
+    /// H.
     ///
     /// # Errors
-    /// If the row is not as long as the weight and the bias.
+    /// [`Error::Shape`] if the rows are not as long as the weight and the bias.
     fn layer_norm(
         &self,
         x: &Self::Tensor,
@@ -311,11 +124,11 @@ pub trait Operations: Execution {
         out: &mut Self::Tensor,
     ) -> Result<()>;
 
-    /// `x / sqrt(mean(x²) + eps) · weight` over each `weight.len()` neighbouring values of a row:
-    /// a whole row, or each head of it.
+    /// `x / sqrt(mean(x²) + eps) · weight` over each `weight.len()` neighbouring values of the rows
+    /// of `x` [T, H]: a whole row, or each head of it. RMS norm (Zhang, Sennrich 2019).
     ///
     /// # Errors
-    /// If the row is not a multiple of the weight.
+    /// [`Error::Shape`] if H is no multiple of the weight's length.
     fn rms_norm(
         &self,
         x: &Self::Tensor,
@@ -324,7 +137,7 @@ pub trait Operations: Execution {
         out: &mut Self::Tensor,
     ) -> Result<()>;
 
-    /// `x += scale · y`, then `out = rms_norm(x)`.
+    /// `x += scale · y`, then `out = rms_norm(x)`; all [T, H]. A device may do both in one pass.
     ///
     /// # Errors
     /// As [`add`](Self::add) and [`rms_norm`](Self::rms_norm).
@@ -341,11 +154,12 @@ pub trait Operations: Execution {
         self.rms_norm(x, weight, eps, out)
     }
 
-    /// `outs[i] = x · linears[i].weightᵀ + linears[i].bias`: [T, in] to [T, out] each, as one
-    /// grouped product.
+    /// `outs[i] = x · linears[i].weightᵀ + linears[i].bias`: from [T, in] to [T, out] each, with
+    /// weights [out, in] and biases `[out]`, as one grouped product.
     ///
     /// # Errors
-    /// If the shapes differ, or there are not as many results as layers.
+    /// [`Error::Shape`] if an input or a bias does not fit its weight, [`Error::Count`] if there
+    /// are not as many results as layers, [`Error::Device`] without kernels for a weight's format.
     fn linear(
         &self,
         x: &Self::Tensor,
@@ -355,10 +169,11 @@ pub trait Operations: Execution {
     ) -> Result<()>;
 
     /// Rotates each head of `x` [T, heads · D] by the angles whose `cos` and `sin` [T, R / 2] are
-    /// given; which two of the first R values of a head turn together, `pairing` says.
+    /// given: `a, b = a · cos - b · sin, b · cos + a · sin` for the pairs of the first R values of
+    /// a head that `pairing` names. Rotary position embeddings (Su et al. 2021).
     ///
     /// # Errors
-    /// If the shapes differ.
+    /// [`Error::Shape`] if rows and angles differ in number, or R is more than D.
     fn rope(
         &self,
         x: &mut Self::Tensor,
@@ -368,27 +183,28 @@ pub trait Operations: Execution {
         sin: &Self::Tensor,
     ) -> Result<()>;
 
-    /// Adds keys and values to a layer's state; the causal attention of the queries over those it
-    /// holds: [T, heads · V],
-    /// `out[t, h] = Σ_j softmax(scale · q[t, h] · k[j, g])_j · v[j, g]` over the tokens j that t sees,
-    /// with the key/value head g that serves h. A sink is one more logit of the softmax, without a
-    /// value.
+    /// Adds keys and values to a layer's state, and computes the causal attention of the queries
+    /// over those it holds: [T, heads · V], `out[t, h] = Σ_j softmax(scale · q[t, h] · k[j, g])_j ·
+    /// v[j, g]` over the tokens j that t sees, with the key/value head g that serves h. A sink is
+    /// one more logit of the softmax, without a value. After Vaswani et al. 2017, with shared heads
+    /// (Ainslie et al. 2023), windows (Beltagy et al. 2020) and sinks (Xiao et al. 2023).
     ///
     /// # Errors
-    /// [`Error::Shape`](crate::Error::Shape) if the shapes differ or are not those of the layer's
-    /// state, [`Error::OutOfRange`](crate::Error::OutOfRange) if a span begins beyond what its
-    /// sequence holds, [`Error::Dropped`](crate::Error::Dropped) if it begins where the layer has
-    /// dropped what its tokens see ([`can_cut`](Memory::can_cut) says so beforehand); if the device
-    /// does not support the attention or has no memory for it. The state stays as it was, unless the
-    /// device fails while it computes: then it holds at most what it held before the spans.
+    /// [`Error::Shape`], [`Error::Count`] or [`Error::Value`] if operands, description and the
+    /// layer's state disagree, [`Error::OutOfRange`] if a span begins beyond the end of its
+    /// sequence, [`Error::Dropped`] if it begins where the layer has dropped what its tokens see
+    /// ([`can_cut`](crate::Memory::can_cut) says so beforehand), [`Error::Device`] if the device
+    /// does not support the attention. The state stays as it was, unless the device fails while it
+    /// computes: then it holds at most what it held before the spans.
     fn attention(&self, call: AttentionCall<'_, Self>, out: &mut Self::Tensor) -> Result<()>;
 
     /// The attention of the queries [T, heads · D] over the keys [T, kv_heads · D] and values
-    /// [T, kv_heads · V] of their own segment, before and after them: [T, heads · V]. Segments lie
-    /// one after another; nothing is kept.
+    /// [T, kv_heads · V] of their segment, before and after them: [T, heads · V], by the formula of
+    /// [`attention`](Self::attention). Segments lie one after another; no state is kept.
     ///
     /// # Errors
-    /// If the shapes differ, the segments are not T tokens together, or `spec` has a window.
+    /// [`Error::Shape`] if an operand is not of the segments' T tokens and the heads of `spec`,
+    /// [`Error::Value`] if its heads are not shared evenly or it has a window.
     fn full_attention(
         &self,
         qkv: [&Self::Tensor; 3],
@@ -397,16 +213,17 @@ pub trait Operations: Execution {
         out: &mut Self::Tensor,
     ) -> Result<()>;
 
-    /// The experts each token goes to, from router logits [T, E], as [`RouterSpec`] says.
+    /// The experts each token goes to, and their weights, from router logits [T, E]: ids and
+    /// weights [T, K] by the five steps of [`RouterSpec`].
     ///
     /// With a `shared` expert, its slices are the experts from E on, which every token goes to:
     /// [T, K + slices].
     ///
     /// # Errors
-    /// [`Error::Router`](crate::Error::Router) if there is no such router of E experts,
-    /// [`Error::Shape`](crate::Error::Shape) if the operands are not those of T tokens and E experts;
-    /// [`Error::NotFinite`](crate::Error::NotFinite) for logits, or a pick bias, that are NaN or
-    /// infinite, where the device can tell without waiting; elsewhere the weights are NaN.
+    /// [`Error::Router`] if there is no such router of E experts, [`Error::Shape`] if the operands
+    /// are not those of T tokens and E experts, [`Error::NotFinite`] for logits, or a pick bias,
+    /// that are NaN or infinite, where the device can tell without waiting; elsewhere the weights
+    /// are NaN.
     fn route(
         &self,
         logits: &Self::Tensor,
@@ -421,10 +238,12 @@ pub trait Operations: Execution {
     /// If the device has no memory for it.
     fn route_all(&self, tokens: usize, out: &mut Self::Routing) -> Result<()>;
 
-    /// `up = activation(gate, up)`, elementwise.
+    /// `up = activation(gate, up)`, value by value, `gate` and `up` [T, I]; without a gate,
+    /// `up = activation(up)`. [`Activation`] has the formulas and their sources.
     ///
     /// # Errors
-    /// If the shapes differ or the device does not have the activation.
+    /// [`Error::Shape`] if the shapes differ, [`Error::Device`] if the device does not have the
+    /// activation.
     fn activate(
         &self,
         activation: Activation,
@@ -432,35 +251,36 @@ pub trait Operations: Execution {
         up: &mut Self::Tensor,
     ) -> Result<()>;
 
-    /// `x += scale · y`.
+    /// `x += scale · y`, both [T, H].
     ///
     /// # Errors
-    /// If the shapes differ.
+    /// [`Error::Shape`] if the shapes differ.
     fn add(&self, x: &mut Self::Tensor, y: &Self::Tensor, scale: f32) -> Result<()>;
 
-    /// `x[t] += sigmoid(gate[t]) · y[t]` with `gate` [T, 1].
+    /// `x[t] += sigmoid(gate[t]) · y[t]` with `x` and `y` [T, H] and `gate` [T, 1]: how Qwen2-MoE
+    /// adds its shared expert.
     ///
     /// # Errors
-    /// If the shapes differ.
+    /// [`Error::Shape`] if the shapes differ.
     fn add_gated(&self, x: &mut Self::Tensor, y: &Self::Tensor, gate: &Self::Tensor) -> Result<()>;
 
     /// `x[t, i] *= function(gate[t, i / (C / G)])` for `x` [T, C] and `gate` [T, G]: a factor for
     /// each of C / G neighbouring values.
     ///
     /// # Errors
-    /// If the rows differ, or C is no multiple of G.
+    /// [`Error::Shape`] if the rows differ, or C is no multiple of G.
     fn gate(&self, x: &mut Self::Tensor, gate: &Self::Tensor, function: GateFunction)
     -> Result<()>;
 
-    /// `x *= factor`.
+    /// `x *= factor`, for `x` of any shape.
     ///
     /// # Errors
-    /// If the device failed at an operation before.
+    /// [`Error::Device`] if the device failed at an operation before.
     fn scale(&self, x: &mut Self::Tensor, factor: f32) -> Result<()>;
 
-    /// Limits every value to `-limit ..= limit`.
+    /// `x = min(max(x, -limit), limit)`, for `x` of any shape.
     ///
     /// # Errors
-    /// If the device failed at an operation before.
+    /// [`Error::Device`] if the device failed at an operation before.
     fn clamp(&self, x: &mut Self::Tensor, limit: f32) -> Result<()>;
 }

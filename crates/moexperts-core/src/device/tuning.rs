@@ -1,37 +1,36 @@
-//! Settings of a device's kernels, and which kernel they choose.
+//! Settings of a device's kernels, and the kernels they choose.
 
-use crate::{Memory, error::Result};
+use crate::{device::memory::Memory, error::Result};
 
 /// A setting of a device's kernels whose best value depends on the machine and the shapes.
 ///
-/// What it is set to changes how fast an operation is, and nothing else.
+/// It changes the speed of operations; results stay within the tolerance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Knob {
-    /// What reports and the cache of measurements call it.
+    /// The name in reports and in the cache of measurements.
     pub name: &'static str,
-    /// What it can be set to.
+    /// The values it can be set to.
     pub values: &'static [usize],
-    /// The value it has if it is not set; one of `values`.
+    /// The default, one of `values`.
     pub default: usize,
-    /// For which operations it matters.
+    /// Which operations it matters for.
     pub rows: Rows,
 }
 
-/// How many rows an operation has.
+/// Numbers of rows of an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rows {
-    /// So few that weights pass through dot products.
+    /// So few that each is multiplied by dot products.
     Few,
-    /// Enough to fill panels of them.
+    /// Enough to be multiplied in panels of several rows.
     Many,
     /// Any number.
     Any,
 }
 
-/// What autotuning reads and sets.
+/// The settings that autotuning tries.
 pub trait Tuning: Memory {
-    /// The settings of the device's kernels that [`with_knob`](Self::with_knob) turns: what
-    /// autotuning tries.
+    /// The settings of the device's kernels, in the order of [`with_knob`](Self::with_knob).
     fn knobs(&self) -> &'static [Knob];
 
     /// The same device with knob `index` at a value, one of its values; results stay within the
@@ -39,14 +38,14 @@ pub trait Tuning: Memory {
     #[must_use]
     fn with_knob(&self, index: usize, value: usize) -> Self;
 
-    /// What the measured settings depend on beside the shapes: the processor, the instruction set,
-    /// the threads.
+    /// The facts beside the shapes that measured settings depend on: the processor, the instruction
+    /// set, the threads.
     fn fingerprint(&self) -> String;
 
     /// The kernel that multiplies `rows` rows with weights like these: `avx2 dot`.
     fn kernel_name(&self, weight: &Self::Matrix, rows: usize) -> String;
 
-    /// A copy of a weight where the device reads it fastest, or `None` if it lies there.
+    /// A copy of a weight in memory where the device reads it fastest, or `None` if it lies there.
     ///
     /// # Errors
     /// If the device has no memory for it.

@@ -8,7 +8,7 @@ use std::{collections::TryReserveError, ops::Range};
 
 use moexperts_core::{
     Batch, Result, checks,
-    positions::{Held, Limits, Part},
+    positions::{Held, Part, RoundLimits},
 };
 
 use crate::cpu::Cpu;
@@ -74,8 +74,8 @@ impl KvState {
     }
 
     /// What a round of a batch is limited to.
-    pub(super) fn limits(&self) -> Limits {
-        Limits { window: self.window, align: QUERY_TOKENS }
+    pub(super) fn limits(&self) -> RoundLimits {
+        RoundLimits { window: self.window, align: QUERY_TOKENS }
     }
 
     /// Positions of a sequence that are held at a time, at most.

@@ -51,7 +51,7 @@ impl Operations for Cpu {
     }
 
     fn reshape(&self, x: Tensor, cols: usize) -> Result<Tensor> {
-        let rows = x.data().len().checked_div(cols).unwrap_or(0);
+        let rows = checks::reshape(x.shape(), cols)?;
         Tensor::from_vec(rows, cols, x.into_vec())
     }
 

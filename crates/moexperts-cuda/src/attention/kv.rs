@@ -5,7 +5,7 @@
 
 use moexperts_core::{
     Batch, Result, checks,
-    positions::{Held, Limits},
+    positions::{Held, RoundLimits},
 };
 
 use super::plan::Place;
@@ -100,8 +100,8 @@ impl KvGroup {
     }
 
     /// The limits of a round of a batch.
-    pub(super) fn limits(&self) -> Limits {
-        Limits { window: self.window, align: ALIGN }
+    pub(super) fn limits(&self) -> RoundLimits {
+        RoundLimits { window: self.window, align: ALIGN }
     }
 
     /// Positions of a sequence that a round can hold.

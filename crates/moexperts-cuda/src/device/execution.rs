@@ -23,6 +23,15 @@ impl Execution for Cuda {
         experts::built_in()
     }
 
+    /// Few tokens hit few experts each, where the work by expert of `grouped_mm` leaves most of the
+    /// GPU idle: `batched_mm`, whose work is by pair, decodes in its place.
+    fn decode_experts(prefill: &str) -> &str {
+        match prefill {
+            "grouped_mm" => "batched_mm",
+            _ => prefill,
+        }
+    }
+
     fn experts_device(&self) -> &Self {
         self
     }
@@ -44,5 +53,22 @@ impl Execution for Cuda {
 
     fn synchronize(&self) -> Result<()> {
         replay::finish(self.driver())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn decoding_replaces_grouped_mm_alone() {
+        for (prefill, decode) in [
+            ("grouped_mm", "batched_mm"),
+            ("batched_mm", "batched_mm"),
+            ("eager", "eager"),
+            ("my_grouped_mm", "my_grouped_mm"),
+        ] {
+            assert_eq!(Cuda::decode_experts(prefill), decode);
+        }
     }
 }

@@ -1,8 +1,8 @@
 //! The operations of the GPU.
 
 use moexperts_core::{
-    Activation, AttentionCall, AttentionSpec, DeviceLinear, Error, GateFunction, Operations,
-    Result, RopePairing, RouteOperands, RouterSpec, Scratch,
+    Activation, AttentionCall, AttentionSpec, DeviceLinear, GateFunction, Operations, Result,
+    RopePairing, RouteOperands, RouterSpec, Scratch, checks,
 };
 
 use crate::{
@@ -43,14 +43,7 @@ impl Operations for Cuda {
     }
 
     fn reshape(&self, x: CudaTensor, cols: usize) -> Result<CudaTensor> {
-        let rows = x.len().checked_div(cols).unwrap_or(0);
-        if rows * cols != x.len() {
-            return Err(Error::Shape {
-                what: "reshaped tensor".into(),
-                expected: format!("a multiple of [{cols}]"),
-                got: format!("[{}, {}]", x.rows(), x.cols()),
-            });
-        }
+        let rows = checks::reshape(x.shape(), cols)?;
         Ok(x.reshaped(rows, cols))
     }
 

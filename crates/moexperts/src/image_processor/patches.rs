@@ -23,17 +23,15 @@ impl PixelValues {
     /// Patches that were made elsewhere: `values` [product of `grid_thw`, `patch_len`], row-major.
     ///
     /// # Errors
-    /// [`moexperts_core::Error::Shape`] if there are more or fewer values.
+    /// [`moexperts_core::Error::Count`] if there are more or fewer values.
     pub fn new(grid_thw: [usize; 3], patch_len: usize, values: Vec<f32>) -> Result<Self> {
         let sizes = grid_thw.into_iter().chain([patch_len]);
         let len = sizes.fold(1, |product: usize, size| product.saturating_mul(size));
         if len != values.len() {
             let [t, h, w] = grid_thw;
-            return Err(Error::from(moexperts_core::Error::Shape {
-                what: "pixel values".into(),
-                expected: format!("[{t} x {h} x {w}, {patch_len}]"),
-                got: format!("[{}]", values.len()),
-            }));
+            let expected = format!("{len} ({t} x {h} x {w} patches of {patch_len})");
+            let error = moexperts_core::Error::count("pixel values", expected, values.len());
+            return Err(Error::from(error));
         }
         Ok(Self { grid_thw, patch_len, values })
     }

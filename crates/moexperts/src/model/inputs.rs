@@ -62,12 +62,7 @@ impl<D: Device> Inputs<D> {
     ) -> Result<()> {
         let tokens = batch.tokens();
         if positions.len() != tokens {
-            return Err(moexperts_core::Error::Shape {
-                what: "positions".into(),
-                expected: format!("[{tokens}]"),
-                got: format!("[{}]", positions.len()),
-            }
-            .into());
+            return Err(moexperts_core::Error::count("positions", tokens, positions.len()).into());
         }
         self.angles.resize_with(ropes.len(), Default::default);
         self.host_angles.resize_with(ropes.len(), Angles::default);

@@ -182,8 +182,8 @@ impl<D: Device> VisionTower<D> {
         if pixels.patch_len() == self.spec.patch_len() && whole {
             return Ok(());
         }
-        Err(Error::from(moexperts_core::Error::Shape {
-            what: "pixel values".into(),
+        Err(Error::from(moexperts_core::Error::Value {
+            what: "pixel grid".into(),
             expected: format!("patches of {} in whole blocks of {merge}", self.spec.patch_len()),
             got: format!("{t} x {h} x {w} patches of {}", pixels.patch_len()),
         }))

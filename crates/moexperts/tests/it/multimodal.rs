@@ -512,7 +512,7 @@ fn pixels_cut_for_another_model_are_an_error() {
     };
     assert_eq!(
         error([1, 4, 3], 96),
-        "pixel values has shape 1 x 4 x 3 patches of 96, expected patches of 96 in whole blocks of 2"
+        "pixel grid is 1 x 4 x 3 patches of 96, expected patches of 96 in whole blocks of 2"
     );
     assert!(error([1, 4, 4], 48).contains("patches of 48"));
     assert!(error([0, 4, 4], 96).contains("0 x 4 x 4"));

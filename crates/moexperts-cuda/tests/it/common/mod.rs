@@ -2,6 +2,7 @@
 
 pub(crate) mod attention;
 
+use moexperts_conformance::Random;
 use moexperts_core::{Device, Matrix, Memory, Result, Weight};
 use moexperts_cuda::{Cuda, CudaMatrix};
 use moexperts_cuda_emulator::{Copies, EmulatorOptions, Order, test_devices};
@@ -17,17 +18,9 @@ pub(crate) fn devices() -> Vec<(String, Cuda)> {
     ])
 }
 
-/// Values in `-1 .. 1` (SplitMix64).
+/// Values in `-1 .. 1`.
 pub(crate) fn values(len: usize, seed: u64) -> Vec<f32> {
-    let mut state = seed;
-    let mut next = || {
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) >> 40) as f32 / (1_u64 << 23) as f32 - 1.0
-    };
-    (0..len).map(|_| next()).collect()
+    Random::new(seed).values(len)
 }
 
 /// Values in `-1 .. 1`, on a device.

@@ -2,10 +2,7 @@
 
 use std::time::Duration;
 
-use moexperts::{
-    Device, LanguageModel,
-    core::{DeviceKind, decode_experts_implementation},
-};
+use moexperts::{Device, LanguageModel, core::Execution};
 use moexperts_report::{Cell, Key, Work};
 
 use super::{
@@ -89,7 +86,7 @@ impl<D: Hardware> Group<'_, D> {
             model.clear_backend_caches();
             match self.run(sweep, model, variant) {
                 Ok(taken) => {
-                    let mut cell = sweep.cell(key).unwrap_or_else(|| cell(key, D::KIND));
+                    let mut cell = sweep.cell(key).unwrap_or_else(|| cell::<D>(key));
                     cell.peak_memory_bytes = taken.peak_memory_bytes;
                     contestants.push((cell, *variant));
                     if model.backend_cache_bytes() > 0 {
@@ -145,11 +142,11 @@ impl<D: Hardware> Group<'_, D> {
 }
 
 /// A cell without runs, and without what they have to do.
-fn cell(key: &Key, kind: DeviceKind) -> Cell {
+fn cell<D: Device>(key: &Key) -> Cell {
     let nothing = Work { forwards: 0, flops: 0.0, bytes: 0.0 };
     Cell {
         key: key.clone(),
-        decode_implementation: decode_experts_implementation(&key.implementation, kind).to_owned(),
+        decode_implementation: <D::Experts>::decode_experts(&key.implementation).to_owned(),
         generation_ms: Vec::new(),
         prefill_ms: Vec::new(),
         decode_ms: Vec::new(),

@@ -1,4 +1,4 @@
-//! The names backends are found by.
+//! The registry of experts backends, by device and name.
 
 use std::{
     any::{Any, TypeId},
@@ -7,8 +7,9 @@ use std::{
 };
 
 use crate::{
-    Device, ExpertsBackend,
+    device::Device,
     error::{Error, Result, listed},
+    experts::backend::ExpertsBackend,
 };
 
 type Key = (TypeId, String);
@@ -16,7 +17,8 @@ type AnyBackend = Box<dyn Any + Send + Sync>;
 
 static REGISTERED: RwLock<BTreeMap<Key, AnyBackend>> = RwLock::new(BTreeMap::new());
 
-/// The built-in backends of each device, made once: what was compiled for one is found again.
+/// The built-in backends of each device, made once: plans are kept by a backend's address, so that
+/// a second copy would be compiled again.
 static BUILT_IN: RwLock<BTreeMap<TypeId, AnyBackend>> = RwLock::new(BTreeMap::new());
 
 fn built_in<D: Device<Experts = D>>() -> Vec<Arc<dyn ExpertsBackend<D>>> {
@@ -72,7 +74,7 @@ impl ExpertsInterface {
         Ok(())
     }
 
-    /// Takes a registered backend back; models that use it keep it until they are switched.
+    /// Removes a registered backend; models that use it keep it until they are switched.
     ///
     /// # Errors
     /// [`Error::UnknownBackend`] if no backend of that name was registered; built-in backends
@@ -114,40 +116,5 @@ fn unknown<D: Device<Experts = D>>(name: &str) -> Error {
         name: name.to_owned(),
         device: D::NAME,
         known: listed(ExpertsInterface::names::<D>()),
-    }
-}
-
-/// What kind of machine a device is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DeviceKind {
-    /// A processor, reading weights from host memory.
-    Cpu,
-    /// An accelerator with memory of its own.
-    Gpu,
-}
-
-/// The backend that runs while tokens are generated one by one, where `name` ran the prompt.
-///
-/// On a GPU `grouped_mm` becomes `batched_mm`, which is faster for few tokens; every other name,
-/// and every name on a CPU, stays.
-pub fn decode_experts_implementation(name: &str, kind: DeviceKind) -> &str {
-    match (kind, name) {
-        (DeviceKind::Gpu, "grouped_mm") => "batched_mm",
-        _ => name,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn decoding_switches_grouped_mm_alone_and_on_a_gpu_alone() {
-        let switched = |name| decode_experts_implementation(name, DeviceKind::Gpu);
-        assert_eq!(switched("grouped_mm"), "batched_mm");
-        assert_eq!(switched("batched_mm"), "batched_mm");
-        assert_eq!(switched("eager"), "eager");
-        assert_eq!(switched("my_grouped_mm"), "my_grouped_mm");
-        assert_eq!(decode_experts_implementation("grouped_mm", DeviceKind::Cpu), "grouped_mm");
     }
 }

@@ -1,9 +1,5 @@
 //! Which experts each token goes to, and with what weight.
 
-mod router;
-
-pub use router::{ExpertGroups, PickOn, RouteOperands, RouterSpec, Score};
-
 use crate::error::{Error, Result};
 
 /// The routing of T tokens, in host memory.
@@ -37,18 +33,22 @@ impl Routing {
         Ok(Self { top_k, top_k_index, top_k_weights })
     }
 
-    /// No pairs, with room for so many.
+    /// No pairs, with capacity for `pairs`.
     pub fn with_capacity(pairs: usize) -> Self {
         let (top_k_index, top_k_weights) = (Vec::with_capacity(pairs), Vec::with_capacity(pairs));
         Self { top_k: 0, top_k_index, top_k_weights }
     }
 
-    /// Takes another shape, and gives `top_k_index` and `top_k_weights` [T, K] to be written; the
-    /// room there is is used again.
+    /// Takes another shape, and gives `top_k_index` and `top_k_weights` [T, K] to be written; their
+    /// memory is used again.
+    ///
+    /// # Panics
+    /// If `tokens * top_k` overflows.
     pub fn reset(&mut self, tokens: usize, top_k: usize) -> (&mut [u32], &mut [f32]) {
         self.top_k = top_k;
-        self.top_k_index.resize(tokens * top_k, 0);
-        self.top_k_weights.resize(tokens * top_k, 0.0);
+        let pairs = tokens.checked_mul(top_k).expect("as many pairs as memory can hold");
+        self.top_k_index.resize(pairs, 0);
+        self.top_k_weights.resize(pairs, 0.0);
         (&mut self.top_k_index, &mut self.top_k_weights)
     }
 

@@ -1,10 +1,11 @@
 //! Element types.
 
-use std::{fmt, str::FromStr};
-
-use crate::error::{Error, listed};
+use std::fmt;
 
 /// The type of an element: of activations, and of weights that are stored one by one.
+///
+/// Exhaustive on purpose: kernels match on it, and a new element type has to show every place that
+/// needs one. Block formats do not add to it, they are [`WeightFormat`](crate::WeightFormat)s.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum DType {
     /// IEEE binary32.
@@ -49,23 +50,5 @@ impl DType {
 impl fmt::Display for DType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())
-    }
-}
-
-impl FromStr for DType {
-    type Err = Error;
-
-    /// Reads `f32`, `f16`, `bf16` and the long names of checkpoints (`float32`, `bfloat16`).
-    fn from_str(text: &str) -> Result<Self, Error> {
-        match text.trim_start_matches("torch.").to_ascii_lowercase().as_str() {
-            "f32" | "float32" => Ok(Self::F32),
-            "f16" | "float16" => Ok(Self::F16),
-            "bf16" | "bfloat16" => Ok(Self::Bf16),
-            _ => Err(Error::Unknown {
-                what: "dtype",
-                got: text.to_owned(),
-                known: listed(Self::ALL.map(Self::name)),
-            }),
-        }
     }
 }

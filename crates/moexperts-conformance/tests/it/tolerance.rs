@@ -1,7 +1,5 @@
 //! The tolerance holds for honest results and catches wrong ones, for every format.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests fail with them")]
-
 use moexperts_conformance::{Case, GateUpLayout, Layer, Mismatch, Tolerance, Values, cases};
 use moexperts_core::{
     Activation, DType, Expert, Linear, Matrix, Routing, Tensor, WeightFormat, reference,
@@ -238,7 +236,7 @@ fn change(expert: &mut Expert<Matrix, Vec<f32>>, projection: &str, at: usize) {
 }
 
 /// The cases on which a wrong route or a wrong projection has to show: several experts for each
-/// token, and so many outputs that one of them is far off.
+/// token, and enough outputs that one of them is far off.
 fn telling_cases() -> Vec<Case> {
     let telling = |case: &Case| {
         let named = matches!(case.name, "kind" | "big" | "large values" | "shape");

@@ -1,17 +1,17 @@
-//! Formats of weights.
+//! Storage formats of weights.
 
 use std::fmt;
 
-use crate::DType;
+use crate::weights::dtype::DType;
 
-/// How the values of a weight are stored.
+/// The storage format of a weight's values.
 ///
 /// Kernels are listed by instruction set and format, and a device says which formats it has kernels
 /// for: [`Memory::has_format`](crate::Memory::has_format).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum WeightFormat {
-    /// Each value on its own, as an element.
+    /// Each value separately, as an element.
     Dense(DType),
 }
 
@@ -28,14 +28,14 @@ impl WeightFormat {
     /// Every format, the dense ones first.
     pub const ALL: &'static [Self] = &[Self::F32, Self::F16, Self::BF16];
 
-    /// The name as users type it; of a dense format its element type's.
+    /// The name as users type it; for a dense format, the name of its element type.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Dense(dtype) => dtype.name(),
         }
     }
 
-    /// The element type, if each value is stored on its own.
+    /// The element type, if each value is stored separately.
     pub const fn dense(self) -> Option<DType> {
         match self {
             Self::Dense(dtype) => Some(dtype),

@@ -1,0 +1,15 @@
+//! Experts layers, and the backends that run them.
+
+pub(crate) mod backend;
+pub(crate) mod check;
+mod expert;
+pub(crate) mod formula;
+mod layer;
+mod registry;
+pub(crate) mod spec;
+
+pub use backend::{ExpertsBackend, ExpertsCall};
+pub use expert::Expert;
+pub use layer::Experts;
+pub use registry::ExpertsInterface;
+pub use spec::ExpertsSpec;

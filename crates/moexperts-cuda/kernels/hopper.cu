@@ -38,7 +38,7 @@ constexpr u32 STAGE_BYTES = X_BYTES + 2 * BOX_BYTES;
 // Steps by which the first consumer goes ahead of the second from the beginning on, so that they do
 // not store at the same time.
 constexpr u32 LEAD = 2;
-static_assert(LAG + 2 <= STAGES && LAG + LEAD <= STAGES, "otherwise producer and consumers wait for each other");
+static_assert(LAG + 2 <= STAGES && LAG + LEAD <= STAGES, "or producer and consumers would lock up");
 // Tiles of positions that are taken before those of the next outputs, so that the blocks at work at
 // a time share rows of x and of weights in the second-level cache.
 constexpr u32 BAND = 16;

@@ -21,14 +21,14 @@ Run = tuple[int, float]
 
 # A prime number, so that implementations in turns all meet every routing.
 ROUTINGS = 31
-# As many are enough for calls of so many tokens: they hit all experts anyway.
+# As many are enough for calls of this many tokens: they hit all experts anyway.
 MANY_TOKENS = 512
 ROUTINGS_OF_MANY_TOKENS = 7
 WARM_UP_RUNS = 5
 MIN_RUNS = 5
 MIN_SECONDS = 0.5
 
-# So many runs are enough where they take so long together.
+# This many runs are enough where they take this long together.
 SLOW_RUNS = 3
 SLOW_SECONDS = 2.5
 

@@ -21,7 +21,7 @@ from common import note, routings, shape, write_rows
 from torch_layer import random_inputs, random_weights
 from transformers_layer import call, experts_module
 
-HOSTED, OWN = "threads of torch", "threads of its own"
+HOSTED, OWN = "threads of torch", "own threads"
 RUNS = 100
 
 
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def import_plugin(kind: str) -> None:
-    """Imports `moexperts`; for threads of its own, without the way to those of torch."""
+    """Imports `moexperts`; for its own threads, without the way to those of torch."""
     if kind == OWN:
         package = importlib.util.find_spec("moexperts")
         [folder] = package.submodule_search_locations

@@ -193,7 +193,7 @@ def refusal_on_gpu(layer: Layer, name: str) -> str | None:
 
 
 def number_of_sets(shape: Shape, dtype: str) -> int:
-    """Of weights; one if the memory has no room for more."""
+    """Of weights; one if the memory is too small for more."""
     set_bytes = shape.experts * shape.expert_bytes(dtype)
     wanted = min(MAX_SETS, max(1, -(-WEIGHTS_BYTES // set_bytes)))
     return max(1, min(wanted, gpu.free_bytes() // 4 // set_bytes))

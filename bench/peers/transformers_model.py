@@ -41,7 +41,7 @@ GRAPH = "cuda-graph"
 
 READS_BACK = "reads back which experts were hit, which neither a graph nor a static plan can"
 
-# Every compiled step of a variant has an entry of its own in dynamo's cache.
+# Every compiled step of a variant has a separate entry in dynamo's cache.
 RECOMPILE_LIMIT = 64
 
 

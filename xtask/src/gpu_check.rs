@@ -4,7 +4,14 @@ use std::{ffi::OsString, path::PathBuf, process::Command};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::{Built, built, cargo, pack::Pack};
+use crate::{
+    built, cargo,
+    pack::{self, Pack, Packed},
+};
+
+/// The tests that run on a GPU: package, target, and the part of their names that says so.
+const TESTS: [(&str, &str, Option<&str>); 2] =
+    [("moexperts-cuda", "it", None), ("moexperts", "it", Some("cuda"))];
 
 /// Tests and measures on a GPU: the suite, the sanitizer, layers and models beside their peers.
 ///
@@ -34,7 +41,6 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     let pack = Pack::write(&args.folder, &executables()?)?;
-    pack.announce();
     if args.pack_only {
         return pack.archive();
     }
@@ -46,12 +52,17 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 /// The programs, and the tests that run on a GPU.
-fn executables() -> Result<Vec<Built>> {
-    let mut all = built(cargo(&["build", "--release", "-p", "moexperts-cli", "-p", "xtask"]))?;
-    let tests = ["test", "--no-run", "--release", "-p", "moexperts-cuda", "--test", "*"];
-    // Compiling for every architecture takes a while, and no GPU.
-    all.extend(built(cargo(&tests))?.into_iter().filter(|test| test.target != "compiles"));
-    let tests = ["test", "--no-run", "--release", "-p", "moexperts", "--test", "cuda"];
-    all.extend(built(cargo(&tests))?);
-    Ok(all)
+fn executables() -> Result<Vec<Packed>> {
+    let mut programs = cargo(&["build", "--release", "--package", "moexperts-cli"]);
+    programs.args(["--package", "moexperts-bench", "--package", "xtask", "--bins"]);
+    // They leave the checkout, which the program reads its commit from.
+    programs.env("MOEXPERTS_COMMIT", pack::commit()?);
+    let programs = built(programs)?.into_iter();
+    let mut packed: Vec<_> = programs.map(|built| Packed { built, filter: None }).collect();
+    for (package, target, filter) in TESTS {
+        let test = ["test", "--no-run", "--release", "--package", package, "--test", target];
+        let tests = built(cargo(&test))?.into_iter().filter(|built| built.is_test);
+        packed.extend(tests.map(|built| Packed { built, filter }));
+    }
+    Ok(packed)
 }

@@ -9,78 +9,63 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::{Built, announce, first_line};
+use crate::{Built, announce, answer};
 
 /// What a pack says of itself.
-const FILE: &str = "pack.json";
+pub(crate) const FILE: &str = "pack.json";
 
-/// The name of this project's program in a pack.
-const PROGRAM: &str = "moexperts";
+/// An executable for a pack, and which of its tests a GPU runs: those whose names have this in them.
+#[derive(Debug)]
+pub(crate) struct Packed {
+    pub(crate) built: Built,
+    pub(crate) filter: Option<&'static str>,
+}
 
-/// A folder of executables, and where they come from.
+/// A folder of executables, and where they come from. Beside `test-PACKAGE.TARGET` there may be
+/// `filter-PACKAGE.TARGET`, with what its tests are filtered by.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Pack {
     #[serde(skip)]
     folder: PathBuf,
     /// The commit they were built from.
-    pub(crate) commit: String,
+    commit: String,
     /// The compiler.
-    pub(crate) rustc: String,
-    /// The newest version of the C library that they ask for.
+    rustc: String,
+    /// The newest version of the C library that they need.
     glibc: Option<String>,
-    executables: Vec<Executable>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Executable {
-    name: String,
-    bytes: u64,
+    files: Vec<String>,
 }
 
 impl Pack {
-    /// The pack of a folder.
-    pub(crate) fn open(folder: &Path) -> Result<Self> {
-        let file = folder.join(FILE);
-        let text = fs::read(&file).with_context(|| format!("no pack: {}", file.display()))?;
-        let pack: Self = serde_json::from_slice(&text)
-            .with_context(|| format!("{} is not that of a pack", file.display()))?;
-        Ok(Self { folder: folder.to_owned(), ..pack })
-    }
-
     /// Copies executables to a folder, without what only a debugger reads. What an earlier pack left
     /// there goes.
-    pub(crate) fn write(folder: &Path, executables: &[Built]) -> Result<Self> {
-        if let Ok(earlier) = Self::open(folder) {
-            for executable in earlier.executables {
-                fs::remove_file(folder.join(executable.name)).ok();
-            }
+    pub(crate) fn write(folder: &Path, executables: &[Packed]) -> Result<Self> {
+        let earlier = fs::read(folder.join(FILE)).ok();
+        let earlier = earlier.and_then(|text| serde_json::from_slice::<Self>(&text).ok());
+        for file in earlier.into_iter().flat_map(|earlier| earlier.files) {
+            fs::remove_file(folder.join(file)).ok();
         }
         fs::create_dir_all(folder)
             .with_context(|| format!("cannot create {}", folder.display()))?;
-        let rustc = first_line(Command::new("rustc").arg("-V"))?;
-        let (mut glibc, mut packed) = (None, Vec::new());
-        for executable in executables {
-            let name = name(executable);
+        let rustc = answer(Command::new("rustc").arg("-V"))?.trim().to_owned();
+        let (mut glibc, mut files) = (None, Vec::new());
+        for Packed { built, filter } in executables {
+            let name = name(built);
             let to = folder.join(&name);
-            copy(&executable.path, &to)?;
+            copy(&built.path, &to)?;
             let content = fs::read(&to)?;
+            announce(&format!("{name}: {:.1} MB", content.len() as f64 / 1e6));
             glibc = glibc.max(newest_glibc(&content));
-            packed.push(Executable { name, bytes: content.len() as u64 });
+            if let Some(filter) = filter {
+                files.push(name.replacen("test-", "filter-", 1));
+                fs::write(folder.join(&files[files.len() - 1]), filter)?;
+            }
+            files.push(name);
         }
         let glibc = glibc.map(|(major, minor)| format!("{major}.{minor}"));
-        let pack = Self {
-            folder: folder.to_owned(),
-            commit: commit()?,
-            rustc,
-            glibc,
-            executables: packed,
-        };
+        let pack = Self { folder: folder.to_owned(), commit: commit()?, rustc, glibc, files };
         fs::write(folder.join(FILE), serde_json::to_string_pretty(&pack)? + "\n")?;
         Ok(pack)
-    }
-
-    pub(crate) fn program(&self) -> PathBuf {
-        self.folder.join(PROGRAM)
     }
 
     /// Writes an archive of it beside its folder.
@@ -94,7 +79,7 @@ impl Pack {
         let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
         tar.arg("-czf").arg(&archive).arg("-C").arg(folder);
         // What lies there beside the executables stays out.
-        let files = self.executables.iter().map(|executable| executable.name.as_str());
+        let files = self.files.iter().map(String::as_str);
         tar.args(files.chain([FILE]).map(|file| Path::new(name).join(file)));
         let status = tar.status().context("cannot run tar")?;
         ensure!(status.success(), "{tar:?} failed");
@@ -102,33 +87,22 @@ impl Pack {
         announce(&format!("{}: {:.1} MB", archive.display(), bytes as f64 / 1e6));
         Ok(())
     }
-
-    /// Says what it holds.
-    pub(crate) fn announce(&self) {
-        let megabytes = |bytes: u64| bytes as f64 / 1e6;
-        for Executable { name, bytes } in &self.executables {
-            announce(&format!("{name}: {:.1} MB", megabytes(*bytes)));
-        }
-        let all = megabytes(self.executables.iter().map(|executable| executable.bytes).sum());
-        let glibc = self.glibc.as_ref().map(|version| format!(", needs glibc {version} or newer"));
-        let folder = self.folder.display();
-        announce(&format!("{folder}: {all:.1} MB together{}", glibc.unwrap_or_default()));
-    }
 }
 
 /// The commit of the working tree.
 pub(crate) fn commit() -> Result<String> {
-    let commit = first_line(Command::new("git").args(["rev-parse", "--short=12", "HEAD"]))?;
-    let changes = Command::new("git").args(["status", "--porcelain"]).output()?;
-    let suffix = if changes.stdout.is_empty() { "" } else { ", with local changes" };
-    Ok(commit + suffix)
+    let git = |words: &[&str]| answer(Command::new("git").args(words));
+    let commit = git(&["rev-parse", "--short=12", "HEAD"])?;
+    let suffix =
+        if git(&["status", "--porcelain"])?.is_empty() { "" } else { ", with local changes" };
+    Ok(commit.trim().to_owned() + suffix)
 }
 
-/// `moexperts`, `xtask`, `test-moexperts-cuda.conformance`.
+/// `moexperts`, `bench-peers`, `test-moexperts-cuda.it`.
 fn name(executable: &Built) -> String {
-    match executable.kind.as_str() {
-        "test" => format!("test-{}.{}", executable.package, executable.target),
-        _ => executable.target.clone(),
+    match executable.is_test {
+        true => format!("test-{}.{}", executable.package, executable.target),
+        false => executable.target.clone(),
     }
 }
 
@@ -173,13 +147,14 @@ mod tests {
 
     #[test]
     fn tests_are_named_after_their_package() {
-        let built = |kind: &str, target: &str| Built {
+        let built = |is_test, target: &str| Built {
+            folder: PathBuf::new(),
             package: "moexperts-cuda".to_owned(),
             target: target.to_owned(),
-            kind: kind.to_owned(),
+            is_test,
             path: PathBuf::new(),
         };
-        assert_eq!(name(&built("test", "graph")), "test-moexperts-cuda.graph");
-        assert_eq!(name(&built("bin", "moexperts")), "moexperts");
+        assert_eq!(name(&built(true, "it")), "test-moexperts-cuda.it");
+        assert_eq!(name(&built(false, "moexperts")), "moexperts");
     }
 }

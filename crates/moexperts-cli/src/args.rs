@@ -1,27 +1,15 @@
 //! The command line.
 
-mod bench;
-mod bench_sweep;
 mod compile;
-mod device;
 mod generation;
-mod shape;
 
 use std::{num::NonZero, path::PathBuf};
 
-use clap::{Parser, Subcommand, ValueEnum};
-use moexperts::{DType, ExpertsImplementation, LoadOptions, hub::HubOptions};
+use clap::{Parser, Subcommand};
+use moexperts::ExpertsImplementation;
+use moexperts_bench::args::{BenchCommand, LoadArgs};
 
-pub(crate) use self::{
-    bench::{
-        BenchCommand, BenchLayerArgs, BenchModelArgs, BenchVisionArgs, ImageSize, RoutingKind,
-    },
-    bench_sweep::{BenchReportArgs, BenchSweepArgs},
-    compile::{CompileArgs, CompileLimits, Compiling},
-    device::DeviceArgs,
-    generation::GenerationArgs,
-    shape::Shape,
-};
+pub(crate) use self::{compile::CompileArgs, generation::GenerationArgs};
 
 /// Generates text with Mixture-of-Experts models on swappable experts backends.
 ///
@@ -98,13 +86,13 @@ pub(crate) struct GenerateArgs {
 
 /// The pictures of a prompt.
 ///
-/// Without placeholders of its own (`<|image_pad|>`) the prompt is put into the chat template,
+/// Without its own placeholders (`<|image_pad|>`) the prompt is put into the chat template,
 /// after the pictures.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Pictures")]
 pub(crate) struct PictureArgs {
     /// An image (PNG, JPEG or WebP) for a multimodal model; may be given several times. A prompt
-    /// without placeholders of its own is put into the chat template, after the images.
+    /// without its own placeholders is put into the chat template, after the images.
     #[arg(long, value_name = "FILE")]
     pub(crate) image: Vec<PathBuf>,
 
@@ -247,85 +235,6 @@ pub(crate) struct ModelArgs {
         help_heading = "Model"
     )]
     pub(crate) experts_implementation: Option<ExpertsImplementation>,
-}
-
-/// Which model, and how it is loaded.
-#[derive(Debug, clap::Args)]
-pub(crate) struct LoadArgs {
-    /// A folder with a model, or its id on the hub (`Qwen/Qwen1.5-MoE-A2.7B`), which is
-    /// downloaded once; the model in the program by default.
-    #[arg(long, value_name = "DIR|ID", help_heading = "Model")]
-    pub(crate) model: Option<String>,
-
-    /// Element type of the weights; another than the stored one is converted and held in memory.
-    #[arg(long, value_name = "DTYPE", default_value = "auto", help_heading = "Model")]
-    dtype: DTypeArg,
-
-    #[command(flatten)]
-    pub(crate) device: DeviceArgs,
-
-    #[command(flatten)]
-    hub: HubArgs,
-}
-
-/// `--dtype`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum DTypeArg {
-    /// As stored.
-    Auto,
-    F32,
-    F16,
-    Bf16,
-}
-
-/// Where models come from that are no folder.
-#[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Models from the hub")]
-pub(crate) struct HubArgs {
-    /// The branch, tag or commit to fetch; `main` by default.
-    #[arg(long, value_name = "REVISION")]
-    revision: Option<String>,
-
-    /// The access token for private and gated models; HF_TOKEN or the saved one by default.
-    #[arg(long, value_name = "TOKEN")]
-    token: Option<String>,
-
-    /// The folder downloads are kept in; HF_HUB_CACHE or ~/.cache/huggingface/hub by default.
-    #[arg(long, value_name = "DIR")]
-    cache_dir: Option<PathBuf>,
-
-    /// Uses the cache alone and never the network; off by default.
-    #[arg(long)]
-    offline: bool,
-}
-
-impl LoadArgs {
-    pub(crate) fn options(&self) -> LoadOptions {
-        load_options(self.dtype, &self.hub)
-    }
-}
-
-/// How a model is loaded.
-fn load_options(dtype: DTypeArg, hub: &HubArgs) -> LoadOptions {
-    LoadOptions::new().dtype(dtype.dtype()).hub(HubOptions {
-        revision: hub.revision.clone(),
-        token: hub.token.clone(),
-        cache_dir: hub.cache_dir.clone(),
-        offline: hub.offline,
-        ..HubOptions::default()
-    })
-}
-
-impl DTypeArg {
-    /// None as stored.
-    pub(crate) fn dtype(self) -> Option<DType> {
-        match self {
-            Self::Auto => None,
-            Self::F32 => Some(DType::F32),
-            Self::F16 => Some(DType::F16),
-            Self::Bf16 => Some(DType::Bf16),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The `moexperts` program: reads the command line, runs a command, reports what went wrong.
 //!
-//! It is a library too, so that a program of one's own has all commands with backends of its own:
+//! It is a library too, so that another program can have all commands with additional backends:
 //!
 //! ```no_run
 //! use std::process::ExitCode;
@@ -28,16 +28,13 @@ mod args;
 mod commands;
 mod embedded;
 mod error;
-mod hardware;
-mod interrupts;
-mod output_file;
-mod progress;
 mod summary;
 
 use std::{env, ffi::OsString, io::stderr, process::ExitCode};
 
 use clap::Parser as _;
 use moexperts::inspect::Variable;
+use moexperts_bench::{BenchError, interrupts};
 use tracing_subscriber::{
     Layer as _, filter::Targets, layer::SubscriberExt as _, util::SubscriberInitExt as _,
 };
@@ -69,9 +66,9 @@ pub fn run_from(words: impl IntoIterator<Item = impl Into<OsString>>) -> ExitCod
         }
     };
     match start_log(args.verbose).and_then(|()| commands::run(args.command, &words)) {
-        // Whoever read the output has what they wanted.
-        Ok(()) | Err(CliError::BrokenPipe) => ExitCode::SUCCESS,
-        Err(error @ CliError::Interrupted { .. }) => {
+        // The reader of the output has what it wanted.
+        Ok(()) | Err(CliError::Bench(BenchError::BrokenPipe)) => ExitCode::SUCCESS,
+        Err(CliError::Bench(error @ BenchError::Interrupted { .. })) => {
             eprintln!("{error}");
             ExitCode::from(interrupts::EXIT_CODE)
         }
@@ -82,7 +79,7 @@ pub fn run_from(words: impl IntoIterator<Item = impl Into<OsString>>) -> ExitCod
     }
 }
 
-/// Logs to standard error what `RUST_LOG` asks for, or else what the number of `-v` flags does.
+/// Logs to standard error what `RUST_LOG` says, or else what the number of `-v` flags does.
 fn start_log(verbose: u8) -> Result<(), CliError> {
     let directives = match LOG_VARIABLE.get().map(OsString::into_string) {
         Some(Ok(directives)) if !directives.trim().is_empty() => directives,
@@ -96,7 +93,7 @@ fn start_log(verbose: u8) -> Result<(), CliError> {
     })?;
     let lines = tracing_subscriber::fmt::layer().with_writer(stderr);
     let subscriber = tracing_subscriber::registry().with(lines.with_filter(filter));
-    // One that is there already stays: of an earlier call, or of whoever calls this.
+    // One that is there already stays: of an earlier call, or of the calling program.
     let _ = subscriber.try_init();
     Ok(())
 }

@@ -6,10 +6,9 @@ use moexperts::{
     Device, GenerationStats, LanguageModel,
     core::Execution,
     inspect::ProcessMemory,
-    units::{Bytes, counted},
+    units::counted,
 };
-
-use crate::hardware::Hardware;
+use moexperts_bench::{hardware::Hardware, output::text::bytes};
 
 /// The lines after a generation.
 #[derive(Debug)]
@@ -70,21 +69,11 @@ pub(crate) fn executed<D: Device>(model: &LanguageModel<D>, decode_switch: bool)
     }
 }
 
-/// A number of bytes in the unit that suits it, with three digits.
-pub(crate) fn bytes(count: u64) -> String {
-    Bytes(count as f64).to_string()
-}
-
-/// Text of somebody else's that stays where it is printed: without what moves a terminal's cursor.
-pub(crate) fn printable(text: &str) -> String {
-    text.chars().filter(|&c| c == '\n' || !c.is_control()).collect()
-}
-
 /// What a process takes.
 fn taken(memory: ProcessMemory) -> String {
     let ProcessMemory { peak_bytes, own_bytes, mapped_bytes } = memory;
     let [peak, own, mapped] = [peak_bytes, own_bytes, mapped_bytes].map(bytes);
-    format!("peak {peak}; at the end {own} of its own and {mapped} of mapped files")
+    format!("peak {peak}; at the end {own} allocated and {mapped} of mapped files")
 }
 
 #[cfg(test)]
@@ -97,7 +86,7 @@ mod tests {
             ProcessMemory { peak_bytes: 2_048_000, own_bytes: 512_000, mapped_bytes: 1_024_000 };
         assert_eq!(
             taken(memory),
-            "peak 2.05 MB; at the end 512 kB of its own and 1.02 MB of mapped files"
+            "peak 2.05 MB; at the end 512 kB allocated and 1.02 MB of mapped files"
         );
     }
 

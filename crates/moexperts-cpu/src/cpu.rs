@@ -14,10 +14,12 @@ use crate::{
     tuning::Tuning,
 };
 
-/// Multiplications below which a product is not worth another thread.
+/// Multiplications below which a product is not worth another thread: about 2 microseconds, in
+/// which a thread of the pool is woken (bench/record/2026-11-23-kernel-choices-zen3.md).
 pub(crate) const MIN_MULTIPLICATIONS: usize = 1 << 16;
 
-/// Multiplications of a part that is long enough: each begins with weights nobody asked for in time.
+/// Multiplications that make a part worth starting: the first weights of each part are not
+/// prefetched.
 const GOOD_MULTIPLICATIONS: usize = 1 << 21;
 
 /// Values below which an elementwise operation is not worth another thread.
@@ -57,8 +59,8 @@ impl Cpu {
 
     /// Finds the instruction set; computes with threads that `host` lends.
     ///
-    /// Clones share a team: of callers at the same time one has the threads, the others compute
-    /// alone.
+    /// Clones share a team: of several callers at a time the first has the threads, the others
+    /// compute alone.
     ///
     /// # Errors
     /// [`Error::Device`] if the instruction set is unknown or missing.
@@ -103,7 +105,8 @@ impl Cpu {
     /// The kernel for weights of a format.
     ///
     /// # Panics
-    /// If there is none: [`Memory::has_format`](moexperts_core::Memory::has_format) says which formats have one.
+    /// If there is none: [`Memory::has_format`](moexperts_core::Memory::has_format) says which
+    /// formats have one.
     pub(crate) fn kernel(&self, format: impl Into<WeightFormat>) -> Kernel {
         let kernel = Kernel::select(self.isa, format).expect("the format was checked");
         kernel.tuned(self.tuning)
@@ -132,8 +135,8 @@ impl Cpu {
         &self.elementwise
     }
 
-    /// Outputs of a product, of which each costs so many `multiplications`, that a thread should
-    /// take at a time: enough to be worth its start, and all threads alike.
+    /// The number of outputs that a thread should take at a time, where each costs this many
+    /// `multiplications`: enough to be worth a start, and the same for all threads.
     pub(crate) fn grain(&self, outputs: usize, multiplications: usize) -> usize {
         let threads = self.thread_count();
         let parts = outputs * multiplications / (GOOD_MULTIPLICATIONS * threads);
@@ -143,7 +146,7 @@ impl Cpu {
     }
 
     /// Calls `work` with the index and the values of every row, rows divided among the threads.
-    pub(crate) fn for_each_row<T: Send>(
+    pub(crate) fn for_each_row<T: Send + Sync>(
         &self,
         x: &mut [T],
         cols: usize,
@@ -156,7 +159,7 @@ impl Cpu {
         let shared = SharedRows::new(x, cols);
         self.threads.split(rows, MIN_VALUES.div_ceil(cols), |range| {
             for row in range {
-                // SAFETY: the rows are divided among the threads.
+                // SAFETY: `split` gives each row to one part.
                 work(row, unsafe { shared.row(row) });
             }
         });

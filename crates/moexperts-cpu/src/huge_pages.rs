@@ -7,10 +7,10 @@ use moexperts_core::{Element, Elements, Error, Matrix, MatrixLayout, Result, Sto
 
 use crate::cpu::Cpu;
 
-/// Bytes below which a weight is not worth pages of its own.
+/// Bytes below which a weight is not worth separate pages: half of a large page of x86-64.
 const WORTH_IT: usize = 1 << 20;
 
-/// Anonymous memory for which large pages were asked.
+/// Anonymous memory for which large pages were requested.
 struct HugePages(Mmap);
 
 impl fmt::Debug for HugePages {
@@ -35,7 +35,7 @@ pub(crate) fn copy(cpu: &Cpu, weight: &Matrix) -> Result<Option<Matrix>> {
         problem: format!("no memory for a copy of {} bytes: {error}", weight.size_bytes()),
     };
     let mut pages = MmapMut::map_anon(weight.size_bytes()).map_err(refused)?;
-    // Where the system has none to give, small pages do as well.
+    // If the system has no large pages, the copy is as good on small ones.
     #[cfg(target_os = "linux")]
     let _ = pages.advise(memmap2::Advice::HugePage);
     match weight.elements() {

@@ -104,7 +104,7 @@ const SETS: [Set; 5] = [
     // The sets of AArch64 go here, `neon` first: a row with no `includes`.
 ];
 
-/// Only to be called where AVX-512 is.
+/// Only to be called on a machine with AVX-512.
 fn amx_bf16() -> bool {
     #[cfg(target_arch = "x86_64")]
     return amx::runs_here();
@@ -150,7 +150,7 @@ impl Isa {
         static FOUND: OnceLock<u32> = OnceLock::new();
         let found = *FOUND.get_or_init(|| {
             let mut found = 0;
-            // Before it is looked for, a set that includes others has to have them.
+            // A set is detected only where those it includes are: `detect` may rely on them.
             for isa in Self::ALL {
                 let others = isa.set().includes.iter().all(|&other| found & other.bit() != 0);
                 if others && (isa.set().detect)() {
@@ -216,9 +216,9 @@ pub enum IsaError {
         "instruction set `{isa}` (MOEXPERTS_ISA) is missing on this machine, the best is `{best}`"
     )]
     Missing {
-        /// The one asked for.
+        /// The set that was requested.
         isa: Isa,
-        /// The best there is.
+        /// The best set of this machine.
         best: Isa,
     },
 }
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_set_includes_comes_before_it_on_its_architecture_with_all_that_includes() {
+    fn included_sets_come_first_share_the_architecture_and_are_closed() {
         for isa in Isa::ALL {
             assert!(isa.includes(isa) && isa.includes(Isa::Portable));
             for &other in isa.set().includes {

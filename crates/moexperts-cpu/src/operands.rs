@@ -20,14 +20,16 @@ pub(crate) struct Buffer {
 }
 
 impl Buffer {
-    /// Room for `rows` rows of `cols` values of the kernel's inputs. What is in it is left over.
+    /// `rows` rows of `cols` values of the kernel's inputs. They hold what an earlier use left
+    /// there.
     pub(crate) fn rows(&mut self, kernel: &Kernel, rows: usize, cols: usize) -> Operands<'_> {
         match kernel.inputs() {
-            DType::Bf16 => {
-                Operands::Bf16(SharedRows::new(room(&mut self.bf16, rows * cols, bf16::ZERO), cols))
-            }
+            DType::Bf16 => Operands::Bf16(SharedRows::new(
+                grown(&mut self.bf16, rows * cols, bf16::ZERO),
+                cols,
+            )),
             DType::F32 | DType::F16 => {
-                Operands::F32(SharedRows::new(room(&mut self.f32, rows * cols, 0.0), cols))
+                Operands::F32(SharedRows::new(grown(&mut self.f32, rows * cols, 0.0), cols))
             }
         }
     }
@@ -43,14 +45,14 @@ impl Buffer {
         let [rows, cols] = x.shape();
         match kernel.inputs() {
             DType::Bf16 => {
-                let rounded = room(&mut self.bf16, rows * cols, bf16::ZERO);
+                let rounded = grown(&mut self.bf16, rows * cols, bf16::ZERO);
                 cpu.for_each_row(rounded, cols, |row, out| {
                     rows::to_bf16(cpu.elementwise(), x.row(row), out);
                 });
                 Inputs::Bf16(rounded)
             }
             DType::F32 | DType::F16 => {
-                let wide = room(&mut self.f32, rows * cols, 0.0);
+                let wide = grown(&mut self.f32, rows * cols, 0.0);
                 cpu.for_each_row(wide, cols, |row, out| x.row(row).write_f32(out));
                 Inputs::F32(wide)
             }
@@ -59,7 +61,7 @@ impl Buffer {
 }
 
 /// The first `len` values of a buffer that grows to them.
-fn room<T: Clone>(buffer: &mut Vec<T>, len: usize, zero: T) -> &mut [T] {
+fn grown<T: Clone>(buffer: &mut Vec<T>, len: usize, zero: T) -> &mut [T] {
     buffer.resize(len.max(buffer.len()), zero);
     &mut buffer[..len]
 }
@@ -74,12 +76,12 @@ impl Operands<'_> {
     /// Writes columns of a row.
     ///
     /// # Safety
-    /// Nobody else uses these columns of this row.
+    /// No other thread uses these columns of this row.
     pub(crate) unsafe fn store(&self, cpu: &Cpu, row: usize, cols: Range<usize>, values: &[f32]) {
         match self {
-            // SAFETY: as the caller owes.
+            // SAFETY: no other thread uses the part, by this function's contract.
             Self::F32(rows) => unsafe { rows.part(row, cols) }.copy_from_slice(values),
-            // SAFETY: as the caller owes.
+            // SAFETY: no other thread uses the part, by this function's contract.
             Self::Bf16(rows) => cpu.elementwise().round(values, unsafe { rows.part(row, cols) }),
         }
     }
@@ -87,7 +89,7 @@ impl Operands<'_> {
     /// Writes columns of a panel: [`PANEL`] values for each.
     ///
     /// # Safety
-    /// Nobody else uses these columns of this panel; the first of them is even.
+    /// No other thread uses these columns of this panel; the first of them is even.
     pub(crate) unsafe fn store_panel(
         &self,
         cpu: &Cpu,
@@ -97,12 +99,13 @@ impl Operands<'_> {
     ) {
         let cells = cols.start * PANEL..cols.end * PANEL;
         match self {
-            // SAFETY: as the caller owes.
+            // SAFETY: no other thread uses these columns, by this function's contract.
             Self::F32(panels) => unsafe { panels.part(panel, cells) }.copy_from_slice(values),
             Self::Bf16(panels) => {
                 // A pair of columns lies side by side; of an odd last one the second is zero.
                 let cells = cells.start..cells.end.next_multiple_of(2 * PANEL);
-                // SAFETY: as the caller owes.
+                // SAFETY: no other thread uses these columns, by this function's contract; the
+                // first is even, so none of the pairs is shared with columns of another thread.
                 let out = unsafe { panels.part(panel, cells) };
                 let (rounded, partner) = out.split_at_mut(values.len());
                 cpu.elementwise().round(values, rounded);
@@ -121,15 +124,15 @@ impl Operands<'_> {
     /// Packs input rows into a panel.
     ///
     /// # Safety
-    /// Nobody else uses this panel.
+    /// No other thread uses this panel.
     pub(crate) unsafe fn pack(&self, panel: usize, inputs: Inputs<'_>, rows: &[u32], cols: usize) {
         match (self, inputs) {
             (Self::F32(panels), Inputs::F32(x)) => {
-                // SAFETY: as the caller owes.
+                // SAFETY: no other thread uses the panel, by this function's contract.
                 crate::product::pack(x, rows, cols, unsafe { panels.row(panel) });
             }
             (Self::Bf16(panels), Inputs::Bf16(x)) => {
-                // SAFETY: as the caller owes.
+                // SAFETY: no other thread uses the panel, by this function's contract.
                 crate::product::pack(x, rows, cols, unsafe { panels.row(panel) });
             }
             _ => unreachable!("inputs and panels are made for the same kernel"),
@@ -139,12 +142,12 @@ impl Operands<'_> {
     /// Some of the rows.
     ///
     /// # Safety
-    /// Nobody writes them while the result is in use.
+    /// No thread writes them while the result is in use.
     pub(crate) unsafe fn read(&self, rows: Range<usize>) -> Inputs<'_> {
         match self {
-            // SAFETY: as the caller owes.
+            // SAFETY: no thread writes the rows meanwhile, by this function's contract.
             Self::F32(all) => Inputs::F32(unsafe { all.rows(rows) }),
-            // SAFETY: as the caller owes.
+            // SAFETY: no thread writes the rows meanwhile, by this function's contract.
             Self::Bf16(all) => Inputs::Bf16(unsafe { all.rows(rows) }),
         }
     }

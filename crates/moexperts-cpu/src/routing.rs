@@ -42,7 +42,7 @@ pub(crate) fn route(
                 failed.fetch_min(token, Ordering::Relaxed);
                 return;
             }
-            // SAFETY: the tokens are divided among the threads.
+            // SAFETY: `split` gives each token to one part.
             let (index, weights) = unsafe { (index.row(token), weights.row(token)) };
             let ((index, shared), (weights, shared_weights)) =
                 (index.split_at_mut(top_k), weights.split_at_mut(top_k));
@@ -139,7 +139,7 @@ impl<'a> Router<'a> {
             None => f64::from(logit - max).exp(),
             Some(score) => score(f64::from(logit)),
         };
-        // What the scores are fractions of.
+        // The sum of which the scores are fractions.
         let whole = || match self.score {
             None => logits.iter().map(|&logit| score(logit)).sum(),
             Some(_) => 1.0,
@@ -229,7 +229,7 @@ mod tests {
         made(|out| route(&cpu, logits, spec, RouteOperands::default(), out))
     }
 
-    /// What a plan or a model relies on to repeat itself: each step rounded as here.
+    /// Plans and models rely on this order and rounding for equal results.
     #[test]
     fn a_softmax_is_summed_in_the_order_of_its_experts_and_rounded_once() {
         let logits = [0.5, -1.0, 2.0, 2.0, 0.25, -30.0, 1.5_f32];
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_picked_far_below_the_largest_logit_has_weights() {
+    fn experts_picked_far_below_the_largest_logit_have_weights() {
         let cpu = Cpu::new(CpuOptions::default()).unwrap();
         let logits = Tensor::from_vec(1, 3, vec![3e38, -3e38, -3e38]).unwrap();
         let bias = vec![0.0, 2.0, 2.0];
@@ -268,14 +268,14 @@ mod tests {
     }
 
     #[test]
-    fn logits_that_are_no_numbers_are_an_error() {
+    fn a_nan_among_the_logits_is_an_error() {
         let logits = Tensor::from_vec(2, 2, vec![0.0, 1.0, f32::NAN, 0.0]).unwrap();
         let error = routed(&logits, &RouterSpec::softmax(1, false)).unwrap_err();
         assert_eq!(error.to_string(), "router logits are not finite at token 1");
     }
 
     #[test]
-    fn a_pick_bias_that_is_no_number_is_an_error() {
+    fn a_pick_bias_that_is_not_finite_is_an_error() {
         let cpu = Cpu::new(CpuOptions::default()).unwrap();
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             let bias = vec![0.0, bad];

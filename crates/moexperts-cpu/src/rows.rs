@@ -5,7 +5,7 @@ use moexperts_core::{Elements, Error, Result, Tensor, checks};
 
 use crate::{cpu::Cpu, elementwise::Elementwise, shared_rows::SharedRows};
 
-/// Activations `[rows, cols]` that somebody else owns; the values of a row are neighbours.
+/// Borrowed activations `[rows, cols]`; the values of a row are neighbours.
 #[derive(Debug, Clone, Copy)]
 pub struct Rows<'a> {
     elements: Elements<'a>,
@@ -63,7 +63,7 @@ impl<'a> From<&'a Tensor> for Rows<'a> {
     }
 }
 
-/// Room for activations `[rows, cols]` that somebody else owns, row-major without gaps.
+/// A borrowed buffer for activations `[rows, cols]`, row-major without gaps.
 #[derive(Debug)]
 pub struct RowsMut<'a> {
     values: ValuesMut<'a>,
@@ -72,6 +72,7 @@ pub struct RowsMut<'a> {
 
 /// Values of one dtype, to be written.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum ValuesMut<'a> {
     /// IEEE binary32.
     F32(&'a mut [f32]),
@@ -153,15 +154,15 @@ impl SharedOut<'_> {
     /// Rounds values into columns of a row, from column `start` on.
     ///
     /// # Safety
-    /// Nobody else uses these columns of this row.
+    /// No other thread uses these columns of this row.
     pub(crate) unsafe fn store(&self, cpu: &Cpu, row: usize, start: usize, values: &[f32]) {
         let cols = start..start + values.len();
         match self {
-            // SAFETY: as the caller owes.
+            // SAFETY: no other thread uses the part, by this function's contract.
             Self::F32(rows) => unsafe { rows.part(row, cols) }.copy_from_slice(values),
-            // SAFETY: as the caller owes.
+            // SAFETY: no other thread uses the part, by this function's contract.
             Self::F16(rows) => unsafe { rows.part(row, cols) }.convert_from_f32_slice(values),
-            // SAFETY: as the caller owes.
+            // SAFETY: no other thread uses the part, by this function's contract.
             Self::Bf16(rows) => cpu.elementwise().round(values, unsafe { rows.part(row, cols) }),
         }
     }

@@ -10,9 +10,10 @@ pub(crate) struct SharedRows<'a, T> {
     values: PhantomData<&'a mut [T]>,
 }
 
-// SAFETY: the one way to the values is `part`, whose caller owes that parts in use at the same
-// time are disjoint.
-unsafe impl<T: Send> Sync for SharedRows<'_, T> {}
+// SAFETY: a thread that has a `&SharedRows` reaches the values through `part`, `row` and `rows`
+// alone. The first two give it a `&mut [T]` that no other thread has, by their contract: `T: Send`.
+// The last gives several threads the same `&[T]`: `T: Sync`.
+unsafe impl<T: Send + Sync> Sync for SharedRows<'_, T> {}
 
 impl<'a, T> SharedRows<'a, T> {
     pub(crate) fn new(values: &'a mut [T], cols: usize) -> Self {
@@ -22,36 +23,46 @@ impl<'a, T> SharedRows<'a, T> {
     /// Columns `cols` of row `row`.
     ///
     /// # Safety
-    /// No other part in use at the same time overlaps this one.
-    #[expect(clippy::mut_from_ref, reason = "parts are disjoint, which the caller owes")]
+    /// No other part or row in use at the same time overlaps this one.
+    ///
+    /// # Panics
+    /// If there are no such columns.
+    #[expect(clippy::mut_from_ref, reason = "no other part in use overlaps this one")]
     pub(crate) unsafe fn part(&self, row: usize, cols: Range<usize>) -> &mut [T] {
         assert!(cols.start <= cols.end && cols.end <= self.cols, "columns {cols:?}");
         let start = row * self.cols + cols.start;
-        assert!(start + cols.len() <= self.len, "row {row}");
-        // SAFETY: inside the slice, as just asserted, and not aliased, as the caller owes.
+        assert!(start <= self.len && cols.len() <= self.len - start, "row {row}");
+        // SAFETY: `start` and `len` are those of a slice that is borrowed for `'a`, and the two
+        // assertions keep the part inside it; it is not aliased, by this function's contract.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(start), cols.len()) }
     }
 
     /// A whole row.
     ///
     /// # Safety
-    /// As for [`part`](Self::part).
-    #[expect(clippy::mut_from_ref, reason = "parts are disjoint, which the caller owes")]
+    /// No other part or row in use at the same time overlaps this one.
+    ///
+    /// # Panics
+    /// If there is no such row.
+    #[expect(clippy::mut_from_ref, reason = "no other part in use overlaps this one")]
     pub(crate) unsafe fn row(&self, row: usize) -> &mut [T] {
-        // SAFETY: as the caller owes.
+        // SAFETY: the row is the part of all its columns, and this contract is that of `part`.
         unsafe { self.part(row, 0..self.cols) }
     }
 
     /// The values of neighbouring rows.
     ///
     /// # Safety
-    /// No part of them is in use at the same time.
+    /// No part of these rows is written while the result is in use.
+    ///
+    /// # Panics
+    /// If there are no such rows.
     pub(crate) unsafe fn rows(&self, rows: Range<usize>) -> &[T] {
-        assert!(rows.start <= rows.end && rows.end * self.cols <= self.len, "rows {rows:?}");
-        // SAFETY: inside the slice, as just asserted; nobody writes them, as the caller owes.
-        unsafe {
-            let start = self.start.add(rows.start * self.cols);
-            std::slice::from_raw_parts(start, rows.len() * self.cols)
-        }
+        let (start, len) = (rows.start * self.cols, rows.len() * self.cols);
+        let inside = start <= self.len && len <= self.len - start;
+        assert!(rows.start <= rows.end && inside, "rows {rows:?}");
+        // SAFETY: `start` and `len` are those of a slice that is borrowed for `'a`, and the
+        // assertion keeps the rows inside it; nothing writes them, by this function's contract.
+        unsafe { std::slice::from_raw_parts(self.start.add(start), len) }
     }
 }

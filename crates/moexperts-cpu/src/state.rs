@@ -1,19 +1,22 @@
-//! What layers keep of sequences between forwards.
+//! The state that layers keep of sequences between forwards.
 
 use moexperts_core::{Result, StateSpec, checks};
 
-use crate::{attention::KvState, cpu::Cpu};
+use crate::{
+    attention::{HeadDims, KvState},
+    cpu::Cpu,
+};
 
-/// What all layers keep of all sequences.
+/// The state of all layers, for all sequences.
 #[derive(Debug)]
 pub struct State {
-    layers: Vec<Layer>,
+    layers: Vec<LayerState>,
     sequences: usize,
 }
 
-/// What one layer keeps.
+/// The state of one layer.
 #[derive(Debug)]
-struct Layer {
+struct LayerState {
     spec: StateSpec,
     kept: Kept,
 }
@@ -30,12 +33,13 @@ impl State {
         let layer = |&spec: &StateSpec| {
             let kept = match spec {
                 StateSpec::Kv { kv_heads, head_dim, value_dim, window } => {
-                    Kept::Kv(KvState::new([kv_heads, head_dim, value_dim], window, sequences))
+                    let dims = HeadDims { keys: head_dim, values: value_dim };
+                    Kept::Kv(KvState::new(kv_heads, dims, window, sequences))
                 }
                 StateSpec::None => Kept::Nothing,
                 _ => return Err(Cpu::problem(format!("a state of {spec:?} is not supported"))),
             };
-            Ok(Layer { spec, kept })
+            Ok(LayerState { spec, kept })
         };
         Ok(Self { layers: layers.iter().map(layer).collect::<Result<_>>()?, sequences })
     }
@@ -51,7 +55,7 @@ impl State {
 
     /// Whether all layers can go on at a position of a sequence.
     pub(crate) fn can_cut(&self, sequence: usize, position: usize) -> bool {
-        let can_cut = |layer: &Layer| match &layer.kept {
+        let can_cut = |layer: &LayerState| match &layer.kept {
             Kept::Kv(state) => state.can_cut(sequence, position),
             Kept::Nothing => true,
         };
@@ -60,20 +64,20 @@ impl State {
 
     /// Bytes that are allocated.
     pub(crate) fn size_bytes(&self) -> usize {
-        let bytes = |layer: &Layer| match &layer.kept {
+        let bytes = |layer: &LayerState| match &layer.kept {
             Kept::Kv(state) => state.size_bytes(),
             Kept::Nothing => 0,
         };
         self.layers.iter().map(bytes).sum()
     }
 
-    /// What a layer is described to keep.
+    /// The description of a layer's state.
     pub(crate) fn spec(&self, layer: usize) -> Result<&StateSpec> {
         checks::indices("layer", [layer], self.layers.len())?;
         Ok(&self.layers[layer].spec)
     }
 
-    /// The keys and values of a layer, if it keeps such.
+    /// The keys and values of a layer, if it keeps them.
     pub(crate) fn kv(&mut self, layer: usize) -> Option<&mut KvState> {
         match &mut self.layers.get_mut(layer)?.kept {
             Kept::Kv(state) => Some(state),

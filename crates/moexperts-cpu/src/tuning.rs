@@ -2,14 +2,20 @@
 
 use moexperts_core::{Knob, Rows};
 
-use crate::product::{BLOCK_OUTPUTS, BLOCK_PANELS};
+/// Weight rows that pass over some inputs before the next, at most: 96 rows of 2048 values of bf16
+/// are 384 KiB, which stay in a second-level cache of 512 KiB. Whole tiles of 6, 8 and 16 rows.
+pub(crate) const MAX_BLOCK_OUTPUTS: usize = 96;
+
+/// Panels of inputs that pass over a block, at most: more gained nothing where it was measured
+/// (bench/record/2026-11-23-kernel-choices-zen3.md).
+pub(crate) const MAX_BLOCK_PANELS: usize = 8;
 
 /// How a [`Cpu`](crate::Cpu) divides and orders its products. The defaults are what suits most
 /// machines; every value gives the same sums, but rows that pass through panels are added up in
 /// another order than rows that pass through dot products.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Tuning {
-    /// Groups of weight rows ahead of their use that dot products ask for them; 0 asks for none.
+    /// Prefetch distance of dot products, in groups of weight rows; 0 turns prefetching off.
     pub(crate) ahead: usize,
     /// Parts per thread, at most, that work is cut into.
     pub(crate) parts_per_thread: usize,
@@ -23,52 +29,74 @@ pub(crate) struct Tuning {
     pub(crate) panel_bytes: usize,
 }
 
-/// Index of a knob in [`KNOBS`].
-mod index {
-    pub(super) const AHEAD: usize = 0;
-    pub(super) const PARTS_PER_THREAD: usize = 1;
-    pub(super) const PANEL_ROWS: usize = 2;
-    pub(super) const BLOCK_OUTPUTS: usize = 3;
-    pub(super) const BLOCK_PANELS: usize = 4;
-    pub(super) const PANEL_BYTES: usize = 5;
+// The defaults were measured: bench/record/2026-11-23-kernel-choices-zen3.md.
+
+const AHEAD: Knob = Knob { name: "ahead", values: &[0, 1, 2, 4], default: 2, rows: Rows::Few };
+
+const PARTS_PER_THREAD: Knob =
+    Knob { name: "parts_per_thread", values: &[1, 2, 4, 8, 16], default: 8, rows: Rows::Any };
+
+const PANEL_ROWS: Knob =
+    Knob { name: "panel_rows", values: &[0, 4, 8, 12, 16], default: 0, rows: Rows::Many };
+
+const BLOCK_OUTPUTS: Knob = Knob {
+    name: "block_outputs",
+    values: &[24, 48, MAX_BLOCK_OUTPUTS],
+    default: MAX_BLOCK_OUTPUTS,
+    rows: Rows::Many,
+};
+
+const BLOCK_PANELS: Knob = Knob {
+    name: "block_panels",
+    values: &[2, 4, MAX_BLOCK_PANELS],
+    default: MAX_BLOCK_PANELS,
+    rows: Rows::Many,
+};
+
+const PANEL_BYTES: Knob = Knob {
+    name: "panel_bytes",
+    values: &[64 << 10, 128 << 10, 256 << 10, 512 << 10],
+    default: 256 << 10,
+    rows: Rows::Many,
+};
+
+/// A knob and the field of [`Tuning`] that it turns.
+struct Setting {
+    knob: Knob,
+    field: fn(&mut Tuning) -> &mut usize,
 }
 
-/// The fields of [`Tuning`], in their order.
-pub(crate) const KNOBS: &[Knob] = &[
-    Knob { name: "ahead", values: &[0, 1, 2, 4], default: 2, rows: Rows::Few },
-    Knob { name: "parts_per_thread", values: &[1, 2, 4, 8, 16], default: 8, rows: Rows::Any },
-    Knob { name: "panel_rows", values: &[0, 4, 8, 12, 16], default: 0, rows: Rows::Many },
-    Knob {
-        name: "block_outputs",
-        values: &[24, 48, BLOCK_OUTPUTS],
-        default: BLOCK_OUTPUTS,
-        rows: Rows::Many,
-    },
-    Knob {
-        name: "block_panels",
-        values: &[2, 4, BLOCK_PANELS],
-        default: BLOCK_PANELS,
-        rows: Rows::Many,
-    },
-    Knob {
-        name: "panel_bytes",
-        values: &[64 << 10, 128 << 10, 256 << 10, 512 << 10],
-        default: 256 << 10,
-        rows: Rows::Many,
-    },
+/// The one list of knobs.
+const SETTINGS: [Setting; 6] = [
+    Setting { knob: AHEAD, field: |tuning| &mut tuning.ahead },
+    Setting { knob: PARTS_PER_THREAD, field: |tuning| &mut tuning.parts_per_thread },
+    Setting { knob: PANEL_ROWS, field: |tuning| &mut tuning.panel_rows },
+    Setting { knob: BLOCK_OUTPUTS, field: |tuning| &mut tuning.block_outputs },
+    Setting { knob: BLOCK_PANELS, field: |tuning| &mut tuning.block_panels },
+    Setting { knob: PANEL_BYTES, field: |tuning| &mut tuning.panel_bytes },
 ];
 
+/// The knobs of the list.
+pub(crate) const KNOBS: &[Knob] = &{
+    let mut knobs = [AHEAD; SETTINGS.len()];
+    let mut index = 0;
+    while index < knobs.len() {
+        knobs[index] = SETTINGS[index].knob;
+        index += 1;
+    }
+    knobs
+};
+
 impl Tuning {
-    /// With one knob at another value.
-    pub(crate) fn with(mut self, knob: usize, value: usize) -> Self {
-        match knob {
-            index::AHEAD => self.ahead = value,
-            index::PARTS_PER_THREAD => self.parts_per_thread = value.max(1),
-            index::PANEL_ROWS => self.panel_rows = value,
-            index::BLOCK_OUTPUTS => self.block_outputs = value.clamp(1, BLOCK_OUTPUTS),
-            index::BLOCK_PANELS => self.block_panels = value.clamp(1, BLOCK_PANELS),
-            index::PANEL_BYTES => self.panel_bytes = value,
-            _ => unreachable!("knob {knob} of {}", KNOBS.len()),
+    /// With knob `index` of [`KNOBS`] at a value. A value that the knob does not have, such as one
+    /// that an older version measured, changes nothing.
+    ///
+    /// # Panics
+    /// If there is no such knob.
+    pub(crate) fn with(mut self, index: usize, value: usize) -> Self {
+        let Setting { knob, field } = &SETTINGS[index];
+        if knob.values.contains(&value) {
+            *field(&mut self) = value;
         }
         self
     }
@@ -77,12 +105,12 @@ impl Tuning {
 impl Default for Tuning {
     fn default() -> Self {
         Self {
-            ahead: KNOBS[index::AHEAD].default,
-            parts_per_thread: KNOBS[index::PARTS_PER_THREAD].default,
-            panel_rows: KNOBS[index::PANEL_ROWS].default,
-            block_outputs: KNOBS[index::BLOCK_OUTPUTS].default,
-            block_panels: KNOBS[index::BLOCK_PANELS].default,
-            panel_bytes: KNOBS[index::PANEL_BYTES].default,
+            ahead: AHEAD.default,
+            parts_per_thread: PARTS_PER_THREAD.default,
+            panel_rows: PANEL_ROWS.default,
+            block_outputs: BLOCK_OUTPUTS.default,
+            block_panels: BLOCK_PANELS.default,
+            panel_bytes: PANEL_BYTES.default,
         }
     }
 }
@@ -93,10 +121,11 @@ mod tests {
 
     #[test]
     fn every_knob_turns_one_setting_to_each_of_its_values() {
-        for (knob, Knob { name, values, default, .. }) in KNOBS.iter().enumerate() {
+        for (index, Knob { name, values, default, .. }) in KNOBS.iter().enumerate() {
             assert!(values.contains(default), "{name}");
+            assert_eq!(Tuning::default().with(index, usize::MAX), Tuning::default(), "{name}");
             let settings: Vec<Tuning> =
-                values.iter().map(|&value| Tuning::default().with(knob, value)).collect();
+                values.iter().map(|&value| Tuning::default().with(index, value)).collect();
             for (place, &value) in values.iter().enumerate() {
                 assert_eq!(settings[place] == Tuning::default(), value == *default, "{name}");
                 assert!(settings[..place].iter().all(|other| *other != settings[place]), "{name}");

@@ -1,8 +1,10 @@
-//! Operations and experts forwards allocate nothing once their buffers have grown. A file of its own,
-//! with one test: the counter sees the whole process.
+//! Operations and experts forwards allocate nothing once their buffers have grown. A separate
+//! binary with one test, because an allocator is the whole process's: it would count other tests
+//! too.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail with them")]
 
+#[path = "it/common/mod.rs"]
 mod common;
 
 use std::num::NonZero;
@@ -19,7 +21,8 @@ use moexperts_cpu::{Cpu, CpuOptions};
 #[global_allocator]
 static ALLOCATOR: CountingAllocator = CountingAllocator::new();
 
-/// What the work allocates, inside, as in a model: the way into the pool has a queue of its own.
+/// How often the work allocates inside the pool, as in a model: entering it uses a queue that
+/// grows.
 fn allocations(cpu: &Cpu, work: impl FnOnce() + Send) -> usize {
     cpu.enter(|| {
         let before = ALLOCATOR.allocations();
@@ -29,7 +32,7 @@ fn allocations(cpu: &Cpu, work: impl FnOnce() + Send) -> usize {
 }
 
 #[test]
-fn what_has_grown_once_allocates_nothing() {
+fn buffers_that_have_grown_allocate_nothing() {
     for threads in 1..=3 {
         let cpu = Cpu::new(CpuOptions { threads: NonZero::new(threads), isa: None })
             .expect("threads can be made");
@@ -171,6 +174,6 @@ fn reserved_positions_allocate_nothing(cpu: &Cpu) {
             }
         }
         assert_eq!(cpu.state_bytes(state), bytes);
-        assert!(attend(state, 0, positions, positions) > 0, "what was not reserved");
+        assert!(attend(state, 0, positions, positions) > 0, "positions that were not reserved");
     }
 }

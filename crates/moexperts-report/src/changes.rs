@@ -18,6 +18,7 @@ pub enum Measure {
 
 /// What became of a time.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Change {
     /// The combination, which both sweeps have.
     #[serde(flatten)]

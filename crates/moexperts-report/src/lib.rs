@@ -25,6 +25,6 @@ pub use self::{
     page::{Named, page},
     published::{Published, published},
     results::{Cell, Fact, Key, Program, Results, Skipped, Target, Work},
-    statistics::{Statistics, mean},
+    statistics::{Statistics, mean, median},
     summary::{CellSummary, Phase, Time, summaries},
 };

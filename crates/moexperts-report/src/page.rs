@@ -3,7 +3,7 @@
 //!
 //! Whatever a name in the data holds, it runs nothing: the data stands in the page as JSON without
 //! the characters of markup, the scripts only ever write text, and the page's policy allows the
-//! hashes of its own two scripts and no address at all.
+//! hashes of its two scripts and no address at all.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::Serialize;

@@ -15,6 +15,7 @@ const MIB: f64 = (1 << 20) as f64;
 
 /// A time somebody published.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Published {
     /// Who published it.
     pub source: &'static str,

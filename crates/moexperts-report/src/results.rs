@@ -15,6 +15,7 @@ const VERSION: u64 = 1;
 
 /// What a sweep measured.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Results {
     /// What measured.
     pub program: Program,
@@ -45,6 +46,7 @@ pub struct Results {
 
 /// The program that measured.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Program {
     /// Its version: `0.1.0`.
     pub version: String,
@@ -58,6 +60,7 @@ pub struct Fact(pub String, pub String);
 
 /// A device with the model in a dtype, and what it can do at most.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Target {
     /// `cpu`, `cuda`.
     pub device: String,
@@ -100,6 +103,7 @@ pub struct Key {
 
 /// What was measured of a combination.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Cell {
     /// The combination.
     #[serde(flatten)]
@@ -134,6 +138,7 @@ pub struct Work {
 
 /// Combinations that could not run. What is `None` says that it holds for all.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Skipped {
     /// As in [`Key`].
     pub device: Option<String>,
@@ -153,7 +158,45 @@ pub struct Skipped {
     pub reason: String,
 }
 
+impl Program {
+    /// The program of this version.
+    pub fn new(version: impl Into<String>, commit: Option<String>) -> Self {
+        Self { version: version.into(), commit }
+    }
+}
+
+impl Target {
+    /// A target without measurements.
+    pub fn new(device: String, dtype: String, hardware: String) -> Self {
+        Self {
+            device,
+            dtype,
+            hardware,
+            threads: None,
+            load_s: 0.0,
+            bytes_per_second: Vec::new(),
+            flops_per_second: Vec::new(),
+            operations: String::new(),
+            notes: Vec::new(),
+        }
+    }
+}
+
 impl Skipped {
+    /// All combinations, until its fields say which.
+    pub fn new(reason: String) -> Self {
+        Self {
+            device: None,
+            dtype: None,
+            batch: None,
+            sequence: None,
+            new_tokens: None,
+            compile: None,
+            implementation: None,
+            reason,
+        }
+    }
+
     /// The combination: `cpu bf16 batch 2 eager`; nothing of what holds for all.
     pub fn combination(&self) -> String {
         let Self { device, dtype, batch, sequence, new_tokens, compile, implementation, .. } = self;
@@ -180,15 +223,39 @@ struct Header {
 }
 
 impl Results {
+    /// Results of a program that has measured nothing yet.
+    pub fn new(program: Program) -> Self {
+        Self {
+            program,
+            command: String::new(),
+            date: String::new(),
+            model: String::new(),
+            seed: 0,
+            repetitions: 0,
+            compile_memory_bytes: 0,
+            planned: 0,
+            machine: Vec::new(),
+            targets: Vec::new(),
+            cells: Vec::new(),
+            skipped: Vec::new(),
+        }
+    }
+
     /// Reads a file.
     ///
     /// # Errors
     /// If it cannot be read, is something else, has another version, is damaged or contradicts itself.
     pub fn read(path: &Path) -> Result<Self> {
+        let bytes = fs::read(path)
+            .map_err(|source| ReportError::Read { path: path.to_owned(), source })?;
+        Self::parse(&bytes, path)
+    }
+
+    /// Reads the content of a file.
+    fn parse(bytes: &[u8], path: &Path) -> Result<Self> {
         let owned = || path.to_owned();
-        let bytes = fs::read(path).map_err(|source| ReportError::Read { path: owned(), source })?;
         let malformed = |source| ReportError::Malformed { path: owned(), source };
-        let value: Value = serde_json::from_slice(&bytes).map_err(malformed)?;
+        let value: Value = serde_json::from_slice(bytes).map_err(malformed)?;
         let Ok(header) = Header::deserialize(&value) else {
             return Err(ReportError::NotResults { path: owned(), got: described(&value) });
         };
@@ -200,7 +267,7 @@ impl Results {
             return Err(ReportError::Version { path: owned(), got, expected });
         }
         // From the text, so that an error says where.
-        let results: Self = serde_json::from_slice(&bytes).map_err(malformed)?;
+        let results: Self = serde_json::from_slice(bytes).map_err(malformed)?;
         results.check(path)?;
         Ok(results)
     }
@@ -289,6 +356,21 @@ impl Results {
 }
 
 impl Cell {
+    /// A combination without runs, and without what they have to do.
+    pub fn new(key: Key, decode_implementation: String) -> Self {
+        let nothing = Work { forwards: 0, flops: 0.0, bytes: 0.0 };
+        Self {
+            key,
+            decode_implementation,
+            generation_ms: Vec::new(),
+            prefill_ms: Vec::new(),
+            decode_ms: Vec::new(),
+            prefill: nothing,
+            decode: nothing,
+            peak_memory_bytes: None,
+        }
+    }
+
     /// Generations that were measured.
     pub fn runs(&self) -> usize {
         self.generation_ms.len()
@@ -398,6 +480,9 @@ pub(crate) mod made_up {
         }
     }
 }
+
+#[cfg(test)]
+mod strangers;
 
 #[cfg(test)]
 mod tests {

@@ -4,6 +4,7 @@ use serde::Serialize;
 
 /// The middle of some measurements and the range most of them lie in.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Statistics {
     /// Their sum, divided by their number.
     pub mean: f64,
@@ -48,6 +49,11 @@ fn quantile(sorted: &[f64], q: f64) -> f64 {
     below + (above - below) * place.fract()
 }
 
+/// The middle of some values; `None` of nothing.
+pub fn median(values: &[f64]) -> Option<f64> {
+    (!values.is_empty()).then(|| Statistics::of(values).median)
+}
+
 /// The mean; of nothing it is 0.
 pub fn mean(values: impl ExactSizeIterator<Item = f64>) -> f64 {
     let count = values.len().max(1) as f64;
@@ -87,6 +93,13 @@ mod tests {
         assert!(range(0.0, 9.0).overlaps(&range(2.0, 3.0)));
         assert!(!range(1.0, 1.9).overlaps(&range(2.0, 3.0)));
         assert!(!range(2.0, 3.0).overlaps(&range(1.0, 1.9)));
+    }
+
+    #[test]
+    fn the_median_of_nothing_is_none() {
+        assert_eq!(median(&[]), None);
+        assert_eq!(median(&[4.0, 1.0, 2.0]), Some(2.0));
+        assert_eq!(median(&[4.0, 2.0]), Some(3.0));
     }
 
     #[test]

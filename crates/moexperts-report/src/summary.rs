@@ -6,6 +6,7 @@ use crate::{Cell, Key, Results, Statistics, Target, Work};
 
 /// A combination, summed up.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct CellSummary {
     /// The combination.
     #[serde(flatten)]
@@ -26,6 +27,7 @@ pub struct CellSummary {
 
 /// How long something took.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Time {
     /// Milliseconds.
     #[serde(flatten)]
@@ -40,6 +42,7 @@ pub struct Time {
 
 /// A phase of a generation.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Phase {
     /// All its forwards together.
     #[serde(flatten)]

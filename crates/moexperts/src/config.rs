@@ -1,7 +1,7 @@
 //! The JSON files of a model, read by key.
 //!
-//! What the keys mean is the business of a model family; here is only how to ask for one, and what
-//! to tell the reader of the file when the answer is not usable.
+//! What the keys mean is the business of a model family. This file reads their values, and says in
+//! words of the file what is wrong with one.
 
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -52,7 +52,8 @@ impl Config {
     /// # Errors
     /// [`Error::Config`] if the key is missing or its value is not a `T`.
     pub fn required<T: DeserializeOwned>(&self, key: &str) -> Result<T> {
-        self.any_of(&[key])
+        self.optional(key)?
+            .ok_or_else(|| self.problem(format!("missing key `{}{key}`", self.prefix)))
     }
 
     /// The value of a key, if it is there.
@@ -70,40 +71,6 @@ impl Config {
     /// [`Error::Config`] if the value is not a `T`.
     pub fn or<T: DeserializeOwned>(&self, key: &str, default: T) -> Result<T> {
         Ok(self.optional(key)?.unwrap_or(default))
-    }
-
-    /// The value of the first of these keys that is there: one thing under its several names.
-    ///
-    /// # Errors
-    /// [`Error::Config`] if all are missing or the value is not a `T`.
-    pub fn any_of<T: DeserializeOwned>(&self, keys: &[&str]) -> Result<T> {
-        self.optional_any_of(keys)?.ok_or_else(|| {
-            let names: Vec<String> =
-                keys.iter().map(|key| format!("`{}{key}`", self.prefix)).collect();
-            self.problem(match names.as_slice() {
-                [name] => format!("missing key {name}"),
-                names => format!("missing key, expected one of {}", names.join(", ")),
-            })
-        })
-    }
-
-    /// As [`Config::any_of`], where all may be missing.
-    ///
-    /// # Errors
-    /// [`Error::Config`] if the value is not a `T`.
-    pub fn optional_any_of<T: DeserializeOwned>(&self, keys: &[&str]) -> Result<Option<T>> {
-        match keys.iter().find(|key| self.contains(key)) {
-            Some(key) => self.optional(key),
-            None => Ok(None),
-        }
-    }
-
-    /// As [`Config::any_of`], or `default` if all are missing.
-    ///
-    /// # Errors
-    /// [`Error::Config`] if the value is not a `T`.
-    pub fn any_of_or<T: DeserializeOwned>(&self, keys: &[&str], default: T) -> Result<T> {
-        Ok(self.optional_any_of(keys)?.unwrap_or(default))
     }
 
     /// The object under a key, if it is there; its errors name the whole path from the root.
@@ -160,7 +127,7 @@ impl Config {
     }
 }
 
-/// What serde expected, for somebody who edits JSON rather than Rust.
+/// What serde expected, in words of JSON rather than of Rust.
 fn in_words(expected: &str) -> &str {
     match expected {
         "u8" | "u16" | "u32" | "u64" | "usize" => "a non-negative integer",
@@ -208,9 +175,6 @@ mod tests {
         assert_eq!(config.required::<Vec<usize>>("mlp_only_layers").unwrap(), [0, 3]);
         assert_eq!(config.optional::<bool>("tied").unwrap(), None);
         assert!(!config.or("tied", false).unwrap());
-        assert_eq!(config.any_of::<usize>(&["absent", "hidden_size"]).unwrap(), 2048);
-        assert_eq!(config.optional_any_of::<usize>(&["absent", "tied"]).unwrap(), None);
-        assert_eq!(config.any_of_or(&["absent", "tied"], 7).unwrap(), 7);
     }
 
     #[test]
@@ -221,8 +185,8 @@ mod tests {
             "config.json: missing key `hidden_size`"
         );
         assert_eq!(
-            text(config.any_of::<usize>(&["num_experts", "num_local_experts"])),
-            "config.json: missing key, expected one of `num_experts`, `num_local_experts`"
+            text(config.required::<usize>("num_experts")),
+            "config.json: missing key `num_experts`"
         );
     }
 

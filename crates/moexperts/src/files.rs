@@ -171,7 +171,7 @@ struct NamedTemplate {
     template: String,
 }
 
-/// The template of its own file goes first, as it does in transformers.
+/// A template in a separate file goes first, as it does in transformers.
 fn chat_template(file: Option<String>, config: Option<&Config>) -> Result<Option<String>> {
     const KEY: &str = "chat_template";
     #[derive(Deserialize)]
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn the_template_of_its_own_file_goes_first() {
+    fn a_template_in_a_separate_file_goes_first() {
         let config = Config::parse(TOKENIZER_CONFIG, r#"{"chat_template": "of config"}"#).unwrap();
         let file = Some("of file".to_owned());
         assert_eq!(chat_template(file, Some(&config)).unwrap().unwrap(), "of file");

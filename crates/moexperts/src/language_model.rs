@@ -14,7 +14,10 @@ use moexperts_cpu::Cpu;
 use crate::{
     auto::LoadOptions,
     chat_template::{ChatTemplate, Message},
-    compile::{CompileOptions, CompileReport, Compiled, Explanation, LastPlan, Plan, ShapeClass},
+    compile::{
+        CompileOptions, CompileReport, Compiled, Explanation, LastPlan, PhaseBackends, Plan,
+        ShapeClass,
+    },
     error::{Error, Result},
     experts_implementation::{Backbone, Choices, ExpertsImplementation, Phase},
     families,
@@ -192,8 +195,10 @@ impl<D: Device> LanguageModel<D> {
         let compiled = Arc::new(Compiled::new(options, &self.decoder)?);
         let state = self.state();
         self.check(&compiled, &state.choices)?;
-        let backends =
-            [Phase::Prefill, Phase::Decode].map(|phase| self.backend(&state.choices, phase));
+        let backends = PhaseBackends {
+            prefill: self.backend(&state.choices, Phase::Prefill),
+            decode: self.backend(&state.choices, Phase::Decode),
+        };
         let report = compiled.prepare(&self.decoder, backends)?;
         tracing::info!(%report, "compiled");
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);

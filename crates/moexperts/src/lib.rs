@@ -24,6 +24,7 @@ mod chat_template;
 pub mod checkpoint;
 pub mod compile;
 pub mod config;
+mod disk;
 mod error;
 mod experts_implementation;
 pub mod families;

@@ -11,7 +11,7 @@ use crate::{
     error::{Error, Result},
     files::ModelFiles,
     graph::{VisualFeatures, VisualRows},
-    image_processor::{Image, ImageProcessor, VideoProcessor},
+    image_processor::{Image, ImageProcessor, PatchShape, VideoProcessor},
     model::VisionTower,
     prompt::{Prompt, Visual},
     tokenizer::Tokenizer,
@@ -150,15 +150,11 @@ impl<D: Device> Multimodal<D> {
 }
 
 /// Whether a processor cuts pictures as the tower takes them.
-fn check_patches(
-    file: &Config,
-    [patch, frames, merge]: [usize; 3],
-    spec: &VisionSpec,
-) -> Result<()> {
+fn check_patches(file: &Config, shape: PatchShape, spec: &VisionSpec) -> Result<()> {
     let pairs = [
-        ("patch_size", patch, spec.patch_size),
-        ("temporal_patch_size", frames, spec.temporal_patch_size),
-        ("merge_size", merge, spec.spatial_merge_size),
+        ("patch_size", shape.patch_size, spec.patch_size),
+        ("temporal_patch_size", shape.temporal_patch_size, spec.temporal_patch_size),
+        ("merge_size", shape.merge_size, spec.spatial_merge_size),
     ];
     match pairs.into_iter().find(|(_, got, expected)| got != expected) {
         Some((key, _, expected)) => {

@@ -8,8 +8,7 @@ use crate::{
     image_processor::PixelValues,
 };
 
-/// Where a token stands in time, height and width; in a text all three are its place.
-pub type Position = [usize; 3];
+pub use crate::blocks::Position;
 
 /// An image or a video, made ready for one model. Clones share the pixels.
 #[derive(Debug, Clone, PartialEq)]

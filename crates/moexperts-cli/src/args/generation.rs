@@ -6,12 +6,12 @@ use moexperts::GenerateOptions;
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Generation")]
 pub(crate) struct GenerationArgs {
-    /// The most tokens to generate; by default what the model asks for, else 128 (512 in a chat).
+    /// The most tokens to generate; by default as the model says, else 128 (512 in a chat).
     #[arg(long, value_name = "N")]
     pub(crate) max_new_tokens: Option<usize>,
 
-    /// Draws tokens at random instead of taking the most likely; by default what the model asks
-    /// for, else false. --temperature above 0, --top-k, --top-p and --min-p turn it on.
+    /// Draws tokens at random instead of taking the most likely; by default as the model
+    /// says, else false. --temperature above 0, --top-k, --top-p and --min-p turn it on.
     #[arg(
         long,
         value_name = "BOOL",

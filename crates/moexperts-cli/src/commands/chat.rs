@@ -12,16 +12,15 @@ use moexperts::{
     Device, Error, ExpertsImplementation, GenerateOptions, LanguageModel, Message, Prompt, Session,
     Visual,
 };
+use moexperts_bench::{interrupts::Interrupts, on_device, output::print};
 use rustyline::error::ReadlineError;
 
 use super::{
     check_tokenizer, compile, encode, encode_messages, load_model, open_images, prepare_images,
-    print,
 };
 use crate::{
     args::ChatArgs,
     error::{CliError, report},
-    interrupts::Interrupts,
     summary::executed,
 };
 
@@ -86,10 +85,10 @@ fn say(error: &CliError) {
 fn chat_hint(error: &CliError) -> Option<String> {
     match error {
         CliError::Model(Error::ContextExceeded { .. }) => {
-            Some("/reset forgets the conversation and makes room".to_owned())
+            Some("/reset forgets the conversation".to_owned())
         }
         CliError::NoChatTemplate { .. } => Some(
-            "moexperts generate --image takes a prompt with placeholders of its own".to_owned(),
+            "moexperts generate --image takes a prompt that has its own placeholders".to_owned(),
         ),
         error => error.hint(),
     }

@@ -6,12 +6,12 @@ use std::{
 };
 
 use moexperts::{Device, Image, LanguageModel, Message, Prompt, Visual};
+use moexperts_bench::{hardware::Hardware, on_device, output::print};
 
 use super::{
     check_tokenizer, compile, encode, encode_messages, load_model, open_images, prepare_images,
-    print,
 };
-use crate::{args::GenerateArgs, error::CliError, hardware::Hardware, summary::Summary};
+use crate::{args::GenerateArgs, error::CliError, summary::Summary};
 
 /// Of a video whose frames come without.
 const FRAMES_PER_SECOND: f64 = 2.0;
@@ -64,7 +64,7 @@ pub(super) fn generate<D: Hardware>(
     Ok(())
 }
 
-/// The prompt as it is where it has placeholders of its own, or no pictures go with it; else in the
+/// The prompt as it is where it has its own placeholders, or no pictures go with it; else in the
 /// chat template, if there is one.
 fn encode_prompt<D: Device>(
     model: &LanguageModel<D>,

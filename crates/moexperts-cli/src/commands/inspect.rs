@@ -16,14 +16,14 @@ use moexperts::{
     model::DecoderSpec,
     units::counted,
 };
-
-use super::{compile, load_model, print};
-use crate::{
-    args::InspectArgs,
-    error::CliError,
+use moexperts_bench::{
     hardware::{Bandwidth, Hardware},
-    summary::{self, bytes},
+    on_device,
+    output::{print, text::bytes},
 };
+
+use super::{compile, load_model};
+use crate::{args::InspectArgs, error::CliError, summary};
 
 pub(super) fn run(args: &InspectArgs) -> Result<(), CliError> {
     let device = args.model.load.device.find()?;
@@ -59,10 +59,10 @@ pub(super) fn inspect<D: Hardware>(
     };
     let (batch, prompt) = (counts(&args.batch, 1), counts(&args.prompt_tokens, PROMPT_TOKENS));
     compile(&model, &args.compile, batch, prompt)?;
-    match model.explain() {
-        Some(explanation) => print(&format!("\nPlans\n{explanation}\n")),
-        None => Ok(()),
+    if let Some(explanation) = model.explain() {
+        print(&format!("\nPlans\n{explanation}\n"))?;
     }
+    Ok(())
 }
 
 /// Tokens of the prompt that a plan is shown for if nothing is said.

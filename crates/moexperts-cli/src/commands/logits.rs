@@ -1,13 +1,14 @@
 //! `moexperts logits`.
 
 use moexperts::{Device, Image, LanguageModel, Prompt, Visual, image_processor::PixelValues};
+use moexperts_bench::{on_device, output::file};
 use safetensors::tensor::{Dtype, TensorView};
 
 use super::{encode, load_model, open_images, prepare_images};
-use crate::{args::LogitsArgs, error::CliError, output_file};
+use crate::{args::LogitsArgs, error::CliError};
 
 pub(super) fn run(args: &LogitsArgs) -> Result<(), CliError> {
-    output_file::check(&args.output)?;
+    file::check(&args.output)?;
     let images = open_images(&args.image)?;
     on_device!(args.model.load.device.find()?, device => write(args, &images, device))
 }
@@ -24,7 +25,7 @@ pub(super) fn write<D: Device>(
         None => model.prompt_of_tokens(args.token_ids.clone(), visuals.clone())?,
     };
     let tensors = tensors(&model, &prompt, &visuals)?;
-    output_file::replace(&args.output, &serialize(&tensors))?;
+    file::replace(&args.output, &serialize(&tensors))?;
     let shapes: Vec<String> =
         tensors.iter().map(|tensor| format!("{} {:?}", tensor.name, tensor.shape)).collect();
     eprintln!("wrote {}: {}", args.output.display(), shapes.join(", "));

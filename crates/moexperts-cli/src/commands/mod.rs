@@ -1,16 +1,5 @@
 //! The commands, a file each.
 
-/// An expression, evaluated on the device that was found: the one place that tells devices apart.
-macro_rules! on_device {
-    ($found:expr, $device:ident => $run:expr) => {
-        match $found {
-            moexperts::AnyDevice::Cpu($device) => $run,
-            moexperts::AnyDevice::Cuda($device) => $run,
-        }
-    };
-}
-
-mod bench;
 mod chat;
 mod generate;
 mod inspect;
@@ -18,19 +7,14 @@ mod logits;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    ffi::OsString,
-    io::{Write as _, stdout},
-    path::Path,
-};
+use std::{ffi::OsString, path::Path};
 
-use moexperts::{AutoModel, Device, Image, LanguageModel, LoadOptions, Message, Prompt, Visual};
+use moexperts::{Device, Image, LanguageModel, Message, Prompt, Visual};
 
 use crate::{
     args::{Command, CompileArgs, ModelArgs},
     embedded,
     error::CliError,
-    progress,
 };
 
 /// Runs a command.
@@ -42,7 +26,7 @@ pub(crate) fn run(command: Command, words: &[OsString]) -> Result<(), CliError> 
         Command::Chat(args) => chat::run(&args),
         Command::Logits(args) => logits::run(&args),
         Command::Inspect(args) => inspect::run(&args),
-        Command::Bench(command) => bench::run(&command, words),
+        Command::Bench(command) => Ok(moexperts_bench::run(&command, words, embedded::files)?),
     }
 }
 
@@ -52,7 +36,8 @@ fn load_model<D: Device>(device: D, args: &ModelArgs) -> Result<LanguageModel<D>
         Some(choice) => options.experts_implementation(choice.clone()),
         None => options,
     };
-    load(device, args.load.model.as_deref(), options)
+    let model = args.load.model.as_deref();
+    Ok(moexperts_bench::load(device, model, options, embedded::files)?)
 }
 
 /// Compiles a model for some shapes if it is to be, and says what came of it.
@@ -66,20 +51,6 @@ fn compile<D: Device>(
         eprintln!("compiled {}", model.compile(options)?);
     }
     Ok(())
-}
-
-/// The model of this name, or the one in the program.
-fn load<D: Device>(
-    device: D,
-    model: Option<&str>,
-    options: LoadOptions,
-) -> Result<LanguageModel<D>, CliError> {
-    Ok(match model {
-        Some(model) => {
-            AutoModel::from_pretrained_on(device, model, options.progress(progress::bars()))?
-        }
-        None => AutoModel::from_files_on(device, embedded::files()?, options)?,
-    })
 }
 
 /// Whether text can be given to the model.
@@ -124,10 +95,4 @@ fn prepare_images<D: Device>(
     images: &[Image],
 ) -> Result<Vec<Visual>, CliError> {
     Ok(images.iter().map(|image| model.prepare_image(image)).collect::<Result<_, _>>()?)
-}
-
-/// Writes to standard output at once.
-fn print(text: &str) -> Result<(), CliError> {
-    let mut out = stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(CliError::output)
 }

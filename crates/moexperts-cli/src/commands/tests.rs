@@ -4,22 +4,14 @@ use std::{fs, time::Instant};
 
 use clap::Parser as _;
 use moexperts::{Cpu, CpuOptions, Cuda, DeviceName};
+use moexperts_bench::hardware::Hardware as _;
 use moexperts_cuda_emulator::{EmulatorOptions, test_devices};
-use moexperts_report::Results;
 use safetensors::SafeTensors;
-use serde_json::Value;
 
-use super::{
-    bench::{
-        self,
-        sweep::{Folder, Sweep},
-    },
-    generate, inspect, logits,
-};
+use super::{generate, inspect, logits};
 use crate::{
-    args::{Args, BenchCommand, Command, DTypeArg},
+    args::{Args, Command},
     commands::load_model,
-    hardware::Hardware as _,
     summary::executed,
 };
 
@@ -28,12 +20,11 @@ const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/qwen2_m
 
 /// One with little memory, so that little is measured.
 fn gpu() -> Cuda {
-    gpu_of(64 << 20)
-}
-
-fn gpu_of(memory_bytes: u64) -> Cuda {
-    let options =
-        EmulatorOptions { multiprocessors: 4, memory_bytes, ..EmulatorOptions::default() };
+    let options = EmulatorOptions {
+        multiprocessors: 4,
+        memory_bytes: 64 << 20,
+        ..EmulatorOptions::default()
+    };
     let (_, gpu) = test_devices(&[options]).pop().expect("a device for the options");
     gpu
 }
@@ -92,62 +83,4 @@ fn a_gpu_is_inspected() {
     let Command::Inspect(args) = parse(&["inspect", "--compile", "default"]) else { panic!() };
     assert_eq!(args.model.load.device.device, DeviceName::Auto);
     inspect::inspect(&args, &cpu(), gpu()).unwrap();
-}
-
-#[test]
-fn a_model_is_measured() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("model.json");
-    let words = ["bench", "model", "--prompt-tokens", "3", "--new-tokens", "4", "--batch", "2"];
-    let rest = ["--repetitions", "1", "--compile", "none,reduce-overhead", "--json"];
-    let words = [&words[..], &rest, &[file.to_str().unwrap()]].concat();
-    let Command::Bench(BenchCommand::Model(args)) = parse(&words) else { panic!() };
-    bench::model::bench(&args, gpu(), Instant::now()).unwrap();
-    let rows: Vec<Value> = serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap();
-    assert_eq!(rows.len(), 6);
-    for row in rows {
-        assert_eq!((&row["device"], &row["threads"]), (&"cuda".into(), &Value::Null), "{row}");
-        for key in ["prefill_tok_per_s", "decode_tok_per_s", "decode_gb_per_s", "limit_gb_per_s"] {
-            assert!(row[key].as_f64().unwrap() > 0.0, "{key}: {row}");
-        }
-        assert!(row["peak_memory_bytes"].as_u64().unwrap() > 1 << 17, "{row}");
-    }
-}
-
-#[test]
-fn a_sweep_says_what_decodes_and_goes_on_on_another_device() {
-    let folder = tempfile::tempdir().unwrap();
-    let words = ["bench", "sweep", "--seq", "3", "--new-tokens", "4", "--batch", "2"];
-    let rest = ["--repetitions", "2", "--resume", "--out", folder.path().to_str().unwrap()];
-    let Command::Bench(BenchCommand::Sweep(args)) = parse(&[&words[..], &rest].concat()) else {
-        panic!()
-    };
-    let sweep = || {
-        let folder = Folder::open(folder.path(), args.resume).unwrap();
-        Sweep::new(&args, &[], folder).unwrap()
-    };
-    let auto = DTypeArg::Auto;
-    sweep().finish_with(|sweep| sweep.target(gpu_of(4 << 20), DeviceName::Cuda(2), auto)).unwrap();
-    sweep().finish_with(|sweep| sweep.target(cpu(), DeviceName::Auto, auto)).unwrap();
-
-    let results = Results::read(&folder.path().join("results.json")).unwrap();
-    let decoding = results.cells.iter().map(|cell| {
-        let key = &cell.key;
-        (&*key.device, &*key.implementation, &*cell.decode_implementation)
-    });
-    let expected = [
-        ("cuda:2", "eager", "eager"),
-        ("cuda:2", "batched_mm", "batched_mm"),
-        ("cuda:2", "grouped_mm", "batched_mm"),
-        ("cpu", "eager", "eager"),
-        ("cpu", "batched_mm", "batched_mm"),
-        ("cpu", "grouped_mm", "grouped_mm"),
-    ];
-    assert_eq!(decoding.collect::<Vec<_>>(), expected);
-    let threads: Vec<bool> =
-        results.targets.iter().map(|target| target.threads.is_some()).collect();
-    assert_eq!(threads, [false, true]);
-    assert!(results.cells.iter().all(|cell| cell.runs() == 2 && cell.peak_memory_bytes.is_some()));
-    let [gpu, cpu] = [0, 3].map(|cell| &results.cells[cell]);
-    assert_eq!((gpu.prefill, gpu.decode), (cpu.prefill, cpu.decode), "the same work");
 }

@@ -63,7 +63,7 @@ fn a_message_that_is_too_long_leaves_the_conversation_as_it_was() {
     assert_eq!(run.stdout, lines(&answers(&model(), &["hi", "and then?"])));
     assert!(run.stderr.ends_with(
         " tokens, the model's context is 256\n\
-         hint: /reset forgets the conversation and makes room\n"
+         hint: /reset forgets the conversation\n"
     ));
 }
 
@@ -216,7 +216,7 @@ fn a_model_that_cannot_be_shown_images_says_so() {
     assert_eq!(run.code, Some(0));
     let error = format!(
         "error: model `{path}` has no chat template\n\
-         hint: moexperts generate --image takes a prompt with placeholders of its own\n"
+         hint: moexperts generate --image takes a prompt that has its own placeholders\n"
     );
     assert!(run.stderr.ends_with(&error), "{}", run.stderr);
 }

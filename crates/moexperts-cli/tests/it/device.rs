@@ -3,6 +3,7 @@
 use std::env;
 
 use moexperts::GenerateOptions;
+use moexperts_conformance::skipped;
 
 use crate::program::{BACKENDS, MODEL, Program, Run, model};
 
@@ -74,10 +75,7 @@ fn what_is_no_device_lists_the_devices() {
 
 #[test]
 fn a_gpu_writes_what_the_cpu_writes() {
-    let Ok(number) = env::var(TEST_GPU) else {
-        println!("skipped: {TEST_GPU} names no GPU");
-        return;
-    };
+    let Ok(number) = env::var(TEST_GPU) else { return skipped("cuda") };
     let device = format!("cuda:{number}");
     let on_gpu = |words: &[&str]| {
         let run = Program::new(&[words, &["--device", &device]].concat()).with_gpus().run();

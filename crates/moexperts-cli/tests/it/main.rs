@@ -12,4 +12,5 @@ mod errors;
 mod generate;
 mod inspect;
 mod logits;
+mod own_backend;
 mod program;

@@ -31,6 +31,14 @@ struct ThreadWorkspace {
     sums: Vec<f32>,
 }
 
+/// How many values the buffers of a thread hold.
+#[derive(Clone, Copy, Default)]
+struct Lengths {
+    rows: usize,
+    scores: usize,
+    sums: usize,
+}
+
 /// A few query tokens of one sequence and one key/value head.
 struct Item {
     span: Span,
@@ -52,8 +60,8 @@ impl Item {
 }
 
 impl ThreadWorkspace {
-    /// Empties the buffers, which then hold that many rows, scores and sums without growing.
-    fn reserve(&mut self, [rows, scores, sums]: [usize; 3]) {
+    /// Empties the buffers, which then hold that many values without growing.
+    fn reserve(&mut self, Lengths { rows, scores, sums }: Lengths) {
         fn reserve<T>(buffer: &mut Vec<T>, len: usize) {
             buffer.clear();
             buffer.reserve(len);
@@ -104,7 +112,7 @@ fn push_items(items: &mut Vec<Item>, part: &Part, kv_heads: usize) {
     }
 }
 
-/// What all items of a round share.
+/// The data that all items of a round share.
 struct Round<'a> {
     /// The queries, [tokens, heads, head_dim].
     q: &'a [f32],
@@ -122,25 +130,28 @@ fn attend_all(
     threads: &mut PerThread<ThreadWorkspace>,
 ) {
     let Round { kv, spec, .. } = round;
-    // Which thread takes which item is chance: each has memory for any of them, and for one token at
+    // Items are claimed dynamically: each thread has memory for any of them, and for one token at
     // every position that memory is allocated for.
     let group = spec.heads / spec.kv_heads.max(1);
-    let mut most = [0; 3];
+    let mut most = Lengths::default();
     for item in items.iter().filter(|item| item.kv_head == 0) {
         let positions = kv.capacity(item.span.sequence);
         let positions = positions.min(spec.sliding_window.unwrap_or(usize::MAX));
         let rows = item.tokens * group;
         let scores = (rows * item.seen(spec).len()).max(group * positions);
-        let needed = [rows, scores, rows * spec.value_dim];
-        most = std::array::from_fn(|index| needed[index].max(most[index]));
+        most = Lengths {
+            rows: rows.max(most.rows),
+            scores: scores.max(most.scores),
+            sums: (rows * spec.value_dim).max(most.sums),
+        };
     }
     threads.all(cpu.thread_count()).iter_mut().for_each(|workspace| workspace.reserve(most));
-    let workspaces = threads.rooms(cpu.threads());
+    let workspaces = threads.of(cpu.threads());
     // A part should be worth a thread's start.
-    let multiplications = most[1] * (spec.head_dim + spec.value_dim);
+    let multiplications = most.scores * (spec.head_dim + spec.value_dim);
     let grain = MIN_MULTIPLICATIONS.div_ceil(multiplications.max(1));
     cpu.threads().split(items.len(), grain, |range| {
-        // SAFETY: once a part, which does nothing else.
+        // SAFETY: once in this part of a `split`, which starts no other parallel work.
         let workspace = unsafe { workspaces.own() };
         for item in &items[range] {
             attend(cpu, round, item, workspace);
@@ -186,7 +197,7 @@ fn attend(
                 cpu.elementwise().softmax_with_sink(scores, spec.scale, sink);
             }
         }
-        // What a query does not see has no weight.
+        // Positions that a query does not see have no weight.
         scores[..visible.start].fill(0.0);
         scores[visible.end..].fill(0.0);
     }
@@ -199,7 +210,8 @@ fn attend(
     kernel.lanes_in_rows(values, panels, value_dim, weights, sums);
     for (index, scores) in scores.chunks_exact(seen).enumerate() {
         let (token, head) = (index / group, item.kv_head * group + index % group);
-        // SAFETY: each head of each token belongs to one item.
+        // SAFETY: each head of each token belongs to one item, and each item to one part of a
+        // `split`.
         let out = unsafe { out.part(item.row + token, head * value_dim..(head + 1) * value_dim) };
         let (whole, rest) = out.split_at_mut(panels * PANEL);
         for (panel, out) in whole.chunks_exact_mut(PANEL).enumerate() {

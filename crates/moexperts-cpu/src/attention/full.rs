@@ -11,12 +11,13 @@ use moexperts_core::{AttentionSpec, DType, Result, Tensor, checks};
 use crate::{
     cpu::Cpu,
     elementwise::RunningSoftmax,
-    product::{BLOCK_PANELS, Inputs, PANEL, Weights, pack},
+    product::{Inputs, PANEL, Weights, pack},
     shared_rows::SharedRows,
+    tuning::MAX_BLOCK_PANELS,
 };
 
 /// Queries that pass over the keys together.
-const QUERIES: usize = BLOCK_PANELS * PANEL;
+const QUERIES: usize = MAX_BLOCK_PANELS * PANEL;
 
 /// Keys of a block: with their scores, they stay in the second-level cache.
 const KEYS: usize = 256;
@@ -87,7 +88,7 @@ fn by_columns(cpu: &Cpu, v: &Tensor, segments: &[Range<usize>]) -> Vec<f32> {
             for first in blocks.map(|block| block * PANEL) {
                 let block = first..(first + PANEL).min(tokens);
                 for column in 0..cols {
-                    // SAFETY: the blocks are divided among the threads.
+                    // SAFETY: `split` gives each block of tokens to one part.
                     let out = unsafe { shared.part(column, block.clone()) };
                     for (out, token) in out.iter_mut().zip(block.clone()) {
                         *out = v.data()[(start + token) * cols + column];
@@ -130,7 +131,7 @@ fn attend(
         pack(q.data(), rows, head_dim, panel);
     }
 
-    let mut running: [RunningSoftmax; BLOCK_PANELS] = Default::default();
+    let mut running: [RunningSoftmax; MAX_BLOCK_PANELS] = Default::default();
     for first in (0..segment.len()).step_by(KEYS) {
         let block = first..(first + KEYS).min(segment.len());
         resize(&mut workspace.scores, panels * block.len() * PANEL);
@@ -152,7 +153,8 @@ fn attend(
     let panels = workspace.sums.chunks_exact(value_len).zip(&running);
     for ((sums, running), first) in panels.zip(queries.clone().step_by(PANEL)) {
         for (lane, token) in (first..queries.end.min(first + PANEL)).enumerate() {
-            // SAFETY: each head of each token belongs to one item.
+            // SAFETY: each head of each token belongs to one item, and each item to one part of a
+            // `split`.
             let out = unsafe { out.part(token, head * value_dim..(head + 1) * value_dim) };
             for (out, sums) in out.iter_mut().zip(sums.chunks_exact(PANEL)) {
                 *out = sums[lane] / running.sum()[lane];

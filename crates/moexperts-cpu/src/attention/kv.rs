@@ -13,19 +13,26 @@ use moexperts_core::{
 
 use crate::cpu::Cpu;
 
-/// Tokens whose queries pass over the keys together.
+/// Tokens whose queries pass over the keys together: the rows of a panel.
 pub(super) const QUERY_TOKENS: usize = 16;
 
-/// Positions that a layer with a window can hold beside those that a token sees.
+/// Positions that a layer with a window can hold beside those that a token sees: moving a window
+/// of a few thousand positions once in 512 tokens costs less than reading it once.
 const CHUNK: usize = 512;
 
 /// Keys and values of one layer and all sequences.
 #[derive(Debug)]
 pub(crate) struct KvState {
-    head_dim: usize,
-    value_dim: usize,
+    dims: HeadDims,
     window: Option<usize>,
     sequences: Vec<Sequence>,
+}
+
+/// Values of a position of one head.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct HeadDims {
+    pub(crate) keys: usize,
+    pub(crate) values: usize,
 }
 
 #[derive(Debug, Clone)]
@@ -43,21 +50,22 @@ struct Head {
 }
 
 impl KvState {
-    /// Of no position.
+    /// A state that holds no position.
     pub(crate) fn new(
-        [kv_heads, head_dim, value_dim]: [usize; 3],
+        kv_heads: usize,
+        dims: HeadDims,
         window: Option<usize>,
         sequences: usize,
     ) -> Self {
         let sequence = Sequence { held: Held::default(), heads: vec![Head::default(); kv_heads] };
-        Self { head_dim, value_dim, window, sequences: vec![sequence; sequences] }
+        Self { dims, window, sequences: vec![sequence; sequences] }
     }
 
     /// Allocates for that many positions of a sequence, or for as many as are held at a time.
     pub(crate) fn reserve(&mut self, sequence: usize, positions: usize) -> Result<()> {
         let positions = positions.min(self.most_positions());
         self.sequences[sequence]
-            .reserve([self.head_dim, self.value_dim], positions, self.window.is_some())
+            .reserve(self.dims, positions, self.window.is_some())
             .map_err(|error| Cpu::problem(format!("no memory for {positions} positions: {error}")))
     }
 
@@ -73,7 +81,7 @@ impl KvState {
         values * size_of::<f32>()
     }
 
-    /// What a round of a batch is limited to.
+    /// The limits of a round of a batch.
     pub(super) fn limits(&self) -> RoundLimits {
         RoundLimits { window: self.window, align: QUERY_TOKENS }
     }
@@ -87,7 +95,7 @@ impl KvState {
     pub(super) fn capacity(&self, sequence: usize) -> usize {
         let heads = self.sequences[sequence].heads.first();
         let values = heads.map_or(0, |head| head.keys.capacity());
-        values.checked_div(self.head_dim).unwrap_or(0)
+        values.checked_div(self.dims.keys).unwrap_or(0)
     }
 
     /// Forgets what the spans of a batch replace and allocates for their tokens; if it cannot,
@@ -104,7 +112,7 @@ impl KvState {
             }
         }
         for span in batch.spans() {
-            self.sequences[span.sequence].cut(span.start, [self.head_dim, self.value_dim]);
+            self.sequences[span.sequence].cut(span.start, self.dims);
         }
         Ok(())
     }
@@ -113,16 +121,16 @@ impl KvState {
     /// round do not see is dropped if it has to be.
     pub(super) fn append(&mut self, part: &Part, keys: &[f32], values: &[f32]) {
         let most = self.most_positions();
-        let dims = [self.head_dim, self.value_dim];
+        let dims = self.dims;
         let sequence = &mut self.sequences[part.span.sequence];
         if sequence.held.to - sequence.held.from + part.tokens > most {
             sequence.drop_before(part.seen_from, dims);
         }
         let heads = sequence.heads.len();
         for (index, head) in sequence.heads.iter_mut().enumerate() {
-            let [head_dim, value_dim] = dims;
-            push_head(&mut head.keys, keys, [heads, index, head_dim]);
-            push_head(&mut head.values, values, [heads, index, value_dim]);
+            let of_head = |dim: usize| index * dim..(index + 1) * dim;
+            push_head(&mut head.keys, keys, heads * dims.keys, of_head(dims.keys));
+            push_head(&mut head.values, values, heads * dims.values, of_head(dims.values));
         }
         sequence.held.to += part.tokens;
     }
@@ -133,7 +141,7 @@ impl KvState {
         let Sequence { held, heads } = &self.sequences[sequence];
         let first = seen.start - held.from;
         let Head { keys, values } = &heads[head];
-        [&keys[first * self.head_dim..], &values[first * self.value_dim..]]
+        [&keys[first * self.dims.keys..], &values[first * self.dims.values..]]
     }
 }
 
@@ -141,12 +149,13 @@ impl Sequence {
     /// Allocates for that many positions, exactly where their number is limited.
     fn reserve(
         &mut self,
-        dims: [usize; 2],
+        dims: HeadDims,
         positions: usize,
         exact: bool,
     ) -> Result<(), TryReserveError> {
         for head in &mut self.heads {
-            for (buffer, dim) in [&mut head.keys, &mut head.values].into_iter().zip(dims) {
+            let buffers = [(&mut head.keys, dims.keys), (&mut head.values, dims.values)];
+            for (buffer, dim) in buffers {
                 let more = positions.saturating_mul(dim).saturating_sub(buffer.len());
                 if exact {
                     buffer.try_reserve_exact(more)?;
@@ -159,29 +168,29 @@ impl Sequence {
     }
 
     /// Forgets the positions from `position` on.
-    fn cut(&mut self, position: usize, [head_dim, value_dim]: [usize; 2]) {
+    fn cut(&mut self, position: usize, dims: HeadDims) {
         self.held.cut(position);
         let held = self.held.to - self.held.from;
         for head in &mut self.heads {
-            head.keys.truncate(held * head_dim);
-            head.values.truncate(held * value_dim);
+            head.keys.truncate(held * dims.keys);
+            head.values.truncate(held * dims.values);
         }
     }
 
     /// Drops the positions before `position`, which is held or the next.
-    fn drop_before(&mut self, position: usize, [head_dim, value_dim]: [usize; 2]) {
+    fn drop_before(&mut self, position: usize, dims: HeadDims) {
         let dropped = position - self.held.from;
         for head in &mut self.heads {
-            head.keys.drain(..dropped * head_dim);
-            head.values.drain(..dropped * value_dim);
+            head.keys.drain(..dropped * dims.keys);
+            head.values.drain(..dropped * dims.values);
         }
         self.held.from = position;
     }
 }
 
-/// Adds head `index` of each row [heads, dim].
-fn push_head(buffer: &mut Vec<f32>, rows: &[f32], [heads, index, dim]: [usize; 3]) {
-    for row in rows.chunks_exact((heads * dim).max(1)) {
-        buffer.extend_from_slice(&row[index * dim..(index + 1) * dim]);
+/// Adds the columns `head` of each row of `cols` values.
+fn push_head(buffer: &mut Vec<f32>, rows: &[f32], cols: usize, head: Range<usize>) {
+    for row in rows.chunks_exact(cols.max(1)) {
+        buffer.extend_from_slice(&row[head.clone()]);
     }
 }

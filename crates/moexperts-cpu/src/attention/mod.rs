@@ -6,4 +6,4 @@ mod kv;
 
 pub(crate) use causal::causal;
 pub(crate) use full::full;
-pub(crate) use kv::KvState;
+pub(crate) use kv::{HeadDims, KvState};

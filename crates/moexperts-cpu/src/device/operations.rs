@@ -124,7 +124,7 @@ impl Operations for Cpu {
         let out = SharedRows::new(out.data_mut(), cols);
         self.for_each_row(x.data_mut(), cols, |row, x| {
             self.elementwise().add_scaled(x, y.row(row), scale);
-            // SAFETY: the rows are divided among the threads.
+            // SAFETY: `for_each_row` gives each row to one part.
             let out = unsafe { out.row(row) };
             for (x, out) in x.chunks_exact(weight.len()).zip(out.chunks_exact_mut(weight.len())) {
                 self.elementwise().rms_norm(x, weight, eps, out);

@@ -4,7 +4,7 @@
 use half::bf16;
 use moexperts_core::{Activation, GateFunction};
 
-use super::{Elementwise, RunningSoftmax};
+use super::table::{Elementwise, RunningSoftmax};
 use crate::{isa::Isa, product::PANEL};
 
 /// Partial sums of one reduction.
@@ -135,7 +135,7 @@ pub(super) fn softmax(values: &mut [f32], scale: f32) {
     each(values, |value| value / total);
 }
 
-/// What a value of a gate becomes.
+/// The factor that a value of a gate becomes.
 pub(crate) fn gate_factor(function: GateFunction, z: f32) -> f32 {
     match function {
         GateFunction::Softplus => z.max(0.0) + (-z.abs()).exp().ln_1p(),

@@ -3,6 +3,7 @@
 use moexperts_core::reference;
 
 use super::*;
+use crate::product::PANEL;
 
 fn values(len: usize, seed: f32, reach: f32) -> Vec<f32> {
     (0..len).map(|i| ((i as f32 * 0.618_034 + seed).fract() - 0.5) * 2.0 * reach).collect()
@@ -147,7 +148,7 @@ fn a_softmax_by_lanes_and_blocks_is_that_of_each_lane() {
 }
 
 #[test]
-fn a_number_that_is_none_stays_none() {
+fn nan_stays_nan() {
     for set in Elementwise::all() {
         for activation in Activation::ALL {
             let mut up = [1.0; 20];

@@ -3,7 +3,10 @@
 use half::bf16;
 use moexperts_core::Activation;
 
-use super::{Elementwise, RunningSoftmax, portable};
+use super::{
+    portable,
+    table::{Elementwise, RunningSoftmax},
+};
 use crate::{isa::Isa, product::PANEL};
 
 /// A module with every loop of `portable` compiled with the given features, and their table:

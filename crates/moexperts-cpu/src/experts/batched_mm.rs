@@ -1,15 +1,15 @@
-//! Every (token, expert) pair on its own.
+//! Every (token, expert) pair alone.
 
 use moexperts_core::{ExpertsBackend, ExpertsCall, ExpertsSpec, Result, Tensor, checks};
 
 use super::{
-    RowsBackend, RowsCall,
-    layer::{Layer, Pairs},
+    layer::{ExpertsLayer, Pairs},
+    rows_backend::{RowsBackend, RowsCall},
 };
 use crate::{cpu::Cpu, rows::RowsMut};
 
-/// Each pair is a product of its own that points at its expert's rows: no two share the weights
-/// that one of them read, and no weights are duplicated.
+/// Each pair is a separate product that points at its expert's rows: weights are neither copied nor
+/// shared between pairs.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct BatchedMm;
 
@@ -33,7 +33,7 @@ impl ExpertsBackend<Cpu> for BatchedMm {
 
 impl RowsBackend for BatchedMm {
     fn forward_rows(&self, call: RowsCall<'_>, out: RowsMut<'_>) -> Result<()> {
-        let mut layer = Layer::new(self.name(), Pairs::Alone, call, out)?;
+        let mut layer = ExpertsLayer::new(self.name(), Pairs::Alone, call, out)?;
         layer.add(layer.groups());
         layer.finish();
         Ok(())

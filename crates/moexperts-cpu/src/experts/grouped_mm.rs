@@ -3,8 +3,8 @@
 use moexperts_core::{ExpertsBackend, ExpertsCall, ExpertsSpec, Result, Tensor, checks};
 
 use super::{
-    RowsBackend, RowsCall,
-    layer::{Layer, Pairs},
+    layer::{ExpertsLayer, Pairs},
+    rows_backend::{RowsBackend, RowsCall},
 };
 use crate::{cpu::Cpu, rows::RowsMut};
 
@@ -37,7 +37,7 @@ impl ExpertsBackend<Cpu> for GroupedMm {
 
 impl RowsBackend for GroupedMm {
     fn forward_rows(&self, call: RowsCall<'_>, out: RowsMut<'_>) -> Result<()> {
-        let mut layer = Layer::new(self.name(), Pairs::Together, call, out)?;
+        let mut layer = ExpertsLayer::new(self.name(), Pairs::Together, call, out)?;
         let groups = layer.groups();
         layer.add(groups);
         layer.finish();

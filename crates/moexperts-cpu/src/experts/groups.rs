@@ -21,14 +21,14 @@ pub(super) struct Groups {
     /// Token of each pair: the input rows of the products.
     tokens: Vec<u32>,
     /// The experts that were hit.
-    all: Vec<Group>,
+    all: Vec<ExpertPairs>,
     /// Pairs per expert while sorting, then where the next pair of each goes.
     counts: Vec<usize>,
 }
 
 /// The pairs of one expert: first those in panels, then those in rows.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Group {
+pub(super) struct ExpertPairs {
     pub(super) expert: usize,
     /// Places in the ordered pairs.
     pub(super) pairs: Range<usize>,
@@ -38,7 +38,7 @@ pub(super) struct Group {
     pub(super) rows: Range<usize>,
 }
 
-impl Group {
+impl ExpertPairs {
     /// The pairs in a panel of this group.
     pub(super) fn pairs_of_panel(&self, panel: usize) -> Range<usize> {
         let start = self.pairs.start + (panel - self.panels.start) * PANEL;
@@ -58,8 +58,8 @@ impl Group {
 }
 
 impl Groups {
-    /// Orders the pairs by counting them. Of how many pairs of an expert how many go into panels,
-    /// and into how many, is what `in_panels` says.
+    /// Orders the pairs by counting them. `in_panels` says, of a number of pairs of one expert, how
+    /// many of them go into panels, and into how many panels.
     pub(super) fn order(
         &mut self,
         routing: &Routing,
@@ -74,7 +74,7 @@ impl Groups {
             }
         }
         self.all.clear();
-        // So many could be hit the next time.
+        // The next call could hit this many, and must not allocate.
         self.all.reserve(experts.min(routing.top_k_index().len()));
         let [mut pairs, mut panel, mut row] = [0; 3];
         for (expert, count) in self.counts.iter_mut().enumerate() {
@@ -82,7 +82,7 @@ impl Groups {
             if *count > 0 {
                 let (paneled, count_panels) = in_panels(*count);
                 let rows = *count - paneled;
-                self.all.push(Group {
+                self.all.push(ExpertPairs {
                     expert,
                     pairs: start..start + *count,
                     panels: panel..panel + count_panels,
@@ -118,7 +118,7 @@ impl Groups {
     }
 
     /// The experts that were hit, in ascending id.
-    pub(super) fn all(&self) -> &[Group] {
+    pub(super) fn all(&self) -> &[ExpertPairs] {
         &self.all
     }
 
@@ -143,7 +143,7 @@ mod tests {
         let routing = Routing::new(2, ids, vec![0.1, 0.2, 0.3, 0.4, 0.5, 0.6]).unwrap();
         let mut groups = Groups::default();
         groups.order(&routing, 4, |_| (0, 0));
-        let group = |expert, pairs: Range<usize>| Group {
+        let group = |expert, pairs: Range<usize>| ExpertPairs {
             expert,
             pairs: pairs.clone(),
             panels: 0..0,

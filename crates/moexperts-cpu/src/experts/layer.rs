@@ -1,8 +1,9 @@
-//! An experts layer in two halves with a barrier between them: into the experts, `activation(gate(x),
-//! up(x))`, and out of them, the weighted down products. A backend chooses which pairs go together.
+//! An experts layer in two halves with a barrier between them: into the experts,
+//! `activation(gate(x), up(x))`, and out of them, the weighted down products. A backend chooses
+//! which pairs go together.
 //!
-//! Of an expert's pairs, as many as fill panels go through them, and the rest through dot products;
-//! what leaves the activation is already in the form the down product reads.
+//! The pairs of an expert that fill panels go through panels, the others through dot products. The
+//! results of the activation are stored in the form that the down product reads.
 
 use std::ops::Range;
 
@@ -10,25 +11,25 @@ use moexperts_core::{Expert, Experts, Matrix, Result, checks};
 
 use super::{
     RowsCall,
-    groups::{Group, Groups},
+    groups::{ExpertPairs, Groups},
     outputs::Outputs,
 };
 use crate::{
     cpu::{Cpu, MIN_VALUES, NARROWEST},
     linear::chunks,
     operands::{Buffer, Operands},
-    product::{Block, Gathered, Inputs, Kernel, PANEL, Then},
+    product::{BlockResults, Gathered, Inputs, Kernel, PANEL, Then},
     rows::{RowsMut, SharedOut},
     shared_rows::SharedRows,
-    threads::{PerThread, Rooms},
+    threads::{Grain, PerThread, Workspaces},
 };
 
 /// Which pairs of an expert pass its weights together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Pairs {
-    /// All of them, in whichever form is faster.
+    /// All of them, in the form that is faster.
     Together,
-    /// Each on its own, as dot products.
+    /// Each alone, as dot products.
     Alone,
 }
 
@@ -41,18 +42,18 @@ struct Workspace {
     inner_rows: Buffer,
     inner_panels: Buffer,
     sums: Vec<f32>,
-    threads: PerThread<ThreadRoom>,
+    threads: PerThread<ThreadWorkspace>,
 }
 
-/// Room of one thread, for gate and up.
+/// Buffers of one thread, for gate and up.
 #[derive(Debug, Default)]
-struct ThreadRoom {
-    products: [Block; 2],
+struct ThreadWorkspace {
+    products: [BlockResults; 2],
     gathered: [Gathered; 2],
 }
 
 /// A call whose shapes agree, its pairs ordered and its output zeroed.
-pub(super) struct Layer<'a> {
+pub(super) struct ExpertsLayer<'a> {
     cpu: &'a Cpu,
     experts: &'a Experts<Cpu>,
     kernel: Kernel,
@@ -63,18 +64,18 @@ pub(super) struct Layer<'a> {
     inputs: Inputs<'a>,
     /// Hidden states of the pairs in panels, [panels, H, PANEL].
     panels: Operands<'a>,
-    /// What leaves the activation for the other pairs, [rows, I].
+    /// Results of the activation for the other pairs, [rows, I].
     inner_rows: Operands<'a>,
-    /// What leaves the activation for the pairs in panels, [panels, I, PANEL].
+    /// Results of the activation for the pairs in panels, [panels, I, PANEL].
     inner_panels: Operands<'a>,
-    rooms: Rooms<'a, ThreadRoom>,
+    workspaces: Workspaces<'a, ThreadWorkspace>,
     /// The sums of the pairs of each token, [T, H].
     out: SharedRows<'a, f32>,
-    /// Where the sums go in the end, if not where they are added up.
+    /// The rows that the sums are rounded into, if they are not `out`.
     rounded: Option<SharedOut<'a>>,
 }
 
-impl<'a> Layer<'a> {
+impl<'a> ExpertsLayer<'a> {
     /// Checks the call and orders its pairs by expert.
     ///
     /// # Errors
@@ -113,7 +114,7 @@ impl<'a> Layer<'a> {
             inner_rows: inner_rows.rows(&kernel, groups.rows(), spec.intermediate),
             inner_panels: inner_panels.rows(&kernel, count, panel_len(spec.intermediate)),
             groups,
-            rooms: threads.rooms(cpu.threads()),
+            workspaces: threads.of(cpu.threads()),
             out: SharedRows::new(sums, spec.hidden),
             rounded: rounded.map(RowsMut::shared),
         };
@@ -121,7 +122,7 @@ impl<'a> Layer<'a> {
     }
 
     /// The pairs of each expert that was hit, in ascending id.
-    pub(super) fn groups(&self) -> &'a [Group] {
+    pub(super) fn groups(&self) -> &'a [ExpertPairs] {
         self.groups.all()
     }
 
@@ -131,20 +132,22 @@ impl<'a> Layer<'a> {
         let hidden = self.experts.spec().hidden;
         cpu.threads().split(tokens, MIN_VALUES.div_ceil(hidden.max(1)), |rows| {
             for row in rows {
-                // SAFETY: nothing is added any more, and the threads divide the rows.
+                // SAFETY: every `split` of `add` has returned, so nothing writes the sums, and this
+                // one gives each row to one part.
                 unsafe { rounded.store(cpu, row, 0, sums.row(row)) };
             }
         });
     }
 
     /// Computes the pairs of some experts and adds them to the output, in the order given.
-    pub(super) fn add(&mut self, groups: &[Group]) {
+    pub(super) fn add(&mut self, groups: &[ExpertPairs]) {
         let (layer, spec) = (&*self, self.experts.spec());
         let threads = self.cpu.threads();
-        let panels = || groups.iter().flat_map(Group::panels);
+        let panels = || groups.iter().flat_map(ExpertPairs::panels);
         threads.split(panels().count(), 1, |range| {
             for (panel, pairs) in panels().skip(range.start).take(range.len()) {
-                // SAFETY: `&mut self` keeps other calls out, and the threads divide the panels.
+                // SAFETY: `&mut self` excludes other calls, and `split` gives each panel to one
+                // part.
                 unsafe {
                     let tokens = &layer.groups.tokens()[pairs];
                     layer.panels.pack(panel, layer.inputs, tokens, spec.hidden);
@@ -152,25 +155,28 @@ impl<'a> Layer<'a> {
             }
         });
         let pairs: usize = groups.iter().map(|group| group.pairs.len()).sum();
-        let grain = [self.cpu.grain(spec.intermediate, pairs * spec.hidden), NARROWEST];
+        let columns = self.cpu.grain(spec.intermediate, pairs * spec.hidden);
+        let grain = Grain { columns, narrowest: NARROWEST };
         threads.split_grid(groups.len(), spec.intermediate, grain, |range, columns| {
-            // SAFETY: once a part, which does nothing else.
-            let room = unsafe { layer.rooms.own() };
+            // SAFETY: once in this part of a `split`, which starts no other parallel work.
+            let workspace = unsafe { layer.workspaces.own() };
             let groups = &groups[range];
             for (index, group) in groups.iter().enumerate() {
                 let next = groups.get(index + 1);
-                // SAFETY: as above, but of the columns and experts; every panel is packed.
-                unsafe { layer.up(group, next, columns.clone(), room) };
+                // SAFETY: `split_grid` gives each column of each expert to one part; the `split`
+                // above has packed the panels.
+                unsafe { layer.up(group, next, columns.clone(), workspace) };
             }
         });
         let grain = self.cpu.grain(spec.hidden, pairs * spec.intermediate);
         threads.split(spec.hidden, grain, |columns| {
-            // SAFETY: once a part, which does nothing else.
-            let room = unsafe { layer.rooms.own() };
+            // SAFETY: once in this part of a `split`, which starts no other parallel work.
+            let workspace = unsafe { layer.workspaces.own() };
             for (index, group) in groups.iter().enumerate() {
                 let next = groups.get(index + 1);
-                // SAFETY: as above, and every `up` has returned.
-                unsafe { layer.down(group, next, columns.clone(), room) };
+                // SAFETY: `split` gives each column to one part; the `split_grid` above has
+                // returned, and with it every `up`.
+                unsafe { layer.down(group, next, columns.clone(), workspace) };
             }
         });
     }
@@ -181,17 +187,18 @@ impl<'a> Layer<'a> {
     /// No other call in progress has the same expert and column; the panels are packed.
     unsafe fn up(
         &self,
-        group: &Group,
-        next: Option<&Group>,
+        group: &ExpertPairs,
+        next: Option<&ExpertPairs>,
         columns: Range<usize>,
-        room: &mut ThreadRoom,
+        workspace: &mut ThreadWorkspace,
     ) {
-        let ThreadRoom { products: [Block(gate_out), Block(up_out)], gathered } = room;
+        let ThreadWorkspace { products: [BlockResults(gate_out), BlockResults(up_out)], gathered } =
+            workspace;
         let Expert { gate_proj, up_proj, .. } = self.experts.expert(group.expert);
         let first = |expert: &'a Expert<Matrix, Vec<f32>>| {
             &expert.gate_proj.as_ref().unwrap_or(&expert.up_proj).weight
         };
-        let first_of = |group: &Group| first(self.experts.expert(group.expert));
+        let first_of = |group: &ExpertPairs| first(self.experts.expert(group.expert));
         let next = next.and_then(|next| Then::rows(first_of(next), columns.start));
         let end = columns.end;
         for columns in chunks(columns, self.outputs_at_once()) {
@@ -199,7 +206,8 @@ impl<'a> Layer<'a> {
             let gate = gate_proj.as_ref().map(|gate| Outputs::of(gate, &columns, gate_rows));
             let up = Outputs::of(up_proj, &columns, up_rows);
             for panels in chunks(group.panels.clone(), self.kernel.block_panels()) {
-                // SAFETY: nobody writes the panels any more.
+                // SAFETY: the panels are packed, by this function's contract, and nothing writes
+                // them before the next `add`.
                 let inputs = unsafe { self.panels.read(panels.clone()) };
                 let cells = panels.len() * columns.len() * PANEL;
                 let product = |outputs: &Outputs<'_>, out: &mut [f32]| {
@@ -208,7 +216,9 @@ impl<'a> Layer<'a> {
                 let (gate_out, up_out) = (&mut gate_out[..cells], &mut up_out[..cells]);
                 self.activated(gate.as_ref(), &up, gate_out, up_out, product);
                 for (panel, values) in panels.zip(up_out.chunks_exact(columns.len() * PANEL)) {
-                    // SAFETY: the caller owes that nobody else writes these columns.
+                    // SAFETY: no other call has these columns of this expert, by this function's
+                    // contract, and the panel is the expert's. The first column is even, because
+                    // `NARROWEST` and the number of outputs at once are.
                     unsafe {
                         self.inner_panels.store_panel(self.cpu, panel, columns.clone(), values);
                     }
@@ -232,7 +242,8 @@ impl<'a> Layer<'a> {
                 let (gate_out, up_out) = (&mut gate_out[..cells], &mut up_out[..cells]);
                 self.activated(gate.as_ref(), &up, gate_out, up_out, product);
                 for (row, values) in rows.zip(up_out.chunks_exact(columns.len())) {
-                    // SAFETY: the caller owes that nobody else writes these columns.
+                    // SAFETY: no other call has these columns of this expert, by this function's
+                    // contract, and the row is the expert's.
                     unsafe { self.inner_rows.store(self.cpu, row, columns.clone(), values) };
                 }
             }
@@ -245,12 +256,13 @@ impl<'a> Layer<'a> {
     /// No other call in progress has the same column, or is an [`up`](Self::up).
     unsafe fn down(
         &self,
-        group: &Group,
-        next: Option<&Group>,
+        group: &ExpertPairs,
+        next: Option<&ExpertPairs>,
         columns: Range<usize>,
-        room: &mut ThreadRoom,
+        workspace: &mut ThreadWorkspace,
     ) {
-        let ThreadRoom { products: [Block(product), _], gathered: [gathered, _] } = room;
+        let ThreadWorkspace { products: [BlockResults(product), _], gathered: [gathered, _] } =
+            workspace;
         let Expert { down_proj, .. } = self.experts.expert(group.expert);
         let next = next.map(|next| &self.experts.expert(next.expert).down_proj.weight);
         let next = next.and_then(|next| Then::rows(next, columns.start));
@@ -259,13 +271,15 @@ impl<'a> Layer<'a> {
             let down = Outputs::of(down_proj, &columns, gathered);
             for panels in chunks(group.panels.clone(), self.kernel.block_panels()) {
                 let product = &mut product[..panels.len() * columns.len() * PANEL];
-                // SAFETY: no `up` is in progress, as the caller owes.
+                // SAFETY: only `up` writes these, and none is in progress, by this function's
+                // contract.
                 let inner = unsafe { self.inner_panels.read(panels.clone()) };
                 down.lanes(&self.kernel, inner, product);
                 for (panel, values) in panels.zip(product.chunks_exact(columns.len() * PANEL)) {
                     let pairs = &self.groups.pairs()[group.pairs_of_panel(panel)];
                     for (lane, pair) in pairs.iter().enumerate() {
-                        // SAFETY: the caller owes that nobody else writes these columns.
+                        // SAFETY: no other call has these columns, by this function's contract, and
+                        // `out` ends with this turn.
                         let out = unsafe { self.out.part(pair.token as usize, columns.clone()) };
                         for (out, values) in out.iter_mut().zip(values.chunks_exact(PANEL)) {
                             *out += pair.weight * values[lane];
@@ -275,7 +289,8 @@ impl<'a> Layer<'a> {
             }
             for rows in chunks(group.rows.clone(), self.rows_at_once()) {
                 let product = &mut product[..rows.len() * columns.len()];
-                // SAFETY: no `up` is in progress, as the caller owes.
+                // SAFETY: only `up` writes these, and none is in progress, by this function's
+                // contract.
                 let inner = unsafe { self.inner_rows.read(rows.clone()) };
                 let indices: [u32; PANEL] = std::array::from_fn(|row| row as u32);
                 let further = || Then::rows(&down_proj.weight, columns.end);
@@ -284,7 +299,8 @@ impl<'a> Layer<'a> {
                 down.dot(self.cpu, &self.kernel, rows_of_inner, then, product);
                 let pairs = &self.groups.pairs()[group.pairs_of_rows(&rows)];
                 for (pair, values) in pairs.iter().zip(product.chunks_exact(columns.len())) {
-                    // SAFETY: the caller owes that nobody else writes these columns.
+                    // SAFETY: no other call has these columns, by this function's contract, and
+                    // `out` ends with this turn.
                     let out = unsafe { self.out.part(pair.token as usize, columns.clone()) };
                     self.cpu.elementwise().add_scaled(out, values, pair.weight);
                 }
@@ -315,7 +331,8 @@ impl<'a> Layer<'a> {
         }
     }
 
-    /// Alone, every pair of an expert reads the block again, so it has to be near.
+    /// Alone, every pair of an expert reads the block again: a quarter of it stays in the cache
+    /// beside what the prefetches bring.
     fn outputs_at_once(&self) -> usize {
         match self.pairs {
             Pairs::Together => self.kernel.block_outputs(),

@@ -21,9 +21,9 @@ impl<'a> Outputs<'a> {
     pub(super) fn of(
         linear: &'a Linear<Matrix, Vec<f32>>,
         columns: &Range<usize>,
-        room: &'a mut Gathered,
+        gathered: &'a mut Gathered,
     ) -> Self {
-        let (weights, rows) = room.rows(&linear.weight, columns.clone());
+        let (weights, rows) = gathered.rows(&linear.weight, columns.clone());
         let bias = linear.bias.as_deref().map(|bias| &bias[columns.clone()]);
         Self { weights, rows, bias }
     }

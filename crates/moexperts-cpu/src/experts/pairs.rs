@@ -1,21 +1,21 @@
-//! One projection of the experts, for each (token, expert) pair: what stands between two of them is
-//! the caller's.
+//! One projection of the experts, for each (token, expert) pair: the caller computes what stands
+//! between two projections.
 
 use std::ops::Range;
 
 use moexperts_core::{Error, Linear, Matrix, Result, Routing, Scratch, checks};
 
 use super::{
-    groups::{Group, Groups},
+    groups::{ExpertPairs, Groups},
     outputs::Outputs,
 };
 use crate::{
     cpu::{Cpu, NARROWEST},
     linear::chunks,
     operands::{Buffer, Operands},
-    product::{Block, Gathered, Inputs, Kernel, PANEL},
+    product::{BlockResults, Gathered, Inputs, Kernel, PANEL},
     rows::{Rows, RowsMut, SharedOut},
-    threads::{PerThread, Rooms},
+    threads::{Grain, PerThread, Workspaces},
 };
 
 /// The arguments of [`expert_linear`].
@@ -36,26 +36,26 @@ pub struct PairsCall<'a> {
 /// Buffers of one caller.
 #[derive(Debug, Default)]
 struct Workspace {
-    /// The pairs, each as a token of its own.
+    /// The pairs, each as a separate token.
     pairs: Routing,
     groups: Groups,
     /// Input row of each ordered pair.
     input_rows: Vec<u32>,
     inputs: Buffer,
     panels: Buffer,
-    threads: PerThread<ThreadRoom>,
+    threads: PerThread<ThreadWorkspace>,
 }
 
-/// Room of one thread.
+/// Buffers of one thread.
 #[derive(Debug, Default)]
-struct ThreadRoom {
-    product: Block,
+struct ThreadWorkspace {
+    product: BlockResults,
     gathered: Gathered,
     row: Vec<f32>,
 }
 
-/// `out[t · K + k] = experts[ids[t, k]](x[t])`, or of `x[t · K + k]`: [T · K, out], rounded once. The
-/// rows of sentinels are 0.
+/// `out[t · K + k] = experts[ids[t, k]](x[t])`, or of `x[t · K + k]`: [T · K, out], rounded once.
+/// The rows of sentinels are 0.
 ///
 /// # Errors
 /// [`Error::Shape`] or [`Error::Format`] that names what does not agree, [`Error::Device`] if there
@@ -70,7 +70,7 @@ pub fn expert_linear(call: PairsCall<'_>, out: RowsMut<'_>) -> Result<()> {
     checks::format(cpu, first.weight.format())?;
     let kernel = cpu.kernel(first.weight.format());
     groups.order(pairs, experts.len(), |rows| kernel.in_panels(rows));
-    // As many pairs as there are rows, or K of them to a row.
+    // There is a row for each pair, or for each K pairs of a token.
     let per_row = count.checked_div(x.shape()[0]).unwrap_or(1).max(1) as u32;
     input_rows.clear();
     input_rows.extend(groups.tokens().iter().map(|pair| pair / per_row));
@@ -83,7 +83,7 @@ pub fn expert_linear(call: PairsCall<'_>, out: RowsMut<'_>) -> Result<()> {
         input_rows,
         inputs: inputs.prepare(cpu, &kernel, x),
         panels: panels.rows(&kernel, groups.panels(), kernel.panel_len(cols)),
-        rooms: threads.rooms(cpu.threads()),
+        workspaces: threads.of(cpu.threads()),
         out: out.shared(),
     };
     products.clear_sentinels(routing, outputs);
@@ -140,7 +140,7 @@ struct Products<'a> {
     input_rows: &'a [u32],
     inputs: Inputs<'a>,
     panels: Operands<'a>,
-    rooms: Rooms<'a, ThreadRoom>,
+    workspaces: Workspaces<'a, ThreadWorkspace>,
     out: SharedOut<'a>,
 }
 
@@ -150,7 +150,7 @@ impl Products<'_> {
         let zeros = vec![0.0; outputs];
         for (pair, &id) in routing.top_k_index().iter().enumerate() {
             if id as usize >= self.experts.len() {
-                // SAFETY: nobody else has the rows yet.
+                // SAFETY: this runs before `run`, on one thread.
                 unsafe { self.out.store(self.cpu, pair, 0, &zeros) };
             }
         }
@@ -159,21 +159,23 @@ impl Products<'_> {
     fn run(&self, [cols, outputs]: [usize; 2]) {
         let threads = self.cpu.threads();
         let groups = self.groups.all();
-        let panels = || groups.iter().flat_map(Group::panels);
+        let panels = || groups.iter().flat_map(ExpertPairs::panels);
         threads.split(panels().count(), 1, |range| {
             for (panel, pairs) in panels().skip(range.start).take(range.len()) {
-                // SAFETY: the threads divide the panels.
+                // SAFETY: `split` gives each panel to one part.
                 unsafe { self.panels.pack(panel, self.inputs, &self.input_rows[pairs], cols) };
             }
         });
         let pairs: usize = groups.iter().map(|group| group.pairs.len()).sum();
-        let grain = [self.cpu.grain(outputs, pairs * cols), NARROWEST];
+        let columns = self.cpu.grain(outputs, pairs * cols);
+        let grain = Grain { columns, narrowest: NARROWEST };
         threads.split_grid(groups.len(), outputs, grain, |range, columns| {
-            // SAFETY: once a part, which does nothing else.
-            let room = unsafe { self.rooms.own() };
+            // SAFETY: once in this part of a `split`, which starts no other parallel work.
+            let workspace = unsafe { self.workspaces.own() };
             for group in &groups[range] {
-                // SAFETY: the threads divide groups and columns; every panel is packed.
-                unsafe { self.product(group, columns.clone(), room) };
+                // SAFETY: `split_grid` gives each column of each group to one part; the `split`
+                // above has packed the panels.
+                unsafe { self.product(group, columns.clone(), workspace) };
             }
         });
     }
@@ -182,13 +184,19 @@ impl Products<'_> {
     ///
     /// # Safety
     /// No other call in progress has the same group and column; the panels are packed.
-    unsafe fn product(&self, group: &Group, columns: Range<usize>, room: &mut ThreadRoom) {
-        let ThreadRoom { product: Block(product), gathered, row } = room;
+    unsafe fn product(
+        &self,
+        group: &ExpertPairs,
+        columns: Range<usize>,
+        workspace: &mut ThreadWorkspace,
+    ) {
+        let ThreadWorkspace { product: BlockResults(product), gathered, row } = workspace;
         let linear = &self.experts[group.expert];
         for columns in chunks(columns, self.kernel.block_outputs()) {
             let outputs = Outputs::of(linear, &columns, gathered);
             for panels in chunks(group.panels.clone(), self.kernel.block_panels()) {
-                // SAFETY: nobody writes the panels any more.
+                // SAFETY: the panels are packed, by this function's contract, and nothing writes
+                // them after that.
                 let inputs = unsafe { self.panels.read(panels.clone()) };
                 let product = &mut product[..panels.len() * columns.len() * PANEL];
                 outputs.lanes(&self.kernel, inputs, product);
@@ -197,7 +205,8 @@ impl Products<'_> {
                     for (lane, &pair) in pairs.iter().enumerate() {
                         row.clear();
                         row.extend(values.chunks_exact(PANEL).map(|values| values[lane]));
-                        // SAFETY: as the caller owes.
+                        // SAFETY: no other call has these columns of this group, by this function's
+                        // contract, and each pair is in one group.
                         unsafe { self.out.store(self.cpu, pair as usize, columns.start, row) };
                     }
                 }
@@ -209,7 +218,8 @@ impl Products<'_> {
                 outputs.dot(self.cpu, &self.kernel, inputs, None, product);
                 let pairs = &self.groups.tokens()[pairs];
                 for (&pair, values) in pairs.iter().zip(product.chunks_exact(columns.len())) {
-                    // SAFETY: as the caller owes.
+                    // SAFETY: no other call has these columns of this group, by this function's
+                    // contract, and each pair is in one group.
                     unsafe { self.out.store(self.cpu, pair as usize, columns.start, values) };
                 }
             }

@@ -1,6 +1,6 @@
 //! The machine, as the CPU's kernels see it.
 
-use super::Memory;
+use super::memory::Memory;
 use crate::{
     Cpu, Isa,
     limits::{self, ReadBandwidth},
@@ -34,8 +34,8 @@ impl Machine {
     }
 }
 
-/// Describes a processor: `Intel(R) Xeon(R) Processor, 2 threads, avx512bf16`, without the name where
-/// the system does not give one.
+/// Describes a processor: `Intel(R) Xeon(R) Processor, 2 threads, avx512bf16`, without the name
+/// where the system does not give one.
 pub fn describe_cpu(cpu: &Cpu) -> String {
     let name = Cpu::processor().map_or(String::new(), |name| format!("{name}, "));
     let threads = cpu.thread_count();

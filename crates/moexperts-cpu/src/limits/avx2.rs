@@ -2,7 +2,10 @@
 
 use std::arch::x86_64::*;
 
-use super::{chains::CHAINS, portable, reads::BLOCK};
+use super::{
+    portable,
+    sizes::{BLOCK, CHAINS},
+};
 
 /// Operations of one step of one chain.
 pub(super) const FLOPS: u64 = 2 * 8;
@@ -22,7 +25,7 @@ pub(super) fn chains(starts: &[f32; CHAINS], factor: f32, summand: f32, steps: u
     let mut lanes = [0.0; 8];
     let mut total = 0.0;
     for sum in sums {
-        // SAFETY: `lanes` has room for eight values.
+        // SAFETY: `lanes` holds eight values.
         unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), sum) };
         total += lanes.iter().sum::<f32>();
     }

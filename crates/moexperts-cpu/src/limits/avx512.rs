@@ -2,11 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{
-    chains::CHAINS,
-    portable::STEP,
-    reads::{BLOCK, ROW},
-};
+use super::sizes::{BLOCK, CHAINS, ROW, STEP};
 
 /// Operations of one step of one chain.
 pub(super) const FLOPS: u64 = 2 * 16;
@@ -57,7 +53,7 @@ pub(super) fn four_streams(block: &[u64; BLOCK]) -> u64 {
 #[target_feature(enable = "avx512f")]
 fn add(sums: &mut [__m512i; 2], values: &[u64; STEP]) {
     for (half, sum) in sums.iter_mut().enumerate() {
-        // SAFETY: the values are two registers.
+        // SAFETY: the values are `STEP` of 64 bits: two registers.
         let values = unsafe { _mm512_loadu_si512(values.as_ptr().add(8 * half).cast()) };
         *sum = _mm512_xor_si512(*sum, values);
     }
@@ -66,7 +62,7 @@ fn add(sums: &mut [__m512i; 2], values: &[u64; STEP]) {
 #[target_feature(enable = "avx512f")]
 fn total(sums: [__m512i; 2]) -> u64 {
     let mut lanes = [0; 8];
-    // SAFETY: `lanes` has room for a register.
+    // SAFETY: `lanes` is as large as a register.
     unsafe { _mm512_storeu_si512(lanes.as_mut_ptr().cast(), _mm512_xor_si512(sums[0], sums[1])) };
     lanes.iter().fold(0_u64, |sum, lane| sum ^ lane)
 }

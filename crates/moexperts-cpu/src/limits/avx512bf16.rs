@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use half::bf16;
 
-use super::chains::CHAINS;
+use super::sizes::CHAINS;
 
 /// Operations of one step of one chain.
 pub(super) const FLOPS: u64 = 2 * 32;
@@ -28,7 +28,7 @@ pub(super) fn chains(starts: &[f32; CHAINS], factor: f32, summand: f32, steps: u
     total
 }
 
-/// Thirty-two times the value, rounded.
+/// The value, rounded, in all thirty-two lanes.
 #[target_feature(enable = "avx512f,avx512bf16")]
 fn pairs(value: f32) -> __m512bh {
     let bits = u32::from(bf16::from_f32(value).to_bits());

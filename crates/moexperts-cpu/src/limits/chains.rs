@@ -7,17 +7,15 @@ use moexperts_core::{DType, WeightFormat};
 
 #[cfg(target_arch = "x86_64")]
 use super::{amxbf16, avx2, avx512, avx512bf16};
-use super::{fastest, portable};
+use super::{clock::fastest, portable, sizes::CHAINS};
 use crate::{cpu::Cpu, isa::Isa};
 
-/// Chains that run side by side: two units with a latency of up to six cycles are full.
-pub(super) const CHAINS: usize = 12;
-
-/// Steps between two looks at the clock.
+/// Steps between two looks at the clock: about 50 microseconds, against which a look is nothing.
 const STEPS: u64 = 1 << 14;
 
 /// The most multiplications and additions a second.
 #[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
 pub struct Peak {
     /// Multiplications and additions a second, all threads together; a fused one counts as two.
     pub flops_per_second: f64,
@@ -48,11 +46,12 @@ pub(super) struct Chains {
     pub(super) inputs: DType,
     /// Multiplications and additions of one step of all chains.
     pub(super) flops_per_step: u64,
+    /// Unsafe to call: the processor must have the instruction set.
     run: unsafe fn(&[f32; CHAINS], f32, f32, u64) -> f32,
 }
 
 impl Chains {
-    /// What this machine can run, the best first.
+    /// The chains that this machine can run, the best first.
     pub(super) fn all() -> impl Iterator<Item = Self> {
         let entry = |isa, inputs, flops_per_chain, run| {
             let flops_per_step = CHAINS as u64 * flops_per_chain;
@@ -86,7 +85,7 @@ impl Chains {
     /// Does `steps` of `sum = sum · factor + summand` on every lane of every chain, or, for bf16,
     /// `sum = sum + products · factor · summand`, 2 products, or 32 with AMX; the sum of all lanes.
     pub(super) fn run(&self, starts: &[f32; CHAINS], factor: f32, summand: f32, steps: u64) -> f32 {
-        // SAFETY: `all` checked the instruction set.
+        // SAFETY: `all` makes only chains whose instruction set runs here.
         unsafe { (self.run)(starts, factor, summand, steps) }
     }
 }

@@ -1,8 +1,8 @@
-//! What the machine can do at most: bytes read from memory and operations a second.
+//! The limits of the machine: bytes read from memory and operations a second.
 //!
 //! Both are measured, with the instruction set and as many threads as a [`Cpu`](crate::Cpu) has,
-//! so that the time of a layer can be set against them. The threads are of their own: what is
-//! measured is the machine, not the pool.
+//! so that the time of a layer can be set against them. They are not the threads of the pool:
+//! what is measured is the machine.
 
 #[cfg(target_arch = "x86_64")]
 mod amxbf16;
@@ -13,67 +13,12 @@ mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod avx512bf16;
 mod chains;
+mod clock;
 mod portable;
 mod reads;
+mod sizes;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    sync::Barrier,
-    thread,
-    time::{Duration, Instant},
-};
-
 pub use chains::{Peak, peak};
 pub use reads::{ReadBandwidth, read_bandwidth};
-
-/// Measurements of one way; their median counts.
-const ROUNDS: usize = 21;
-
-/// How long one measurement takes: about as long as a layer, so that on a machine that others use
-/// too the median leaves out the times in which they compute, as it does for a layer.
-const TIME: Duration = Duration::from_millis(10);
-
-/// What all threads together do in a second, the best of several ways to do it.
-///
-/// Each thread makes its own worker, which does a piece of work in the given way and returns its
-/// size. The ways take turns, so that whatever else the machine does hits all alike.
-fn fastest<W: FnMut(usize) -> u64>(
-    threads: usize,
-    ways: usize,
-    worker: impl Fn() -> W + Sync,
-) -> f64 {
-    let barrier = Barrier::new(threads);
-    let measure = || {
-        let mut work = worker();
-        let rates = (0..ROUNDS * ways).map(|turn| {
-            barrier.wait();
-            rate(|| work(turn % ways))
-        });
-        rates.collect::<Vec<f64>>()
-    };
-    let rates: Vec<Vec<f64>> = thread::scope(|scope| {
-        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(measure)).collect();
-        threads.into_iter().map(|thread| thread.join().expect("workers do not panic")).collect()
-    });
-    let together = |turn: usize| rates.iter().map(|rates| rates[turn]).sum::<f64>();
-    let median = |way: usize| {
-        let mut rounds: Vec<f64> = (way..ROUNDS * ways).step_by(ways).map(together).collect();
-        rounds.sort_by(f64::total_cmp);
-        rounds[ROUNDS / 2]
-    };
-    (0..ways).map(median).fold(0.0, f64::max)
-}
-
-/// Does pieces of work until the time is up.
-fn rate(mut work: impl FnMut() -> u64) -> f64 {
-    let start = Instant::now();
-    let mut done = 0;
-    loop {
-        done += work();
-        let elapsed = start.elapsed();
-        if elapsed >= TIME {
-            return done as f64 / elapsed.as_secs_f64();
-        }
-    }
-}

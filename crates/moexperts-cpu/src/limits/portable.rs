@@ -2,10 +2,7 @@
 
 use std::hint::black_box;
 
-use super::{
-    chains::CHAINS,
-    reads::{BLOCK, ROW},
-};
+use super::sizes::{BLOCK, CHAINS, ROW, STEP};
 
 /// Values of one chain.
 const LANES: usize = 4;
@@ -26,9 +23,6 @@ pub(super) fn chains(starts: &[f32; CHAINS], factor: f32, summand: f32, steps: u
     }
     black_box(sums).iter().flatten().sum()
 }
-
-/// Values of one step of the readers: two registers of 64 bytes, four of 32.
-pub(super) const STEP: usize = 16;
 
 /// Reads a block from its first value to its last; the exclusive or of all.
 #[inline(always)]

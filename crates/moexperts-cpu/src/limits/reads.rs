@@ -5,7 +5,7 @@ use std::hint::black_box;
 
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512};
-use super::{fastest, portable};
+use super::{clock::fastest, portable, sizes::BLOCK};
 use crate::{cpu::Cpu, isa::Isa};
 
 /// Larger than the caches of most machines, so that reads come from memory.
@@ -14,20 +14,15 @@ const BUFFER_BYTES: u64 = 512 << 20;
 /// The least for one thread: with many threads the caches they share are large.
 const PART_BYTES: u64 = 16 << 20;
 
-/// Values between two looks at the clock: a megabyte.
-pub(super) const BLOCK: usize = 1 << 17;
-
-/// Values of a row where four are read at once: 4 kB.
-pub(super) const ROW: usize = 1 << 9;
-
 /// How fast threads read from memory.
 #[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
 pub struct ReadBandwidth {
     /// Bytes a second, all threads together.
     pub bytes_per_second: f64,
     /// How many threads read.
     pub threads: usize,
-    /// What they read, all together.
+    /// Bytes that all threads read.
     pub buffer_bytes: u64,
 }
 
@@ -60,11 +55,12 @@ pub fn read_bandwidth(cpu: &Cpu, available_bytes: Option<u64>) -> ReadBandwidth 
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Readers {
     pub(super) isa: Isa,
+    /// Unsafe to call: the processor must have the instruction set.
     run: [unsafe fn(&[u64; BLOCK]) -> u64; 2],
 }
 
 impl Readers {
-    /// What this machine can run, the best first.
+    /// The readers that this machine can run, the best first.
     pub(super) fn all() -> impl Iterator<Item = Self> {
         let readers = [
             #[cfg(target_arch = "x86_64")]
@@ -88,7 +84,7 @@ impl Readers {
 
     /// Reads a block in one of the ways; the exclusive or of its values.
     pub(super) fn run(&self, way: usize, block: &[u64; BLOCK]) -> u64 {
-        // SAFETY: `all` checked the instruction set.
+        // SAFETY: `all` makes only readers whose instruction set runs here.
         unsafe { (self.run[way])(block) }
     }
 }

@@ -1,12 +1,13 @@
-//! The loops do the work they are paid for.
+//! The loops do the work that is counted.
 
 use moexperts_core::{DType, WeightFormat};
 
 use super::{
-    ROUNDS,
-    chains::{CHAINS, Chains},
-    fastest, peak, read_bandwidth,
-    reads::{BLOCK, ROW, Readers},
+    chains::Chains,
+    clock::{ROUNDS, fastest},
+    peak, read_bandwidth,
+    reads::Readers,
+    sizes::{BLOCK, CHAINS, ROW},
 };
 use crate::{
     cpu::{Cpu, CpuOptions},

@@ -5,23 +5,31 @@ use std::arch::x86_64::*;
 use half::{bf16, f16};
 
 use super::{
-    PANEL,
     dot::{self, DotCall, DotTiles},
     lanes::{self, LaneTiles, LanesCall},
+    panel::PANEL,
 };
 
 /// f32 values of a register.
 const LANES: usize = 8;
 
+/// # Safety
+/// The processor has these instruction sets; the rows of the call exist, and `out` holds their
+/// results: [`DotCall`].
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn dot<W: Widen>(call: &DotCall<'_, f32, W>, out: &mut [f32]) {
-    // SAFETY: this function is compiled for, and called with, the instruction set.
+pub(super) unsafe fn dot<W: Widen>(call: &DotCall<'_, f32, W>, out: &mut [f32]) {
+    // SAFETY: this function is compiled for the instruction sets of the tile; its contract is that
+    // of the walk.
     unsafe { dot::walk::<Avx2, f32, W>(call, out) }
 }
 
+/// # Safety
+/// The processor has these instruction sets; the rows and panels of the call exist, and `out` holds
+/// their results: [`LanesCall`].
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn lanes<W: Widen>(call: &LanesCall<'_, f32, W>, out: &mut [f32]) {
-    // SAFETY: this function is compiled for, and called with, the instruction set.
+pub(super) unsafe fn lanes<W: Widen>(call: &LanesCall<'_, f32, W>, out: &mut [f32]) {
+    // SAFETY: this function is compiled for the instruction sets of the tile; its contract is that
+    // of the walk.
     unsafe { lanes::walk::<Avx2, f32, W>(call, out) }
 }
 
@@ -32,12 +40,15 @@ pub(super) trait Widen: Sized {
         Some(stage::<Self>);
 
     /// # Safety
-    /// The processor has AVX2 and F16C; eight elements lie behind the pointer.
+    /// The processor has AVX2 and F16C; eight elements can be read from the pointer on, which is
+    /// aligned for one of them.
     unsafe fn widen(from: *const Self) -> __m256;
 
+    /// The rest of the register is zero.
+    ///
     /// # Safety
-    /// The processor has AVX2 and F16C; `count < 8` elements lie behind the pointer. The rest of
-    /// the register is zero.
+    /// The processor has AVX2 and F16C; `count < 8` elements can be read from the pointer on; no
+    /// others are.
     unsafe fn widen_tail(from: *const Self, count: usize) -> __m256;
 }
 
@@ -54,7 +65,7 @@ impl<W: Widen> DotTiles<f32, W> for Avx2 {
 
     #[inline(always)]
     unsafe fn zero() -> __m256 {
-        // SAFETY: as the trait owes.
+        // SAFETY: the processor has AVX2, by the trait's contract.
         unsafe { _mm256_setzero_ps() }
     }
 
@@ -64,7 +75,7 @@ impl<W: Widen> DotTiles<f32, W> for Avx2 {
         inputs: [*const f32; I],
         weights: [*const W; R],
     ) {
-        // SAFETY: as the trait owes.
+        // SAFETY: eight elements can be read at each pointer, by the trait's contract.
         unsafe {
             // The fewer of both stay in registers, the others pass one at a time.
             if I < R {
@@ -100,7 +111,7 @@ impl<W: Widen> DotTiles<f32, W> for Avx2 {
         weights: [*const W; R],
         cols: usize,
     ) {
-        // SAFETY: as the trait owes.
+        // SAFETY: `cols` elements can be read at each pointer, by the trait's contract.
         unsafe {
             for r in 0..R {
                 let w = W::widen_tail(weights[r], cols);
@@ -114,7 +125,7 @@ impl<W: Widen> DotTiles<f32, W> for Avx2 {
     /// Halves first.
     #[inline(always)]
     unsafe fn total(lanes: __m256) -> f32 {
-        // SAFETY: as the trait owes.
+        // SAFETY: the processor has AVX2, by the trait's contract.
         unsafe {
             let four = _mm_add_ps(_mm256_castps256_ps128(lanes), _mm256_extractf128_ps::<1>(lanes));
             let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
@@ -135,19 +146,19 @@ impl<W: Widen> LaneTiles<f32, W> for Avx2 {
     #[inline(always)]
     unsafe fn zero() -> [__m256; 2] {
         const { assert!(PANEL == 2 * LANES) };
-        // SAFETY: as the trait owes.
+        // SAFETY: the processor has AVX2, by the trait's contract.
         unsafe { [_mm256_setzero_ps(); 2] }
     }
 
     #[inline(always)]
     unsafe fn load(from: *const f32) -> [__m256; 2] {
-        // SAFETY: as the trait owes.
+        // SAFETY: sixteen values can be read there, by the trait's contract.
         unsafe { [_mm256_loadu_ps(from), _mm256_loadu_ps(from.add(LANES))] }
     }
 
     #[inline(always)]
     unsafe fn store(sums: [__m256; 2], to: *mut f32) {
-        // SAFETY: as the trait owes.
+        // SAFETY: sixteen values can be written there, by the trait's contract.
         unsafe {
             _mm256_storeu_ps(to, sums[0]);
             _mm256_storeu_ps(to.add(LANES), sums[1]);
@@ -161,7 +172,8 @@ impl<W: Widen> LaneTiles<f32, W> for Avx2 {
         weights: *const f32,
         row_stride: usize,
     ) {
-        // SAFETY: as the trait owes.
+        // SAFETY: sixteen values of each panel and one weight of each row can be read, by the
+        // trait's contract.
         unsafe {
             for p in 0..P {
                 let x = [_mm256_loadu_ps(panels[p]), _mm256_loadu_ps(panels[p].add(LANES))];
@@ -185,14 +197,16 @@ impl<W: Widen> LaneTiles<f32, W> for Avx2 {
     }
 }
 
-/// Widens `count` values, four registers at a time as long as there are so many.
+/// Widens `count` values, four registers at a time while that many are left: one at a time, the
+/// loop would take longer than the loads.
 ///
 /// # Safety
-/// The processor has AVX2 and F16C; both pointers hold `count` elements.
+/// The processor has AVX2 and F16C; `count` elements can be read from `from` and written to `to`.
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn stage<W: Widen>(from: *const W, to: *mut f32, count: usize) {
     let mut k = 0;
-    // SAFETY: as the caller owes.
+    // SAFETY: the registers of each turn end at or before element `count`; the last elements, fewer
+    // than a register, are copied one by one.
     unsafe {
         while k + 4 * LANES <= count {
             for k in [k, k + LANES, k + 2 * LANES, k + 3 * LANES] {
@@ -217,13 +231,13 @@ impl Widen for f32 {
 
     #[inline(always)]
     unsafe fn widen(from: *const Self) -> __m256 {
-        // SAFETY: eight elements lie there.
+        // SAFETY: eight elements can be read there, by the trait's contract.
         unsafe { _mm256_loadu_ps(from) }
     }
 
     #[inline(always)]
     unsafe fn widen_tail(from: *const Self, count: usize) -> __m256 {
-        // SAFETY: the lanes past `count` are not read.
+        // SAFETY: the mask has the lanes below `count`, which can be read; the others are not.
         unsafe {
             let lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
             let mask = _mm256_cmpgt_epi32(_mm256_set1_epi32(count as i32), lane);
@@ -235,11 +249,11 @@ impl Widen for f32 {
 /// Fewer than eight 16-bit elements, followed by zeros.
 ///
 /// # Safety
-/// `count < 8` elements lie behind the pointer.
+/// `count < 8` elements of 16 bits can be read from the pointer on.
 #[inline(always)]
 unsafe fn padded<T>(from: *const T, count: usize) -> [u16; LANES] {
     let mut values = [0; LANES];
-    // SAFETY: the caller gives `count` elements of 16 bits, and `values` has room for eight.
+    // SAFETY: `count` elements can be read, by this function's contract, and `values` holds eight.
     unsafe { std::ptr::copy_nonoverlapping(from.cast(), values.as_mut_ptr(), count) };
     values
 }
@@ -247,13 +261,13 @@ unsafe fn padded<T>(from: *const T, count: usize) -> [u16; LANES] {
 impl Widen for f16 {
     #[inline(always)]
     unsafe fn widen(from: *const Self) -> __m256 {
-        // SAFETY: eight elements lie there.
+        // SAFETY: eight elements can be read there, by the trait's contract.
         unsafe { _mm256_cvtph_ps(_mm_loadu_si128(from.cast())) }
     }
 
     #[inline(always)]
     unsafe fn widen_tail(from: *const Self, count: usize) -> __m256 {
-        // SAFETY: `padded` holds eight elements.
+        // SAFETY: `count` elements can be read, by the trait's contract, and `padded` makes eight.
         unsafe { Self::widen(padded(from, count).as_ptr().cast()) }
     }
 }
@@ -261,7 +275,7 @@ impl Widen for f16 {
 impl Widen for bf16 {
     #[inline(always)]
     unsafe fn widen(from: *const Self) -> __m256 {
-        // SAFETY: eight elements lie there.
+        // SAFETY: eight elements can be read there, by the trait's contract.
         unsafe {
             // All eight in both halves, then four of them to the upper bytes of four f32 each: one
             // shuffle, where widening and shifting are two.
@@ -276,7 +290,7 @@ impl Widen for bf16 {
 
     #[inline(always)]
     unsafe fn widen_tail(from: *const Self, count: usize) -> __m256 {
-        // SAFETY: `padded` holds eight elements.
+        // SAFETY: `count` elements can be read, by the trait's contract, and `padded` makes eight.
         unsafe { Self::widen(padded(from, count).as_ptr().cast()) }
     }
 }

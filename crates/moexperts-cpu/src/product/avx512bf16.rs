@@ -5,192 +5,76 @@ use std::arch::x86_64::*;
 use half::bf16;
 
 use super::{
-    PANEL,
-    dot::{self, DotCall, DotTiles},
-    lanes::{self, LaneTiles, LanesCall},
+    dot::{self, DotCall},
+    lanes::{self, LanesCall},
+    zmm::{Arithmetic, Zmm},
 };
 
 /// bf16 values of a register.
 const LANES: usize = 32;
 
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-pub(super) fn dot(call: &DotCall<'_, bf16, bf16>, out: &mut [f32]) {
-    // SAFETY: this function is compiled for, and called with, the instruction set.
-    unsafe { dot::walk::<Avx512Bf16, bf16, bf16>(call, out) }
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-pub(super) fn lanes(call: &LanesCall<'_, bf16, bf16>, out: &mut [f32]) {
-    // SAFETY: this function is compiled for, and called with, the instruction set.
-    unsafe { lanes::walk::<Avx512Bf16, bf16, bf16>(call, out) }
-}
-
-struct Avx512Bf16;
-
-impl DotTiles<bf16, bf16> for Avx512Bf16 {
-    type Sums = __m512;
-
-    const LANES: usize = LANES;
-    // 5 x 4 accumulators, 4 weights and 1 input are 25 of the 32 registers.
-    const INPUTS: usize = 5;
-    const WEIGHTS: usize = 4;
-
-    #[inline(always)]
-    unsafe fn zero() -> __m512 {
-        // SAFETY: as the trait owes.
-        unsafe { _mm512_setzero_ps() }
-    }
-
-    #[inline(always)]
-    unsafe fn step<const I: usize, const R: usize>(
-        sums: &mut [[__m512; R]; I],
-        inputs: [*const bf16; I],
-        weights: [*const bf16; R],
-    ) {
-        // SAFETY: as the trait owes.
-        unsafe { masked(sums, inputs, weights, !0) }
-    }
-
-    #[inline(always)]
-    unsafe fn tail<const I: usize, const R: usize>(
-        sums: &mut [[__m512; R]; I],
-        inputs: [*const bf16; I],
-        weights: [*const bf16; R],
-        cols: usize,
-    ) {
-        // SAFETY: as the trait owes.
-        unsafe { masked(sums, inputs, weights, (1 << cols) - 1) }
-    }
-
-    #[inline(always)]
-    unsafe fn total(sums: __m512) -> f32 {
-        // SAFETY: as the trait owes.
-        unsafe { _mm512_reduce_add_ps(sums) }
-    }
-}
-
-/// Adds the columns of the set bits of `mask`.
-///
 /// # Safety
-/// The processor has AVX512-BF16; those columns lie behind the pointers.
-#[inline(always)]
-unsafe fn masked<const I: usize, const R: usize>(
-    sums: &mut [[__m512; R]; I],
-    inputs: [*const bf16; I],
-    weights: [*const bf16; R],
-    mask: __mmask32,
-) {
-    // SAFETY: as the caller owes.
-    unsafe {
-        let mut w = [load(weights[0], mask); R];
-        for r in 1..R {
-            w[r] = load(weights[r], mask);
-        }
-        for i in 0..I {
-            let x = load(inputs[i], mask);
-            for r in 0..R {
-                sums[i][r] = _mm512_dpbf16_ps(sums[i][r], x, w[r]);
-            }
-        }
-    }
+/// The processor has these instruction sets; the rows of the call exist, and `out` holds their
+/// results: [`DotCall`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+pub(super) unsafe fn dot(call: &DotCall<'_, bf16, bf16>, out: &mut [f32]) {
+    // SAFETY: this function is compiled for the instruction sets of the tile; its contract is that
+    // of the walk.
+    unsafe { dot::walk::<Zmm<PairProducts>, bf16, bf16>(call, out) }
 }
 
-impl LaneTiles<bf16, bf16> for Avx512Bf16 {
-    type Operand = bf16;
-    type Sums = __m512;
+/// # Safety
+/// The processor has these instruction sets; the rows and panels of the call exist, and `out` holds
+/// their results: [`LanesCall`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+pub(super) unsafe fn lanes(call: &LanesCall<'_, bf16, bf16>, out: &mut [f32]) {
+    // SAFETY: this function is compiled for the instruction sets of the tile; its contract is that
+    // of the walk.
+    unsafe { lanes::walk::<Zmm<PairProducts>, bf16, bf16>(call, out) }
+}
 
-    // 8 x 2 accumulators, 2 panels and 1 pair of weights are 19 of the 32 registers; more rows, a
-    // page apart, would fall into one set of the first-level cache.
-    const ROWS: usize = 8;
-    const PANELS: usize = 2;
+/// Two products of bf16 for each sum of f32.
+struct PairProducts;
+
+impl Arithmetic<bf16, bf16> for PairProducts {
+    type Operand = bf16;
+    type Factors = __m512bh;
+
+    const COLUMNS: usize = LANES;
     const STAGE: Option<unsafe fn(*const bf16, *mut bf16, usize)> = None;
 
     #[inline(always)]
-    unsafe fn zero() -> __m512 {
-        const { assert!(2 * PANEL == LANES) };
-        // SAFETY: as the trait owes.
-        unsafe { _mm512_setzero_ps() }
+    unsafe fn inputs(from: *const bf16, count: usize) -> __m512bh {
+        let mask = u32::MAX.unbounded_shr((LANES - count) as u32);
+        // SAFETY: the lanes of the mask are the `count` elements that can be read; the others are
+        // not read.
+        as_bf16(unsafe { _mm512_maskz_loadu_epi16(mask, from.cast()) })
     }
 
     #[inline(always)]
-    unsafe fn load(from: *const f32) -> __m512 {
-        // SAFETY: as the trait owes.
-        unsafe { _mm512_loadu_ps(from) }
+    unsafe fn weights(from: *const bf16, count: usize) -> __m512bh {
+        // SAFETY: weights and inputs are of one type.
+        unsafe { Self::inputs(from, count) }
     }
 
     #[inline(always)]
-    unsafe fn store(sums: __m512, to: *mut f32) {
-        // SAFETY: as the trait owes.
-        unsafe { _mm512_storeu_ps(to, sums) }
+    unsafe fn broadcast(from: *const bf16) -> __m512bh {
+        // SAFETY: a pair of elements can be read; it is aligned for one of them.
+        as_bf16(unsafe { _mm512_set1_epi32(from.cast::<i32>().read_unaligned()) })
     }
 
     #[inline(always)]
-    unsafe fn step<const R: usize, const P: usize>(
-        sums: &mut [[__m512; P]; R],
-        panels: [*const bf16; P],
-        weights: *const bf16,
-        row_stride: usize,
-    ) {
-        // SAFETY: as the trait owes.
-        unsafe {
-            let mut pairs = [0; R];
-            for r in 0..R {
-                pairs[r] = weights.add(r * row_stride).cast::<i32>().read_unaligned();
-            }
-            add_pairs(sums, panels, pairs);
-        }
+    unsafe fn broadcast_odd(from: *const bf16) -> __m512bh {
+        // The upper half of each pair is zero.
+        // SAFETY: one element can be read.
+        as_bf16(unsafe { _mm512_set1_epi32(i32::from((*from).to_bits())) })
     }
 
     #[inline(always)]
-    unsafe fn odd<const R: usize, const P: usize>(
-        sums: &mut [[__m512; P]; R],
-        panels: [*const bf16; P],
-        weights: *const bf16,
-        row_stride: usize,
-    ) {
-        // SAFETY: as the trait owes.
-        unsafe {
-            let mut singles = [0; R];
-            for r in 0..R {
-                singles[r] = i32::from((*weights.add(r * row_stride)).to_bits());
-            }
-            add_pairs(sums, panels, singles);
-        }
+    unsafe fn add_products(sums: __m512, a: __m512bh, b: __m512bh) -> __m512 {
+        // SAFETY: the processor has AVX512-BF16, by the trait's contract.
+        unsafe { _mm512_dpbf16_ps(sums, a, b) }
     }
-}
-
-/// Adds a pair of weights in each row, times a pair of columns of each panel.
-///
-/// # Safety
-/// The processor has AVX512-BF16; the pair of columns lies behind the pointers.
-#[inline(always)]
-unsafe fn add_pairs<const R: usize, const P: usize>(
-    sums: &mut [[__m512; P]; R],
-    panels: [*const bf16; P],
-    weights: [i32; R],
-) {
-    // SAFETY: as the caller owes.
-    unsafe {
-        let mut x = [load(panels[0], !0); P];
-        for p in 1..P {
-            x[p] = load(panels[p], !0);
-        }
-        for r in 0..R {
-            let w = as_bf16(_mm512_set1_epi32(weights[r]));
-            for p in 0..P {
-                sums[r][p] = _mm512_dpbf16_ps(sums[r][p], w, x[p]);
-            }
-        }
-    }
-}
-
-/// # Safety
-/// The processor has AVX-512 BW; the elements of the set bits of `mask` lie behind the pointer.
-/// The other lanes are zero.
-#[inline(always)]
-unsafe fn load(from: *const bf16, mask: __mmask32) -> __m512bh {
-    // SAFETY: masked lanes are not read.
-    as_bf16(unsafe { _mm512_maskz_loadu_epi16(mask, from.cast()) })
 }
 
 #[inline(always)]

@@ -1,14 +1,17 @@
 //! Few input rows: dot products with the columns in the lanes, weights read where they lie.
 //!
-//! A group of weight rows streams past all input rows once; while it does, the next group is asked
-//! for, because hardware prefetchers stop at the end of a page and a row is often just one.
+//! A group of weight rows streams past all input rows once. Meanwhile a group that follows is
+//! prefetched: hardware prefetchers stop at the end of a page, and a row is often just one.
 
-use super::{Input, prefetch};
+use super::{panel::Input, prefetch::prefetch};
 
-/// Sums of a tile that leaves registers for several steps.
+/// Sums of a tile that leaves registers for several steps: with the 16 registers of AVX2, 3 x 3
+/// sums and 3 weights leave 4.
 const LOW: usize = 9;
 
-/// A checked call: every index in `rows` is a row of `inputs`, every output a row of `weights`.
+/// A checked call: every index in `rows` is a row of `inputs` [_, cols], and every output `r` a row
+/// of `weights`, `weights[r * row_stride..][..cols]`. The functions that walk it trust that, and
+/// that `out` holds `rows.len() * outputs` values.
 pub(super) struct DotCall<'a, X, W> {
     pub(super) inputs: &'a [X],
     pub(super) rows: &'a [u32],
@@ -19,7 +22,7 @@ pub(super) struct DotCall<'a, X, W> {
     /// The row that is read after the last of these, and its stride; null if none is known.
     pub(super) next: *const W,
     pub(super) next_stride: usize,
-    /// How many groups of weight rows ahead of their use they are asked for; 0 asks for none.
+    /// Prefetch distance, in groups of weight rows; 0 turns prefetching off.
     pub(super) groups_ahead: usize,
 }
 
@@ -31,21 +34,21 @@ impl<X, W> DotCall<'_, X, W> {
         match row.checked_sub(self.outputs) {
             None => self.weights.as_ptr().wrapping_add(row * self.row_stride),
             Some(row) if !self.next.is_null() => self.next.wrapping_add(row * self.next_stride),
-            // Something that has just been read.
+            // A line that has just been read: a prefetch of it costs nothing.
             Some(_) => self.weights.as_ptr().wrapping_add(output * self.row_stride),
         }
     }
 }
 
 /// Registers of one instruction set: a tile is a few input rows times a few weight rows, each pair
-/// with an accumulator of its own.
+/// with a separate accumulator.
 ///
 /// The methods are `inline(always)`, and no closures are near them, so that they are compiled with
 /// the features of the function that calls [`walk`]; they must not be called from anywhere else.
 ///
 /// # Safety
-/// Every method owes that the processor has the instruction set and that the elements it reads lie
-/// behind the pointers.
+/// Every method may be called only where the processor has the instruction set. What it may read is
+/// said at each. Pointers are aligned for their elements, and need not be aligned to more.
 pub(super) trait DotTiles<X, W> {
     /// Partial sums of one output.
     type Sums: Copy;
@@ -60,16 +63,25 @@ pub(super) trait DotTiles<X, W> {
     const WEIGHTS: usize;
 
     /// No sums yet.
+    ///
+    /// # Safety
+    /// The processor has the instruction set.
     unsafe fn zero() -> Self::Sums;
 
     /// Adds `LANES` columns to the sums.
+    ///
+    /// # Safety
+    /// `LANES` elements can be read at each pointer.
     unsafe fn step<const I: usize, const R: usize>(
         sums: &mut [[Self::Sums; R]; I],
         inputs: [*const X; I],
         weights: [*const W; R],
     );
 
-    /// Adds the last columns, fewer than `LANES`.
+    /// Adds the last columns, `0 < cols < LANES`.
+    ///
+    /// # Safety
+    /// `cols` elements can be read at each pointer; nothing after them is.
     unsafe fn tail<const I: usize, const R: usize>(
         sums: &mut [[Self::Sums; R]; I],
         inputs: [*const X; I],
@@ -78,13 +90,17 @@ pub(super) trait DotTiles<X, W> {
     );
 
     /// The sum of the partial sums.
+    ///
+    /// # Safety
+    /// The processor has the instruction set.
     unsafe fn total(sums: Self::Sums) -> f32;
 }
 
 /// Writes `out[i * outputs + r]` for every input row `i` and weight row `r` of the call.
 ///
 /// # Safety
-/// The processor has the instruction set of `T`.
+/// The processor has the instruction set of `T`; the call is one that [`DotCall`] describes, and
+/// `out` holds its results.
 #[inline(always)]
 pub(super) unsafe fn walk<T: DotTiles<X, W>, X: Input, W>(
     call: &DotCall<'_, X, W>,
@@ -95,7 +111,7 @@ pub(super) unsafe fn walk<T: DotTiles<X, W>, X: Input, W>(
     let mut output = 0;
     while output < call.outputs {
         let left = call.outputs - output;
-        // SAFETY: as the caller owes; so many weight rows exist.
+        // SAFETY: `left` counts the weight rows from `output` on, and no more than those are taken.
         unsafe {
             if highest >= 3 && T::WEIGHTS == 3 && left >= 3 {
                 column_of_tiles::<T, X, W, 3>(call, tiles, output, out);
@@ -114,7 +130,7 @@ pub(super) unsafe fn walk<T: DotTiles<X, W>, X: Input, W>(
 /// All input rows against `R` weight rows from `output` on.
 ///
 /// # Safety
-/// As for [`walk`]; these weight rows exist.
+/// As for [`walk`]; `output + R <= call.outputs`.
 #[inline(always)]
 unsafe fn column_of_tiles<T: DotTiles<X, W>, X: Input, W, const R: usize>(
     call: &DotCall<'_, X, W>,
@@ -123,7 +139,7 @@ unsafe fn column_of_tiles<T: DotTiles<X, W>, X: Input, W, const R: usize>(
     out: &mut [f32],
 ) {
     let weights: [*const W; R] = std::array::from_fn(|r| {
-        // SAFETY: the caller owes that the row exists.
+        // SAFETY: `output + r` is one of the call's outputs, whose rows lie inside `weights`.
         unsafe { call.weights.as_ptr().add((output + r) * call.row_stride) }
     });
     let ahead: [*const W; R] =
@@ -133,10 +149,11 @@ unsafe fn column_of_tiles<T: DotTiles<X, W>, X: Input, W, const R: usize>(
     for tile in 0..tiles {
         let rows = &call.rows[edge(tile)..edge(tile + 1)];
         let out = &mut out[edge(tile) * call.outputs + output..];
-        // Every tile asks for its share of the rows ahead, so that memory never waits.
+        // Every tile prefetches its share of the rows ahead, so that memory is never idle.
         let ahead: [*const W; R] =
             std::array::from_fn(|r| if r % tiles == tile { ahead[r] } else { weights[r] });
-        // SAFETY: `Kernel::dot` checked rows and outputs; `out` has a row for each input row.
+        // SAFETY: rows and outputs exist, by the contract of `walk`; `out` has a row for each of
+        // the input rows from the tile's first on.
         unsafe {
             match *rows {
                 [a] => one_tile::<T, X, W, 1, R>(call, [a], weights, ahead, out),
@@ -154,9 +171,12 @@ unsafe fn column_of_tiles<T: DotTiles<X, W>, X: Input, W, const R: usize>(
     }
 }
 
+/// One tile over all columns.
+///
 /// # Safety
-/// As for [`walk`]; the rows exist, and `out` holds `(I - 1) * call.outputs + R` values. `ahead`
-/// may point anywhere.
+/// The processor has the instruction set of `T`. `rows` are rows of the inputs, `call.cols`
+/// elements can be read at each of `weights`, and `out` holds `(I - 1) * call.outputs + R` values.
+/// `ahead` may be any addresses.
 #[inline(always)]
 unsafe fn one_tile<T: DotTiles<X, W>, X: Input, W, const I: usize, const R: usize>(
     call: &DotCall<'_, X, W>,
@@ -166,7 +186,8 @@ unsafe fn one_tile<T: DotTiles<X, W>, X: Input, W, const I: usize, const R: usiz
     out: &mut [f32],
 ) {
     let line = 64 / size_of::<W>();
-    // SAFETY: as the caller owes; `k` and the columns after it are columns of every row.
+    // SAFETY: `k` and the columns that are read after it are below `call.cols`, which all rows
+    // have, by this function's contract; so is the place in `out`.
     unsafe {
         let mut inputs = [call.inputs.as_ptr(); I];
         for i in 0..I {
@@ -206,11 +227,11 @@ unsafe fn one_tile<T: DotTiles<X, W>, X: Input, W, const I: usize, const R: usiz
 /// Column `k` of every row.
 ///
 /// # Safety
-/// The rows have that column.
+/// The rows have `k` columns at least.
 #[inline(always)]
 unsafe fn at<T, const N: usize>(mut rows: [*const T; N], k: usize) -> [*const T; N] {
     for n in 0..N {
-        // SAFETY: as the caller owes.
+        // SAFETY: the row has `k` columns, so this is inside it or its end.
         rows[n] = unsafe { rows[n].add(k) };
     }
     rows

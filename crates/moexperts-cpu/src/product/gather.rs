@@ -6,12 +6,13 @@ use std::ops::Range;
 use half::{bf16, f16};
 use moexperts_core::{Element, Elements, Matrix};
 
-use super::Weights;
+use super::weights::Weights;
 
-/// Columns that are brought together before the next: a cache line of 16-bit weights.
+/// Columns that are brought together before the next: a cache line of 16-bit weights, so that each
+/// line that is written is written whole.
 const COLUMNS: usize = 32;
 
-/// Room for one block of rows.
+/// A buffer for one block of rows.
 #[derive(Debug, Default)]
 pub(crate) struct Gathered {
     f32: Vec<f32>,
@@ -20,8 +21,8 @@ pub(crate) struct Gathered {
 }
 
 impl Gathered {
-    /// Some rows of a weight, and which of the result's they are: where they lie, if the kernels can
-    /// read them there, else copied into this room.
+    /// Some rows of a weight, and which rows of the result they are: where they lie, if the kernels
+    /// can read them there, else copied into this buffer.
     pub(crate) fn rows<'a>(
         &'a mut self,
         weight: &'a Matrix,
@@ -63,28 +64,50 @@ fn gather<'a, T: Element>(matrix: &Matrix, out: &'a mut Vec<T>) -> Elements<'a> 
 #[cfg(test)]
 mod tests {
     use moexperts_core::DType;
+    use proptest::prelude::*;
 
     use super::*;
 
-    #[test]
-    fn gathered_rows_are_those_of_the_matrix() {
-        let mut room = Gathered::default();
-        for dtype in DType::ALL {
-            let values: Vec<f32> = (0..70 * 23).map(|value| (value % 251) as f32).collect();
-            let stored = Matrix::from_f32(70, 23, &values, dtype).unwrap();
-            // [out, in] as it is, exchanged, and every second row of that.
-            let exchanged = stored.exchanged();
-            for weight in [stored, exchanged.clone(), exchanged.rows_stepped(1..23, 2)] {
-                for rows in [0..weight.rows(), 3..9, 4..4] {
-                    let expected = weight.row_range(rows.clone()).to_f32();
-                    let (block, places) = room.rows(&weight, rows.clone());
-                    assert_eq!(places.len(), rows.len());
-                    let got = places.flat_map(|row| {
-                        let start = row * block.row_stride;
-                        block.elements.slice(start..start + block.cols).to_f32()
-                    });
-                    assert_eq!(got.collect::<Vec<_>>(), expected, "{weight:?} {rows:?}");
+    /// Views of a stored matrix: parts of it, every few rows, columns as rows.
+    fn view() -> impl Strategy<Value = Matrix> {
+        let size = (1_usize..40, 1_usize..70, 0..DType::ALL.len());
+        (size, any::<[bool; 2]>(), any::<[u8; 5]>()).prop_map(
+            |((rows, cols, dtype), [before, after], [first, last, step, left, right])| {
+                let values: Vec<f32> = (0..rows * cols).map(|value| (value % 251) as f32).collect();
+                let mut matrix = Matrix::from_f32(rows, cols, &values, DType::ALL[dtype]).unwrap();
+                if before {
+                    matrix = matrix.exchanged();
                 }
+                let part = |len: usize, from: u8, to: u8| {
+                    let from = from as usize % len;
+                    from..from + 1 + to as usize % (len - from)
+                };
+                let step = 1 + step as usize % 3;
+                matrix = matrix.rows_stepped(part(matrix.rows(), first, last), step);
+                matrix = matrix.col_range(part(matrix.cols(), left, right));
+                if after { matrix.exchanged() } else { matrix }
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn gathered_rows_are_those_of_the_matrix(
+            weights in prop::collection::vec((view(), any::<[u8; 2]>()), 1..4),
+        ) {
+            // One buffer, which holds what it was used for before.
+            let mut buffer = Gathered::default();
+            for (weight, [start, len]) in weights {
+                let start = start as usize % weight.rows();
+                let rows = start..start + len as usize % (weight.rows() - start + 1);
+                let expected = weight.row_range(rows.clone()).to_f32();
+                let (block, places) = buffer.rows(&weight, rows.clone());
+                prop_assert_eq!(places.len(), rows.len());
+                let got = places.flat_map(|row| {
+                    let start = row * block.row_stride;
+                    block.elements.slice(start..start + block.cols).to_f32()
+                });
+                prop_assert_eq!(got.collect::<Vec<_>>(), expected, "{:?} {:?}", weight, rows);
             }
         }
     }

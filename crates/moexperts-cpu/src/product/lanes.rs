@@ -5,11 +5,15 @@
 //! reordered and an output is summed in the order of the columns. Weights of a type the instruction
 //! does not take are widened a few rows at a time into a buffer in the first-level cache.
 
-use std::{mem::MaybeUninit, ptr::null};
+use std::{mem::MaybeUninit, ops::Range, ptr::null};
 
-use super::{Input, PANEL, prefetch};
+use super::{
+    panel::{Input, PANEL},
+    prefetch::prefetch,
+};
 
-/// Columns that are multiplied before the next ones, at most: as many as a widened row holds.
+/// Columns that are multiplied before the next ones, at most: as many as a widened row holds. Eight
+/// widened rows are 64 KiB; with fewer panels, `panel_bytes` allows more columns than with many.
 const MAX_DEPTH: usize = 2048;
 
 /// Panels that pass over a block of weight rows together.
@@ -23,7 +27,10 @@ const MAX_ROWS: usize = 8;
 /// not a power of two, because then its rows do not fall into one set of the cache.
 const STAGED_STRIDE: usize = MAX_DEPTH + 8;
 
-/// A checked call: every panel holds `cols` columns, every output is a row of `weights`.
+/// A checked call: panel `p` is `panels[p * panel_stride..]`, whose column (pair) `k` begins at `k
+/// * step_stride` and is `X::PAIR * PANEL` values; output `r` is `weights[r *
+/// row_stride..][..cols]`. The functions that walk it trust that all of these exist, and that `out`
+/// holds `panel_count * outputs * PANEL` values.
 pub(super) struct LanesCall<'a, X, W> {
     pub(super) panels: &'a [X],
     pub(super) panel_count: usize,
@@ -71,16 +78,17 @@ impl<X, W, S> Tile<X, W, S> {
 }
 
 /// Registers of one instruction set: a tile is a few weight rows times one or two panels, each pair
-/// with accumulators of its own.
+/// with separate accumulators.
 ///
 /// The methods are `inline(always)`, and no closures are near them, so that they are compiled with
 /// the features of the function that calls [`walk`]; they must not be called from anywhere else.
 ///
 /// # Safety
-/// Every method owes that the processor has the instruction set and that what it reads and writes
-/// lies behind the pointers.
-pub(super) trait LaneTiles<X, W> {
-    /// What the tile multiplies: `W`, or what it is widened to.
+/// Every method may be called only where the processor has the instruction set. What it may read
+/// and write is said at each. Pointers are aligned for their elements, and need not be aligned to
+/// more.
+pub(super) trait LaneTiles<X: Input, W> {
+    /// The type of weights that the tile multiplies: `W`, or the type it is widened to.
     type Operand;
 
     /// Sixteen sums.
@@ -92,17 +100,38 @@ pub(super) trait LaneTiles<X, W> {
     /// Panels of the widest tile, 1 or 2.
     const PANELS: usize;
 
-    /// Widens `count` weights, or is `None` if the tile reads them where they lie.
+    /// Widens `count` weights, or is `None` if the tile reads them where they lie. Unsafe to call:
+    /// `count` elements can be read from `from` and written to `to`.
     const STAGE: Option<unsafe fn(from: *const W, to: *mut Self::Operand, count: usize)>;
 
+    /// Whether panels may lie in rows, their columns any distance apart. Only attention has such,
+    /// over values of f32; tiles for other weights would be code that never runs.
+    const IN_ROWS: bool = Self::STAGE.is_none() && X::PAIR == 1;
+
+    /// No sums yet.
+    ///
+    /// # Safety
+    /// The processor has the instruction set.
     unsafe fn zero() -> Self::Sums;
 
+    /// Loads sums.
+    ///
+    /// # Safety
+    /// [`PANEL`] values can be read.
     unsafe fn load(from: *const f32) -> Self::Sums;
 
+    /// Stores sums.
+    ///
+    /// # Safety
+    /// [`PANEL`] values can be written.
     unsafe fn store(sums: Self::Sums, to: *mut f32);
 
     /// Adds a column (a pair of columns, if the input dtype pairs them): `weights`, one in each
     /// row, times the values at `panels`.
+    ///
+    /// # Safety
+    /// `X::PAIR * PANEL` values can be read at each panel, and [`Input::PAIR`] operands at
+    /// `weights + r * row_stride` for every `r < R`.
     unsafe fn step<const R: usize, const P: usize>(
         sums: &mut [[Self::Sums; P]; R],
         panels: [*const X; P],
@@ -111,6 +140,10 @@ pub(super) trait LaneTiles<X, W> {
     );
 
     /// Adds a last column that has no partner; its partner in the panels is zero.
+    ///
+    /// # Safety
+    /// `X::PAIR * PANEL` values can be read at each panel, and one operand, but no more, at
+    /// `weights + r * row_stride` for every `r < R`.
     unsafe fn odd<const R: usize, const P: usize>(
         sums: &mut [[Self::Sums; P]; R],
         panels: [*const X; P],
@@ -122,7 +155,8 @@ pub(super) trait LaneTiles<X, W> {
 /// Writes `out[(p * outputs + r) * PANEL + lane]` for every panel `p` and weight row `r`.
 ///
 /// # Safety
-/// The processor has the instruction set of `T`.
+/// The processor has the instruction set of `T`; the call is one that [`LanesCall`] describes, and
+/// `out` holds its results.
 #[inline(always)]
 pub(super) unsafe fn walk<T: LaneTiles<X, W>, X: Input, W>(
     call: &LanesCall<'_, X, W>,
@@ -143,13 +177,13 @@ pub(super) unsafe fn walk<T: LaneTiles<X, W>, X: Input, W>(
             for first_row in (0..call.outputs).step_by(T::ROWS) {
                 let rows = T::ROWS.min(call.outputs - first_row);
                 let offset = first_row * call.row_stride + first_col;
-                // SAFETY: `Kernel::lanes` checked that these rows and columns exist.
+                // SAFETY: row and column exist, by this function's contract.
                 let stored = unsafe { call.weights.as_ptr().add(offset) };
                 let (weights, row_stride) = match T::STAGE {
                     Some(stage) => {
                         for row in 0..rows {
-                            // SAFETY: as above; the buffer has room for `MAX_ROWS` rows of
-                            // `MAX_DEPTH` columns.
+                            // SAFETY: the row has `cols` columns from here on; the buffer holds
+                            // `MAX_ROWS >= rows` rows of `STAGED_STRIDE >= MAX_DEPTH >= cols`.
                             unsafe {
                                 let to = staged.add(row * STAGED_STRIDE);
                                 stage(stored.add(row * call.row_stride), to, cols);
@@ -159,58 +193,99 @@ pub(super) unsafe fn walk<T: LaneTiles<X, W>, X: Input, W>(
                     }
                     None => (stored.cast::<T::Operand>(), call.row_stride),
                 };
-                // The rows that come next are asked for while the first panel passes over these.
-                let next = stored.wrapping_add(T::ROWS * call.row_stride);
-                let mut panel = panels.start;
-                while panel < panels.end {
-                    let width = T::PANELS.min(panels.end - panel);
-                    let mut x = [call.panels.as_ptr(); 2];
-                    let mut sums = [out; 2];
-                    for p in 0..2 {
-                        let panel = panel + p.min(width - 1);
-                        let step = first_col / X::PAIR * call.step_stride;
-                        // SAFETY: the panel has this column, and `out` a place for it.
-                        unsafe {
-                            x[p] = x[p].add(panel * call.panel_stride + step);
-                            sums[p] = sums[p].add((panel * call.outputs + first_row) * PANEL);
-                        }
-                    }
-                    let tile = Tile {
-                        panels: x,
-                        step_stride: call.step_stride,
-                        weights,
-                        row_stride,
-                        cols,
-                        sums,
-                        begin: first_col == 0,
-                        ahead: if panel == panels.start { next } else { null() },
-                        ahead_stride: call.row_stride,
-                    };
-                    // SAFETY: weights, panels and sums are as the tile wants them.
-                    unsafe {
-                        let packed = call.step_stride == X::PAIR * PANEL;
-                        match (width == 2 && T::PANELS == 2, packed) {
-                            (true, true) => tile_of::<T, X, W, 2, true>(rows, &tile),
-                            (true, false) => tile_of::<T, X, W, 2, false>(rows, &tile),
-                            (false, true) => tile_of::<T, X, W, 1, true>(rows, &tile),
-                            (false, false) => tile_of::<T, X, W, 1, false>(rows, &tile),
-                        }
-                    }
-                    panel += width;
-                }
+                let block = RowBlock {
+                    rows: first_row..first_row + rows,
+                    first_col,
+                    cols,
+                    weights,
+                    row_stride,
+                    next: stored.wrapping_add(T::ROWS * call.row_stride),
+                };
+                // SAFETY: row and column exist; `cols` operands lie at each of the rows from
+                // `weights` on, where they are stored or staged.
+                unsafe { over_panels::<T, X, W>(call, out, panels.clone(), &block) };
             }
         }
     }
 }
 
+/// Weight rows of one tile, over some columns.
+struct RowBlock<W, S> {
+    rows: Range<usize>,
+    first_col: usize,
+    cols: usize,
+    weights: *const S,
+    row_stride: usize,
+    /// The rows that come next: they are prefetched while the first panel passes over these.
+    next: *const W,
+}
+
+/// Some weight rows over some panels.
+///
 /// # Safety
-/// As for [`one_tile`] with `rows` rows.
+/// As for [`walk`], with `out` the first result of the call. The rows, the columns and the panels
+/// are those of the call, and `block.cols` operands can be read at each of the rows,
+/// `block.row_stride` apart, from `block.weights` on.
+#[inline(always)]
+unsafe fn over_panels<T: LaneTiles<X, W>, X: Input, W>(
+    call: &LanesCall<'_, X, W>,
+    out: *mut f32,
+    panels: Range<usize>,
+    block: &RowBlock<W, T::Operand>,
+) {
+    let rows = block.rows.len();
+    let mut panel = panels.start;
+    while panel < panels.end {
+        let width = T::PANELS.min(panels.end - panel);
+        let mut x = [call.panels.as_ptr(); 2];
+        let mut sums = [out; 2];
+        for p in 0..2 {
+            let panel = panel + p.min(width - 1);
+            let step = block.first_col / X::PAIR * call.step_stride;
+            // SAFETY: the panel has this column and `out` this row of its results, by this
+            // function's contract.
+            unsafe {
+                x[p] = x[p].add(panel * call.panel_stride + step);
+                sums[p] = sums[p].add((panel * call.outputs + block.rows.start) * PANEL);
+            }
+        }
+        let tile = Tile {
+            panels: x,
+            step_stride: call.step_stride,
+            weights: block.weights,
+            row_stride: block.row_stride,
+            cols: block.cols,
+            sums,
+            begin: block.first_col == 0,
+            ahead: if panel == panels.start { block.next } else { null() },
+            ahead_stride: call.row_stride,
+        };
+        // SAFETY: `rows` rows of `cols` columns lie at `weights`, `cols` columns at the panels from
+        // this one on, and their sums in `out`, by this function's contract.
+        unsafe {
+            let packed = call.step_stride == X::PAIR * PANEL;
+            match (width == 2 && T::PANELS == 2, packed) {
+                (true, true) => tile_of::<T, X, W, 2, true>(rows, &tile),
+                (true, false) if T::IN_ROWS => tile_of::<T, X, W, 2, false>(rows, &tile),
+                (false, true) => tile_of::<T, X, W, 1, true>(rows, &tile),
+                (false, false) if T::IN_ROWS => tile_of::<T, X, W, 1, false>(rows, &tile),
+                (_, false) => unreachable!("these panels are packed"),
+            }
+        }
+        panel += width;
+    }
+}
+
+/// [`one_tile`] of `rows` rows.
+///
+/// # Safety
+/// As for [`one_tile`] with `R = rows`.
 #[inline(always)]
 unsafe fn tile_of<T: LaneTiles<X, W>, X: Input, W, const P: usize, const PACKED: bool>(
     rows: usize,
     tile: &Tile<X, W, T::Operand>,
 ) {
-    // SAFETY: as the caller owes.
+    // SAFETY: the contract of `one_tile` for `rows` rows is this function's.
     unsafe {
         match rows {
             1 => one_tile::<T, X, W, 1, P, PACKED>(tile),
@@ -230,8 +305,9 @@ unsafe fn tile_of<T: LaneTiles<X, W>, X: Input, W, const P: usize, const PACKED:
 /// have their columns side by side, which spares registers.
 ///
 /// # Safety
-/// The processor has the instruction set of `T`; the weights hold `R` rows of `cols` elements, the
-/// panels `cols` columns, the sums `R * PANEL` values.
+/// The processor has the instruction set of `T`. `cols` operands can be read at each of `R` weight
+/// rows, `row_stride` apart ([`STAGED_STRIDE`] if the tile has a stage), `cols` columns at each of
+/// `P` panels, and `R * PANEL` sums can be read and written for each of them.
 #[inline(always)]
 unsafe fn one_tile<
     T: LaneTiles<X, W>,
@@ -249,7 +325,8 @@ unsafe fn one_tile<
     let turn = if PACKED { 4 } else { 2 * X::PAIR };
     let step_stride = if PACKED { X::PAIR * PANEL } else { tile.step_stride };
     let row_stride = if T::STAGE.is_some() { STAGED_STRIDE } else { tile.row_stride };
-    // SAFETY: as the caller owes; every step is one of the columns (pairs) of weights and panels.
+    // SAFETY: each step is of a column (pair) below `cols`, which the weight rows and the panels
+    // have; the pointers end behind the last.
     unsafe {
         let mut sums = [[T::zero(); P]; R];
         if !tile.begin {

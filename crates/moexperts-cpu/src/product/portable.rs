@@ -3,29 +3,27 @@
 use half::{bf16, f16};
 
 use super::{
-    PANEL,
     dot::{self, DotCall, DotTiles},
     lanes::{self, LaneTiles, LanesCall},
+    panel::PANEL,
 };
 
-/// Partial sums of one dot product.
+/// Partial sums of one dot product: two registers of SSE or NEON, so that an addition need not wait
+/// for the one before it.
 const LANES: usize = 8;
 
-/// Runs on every processor; `unsafe` to fit the list beside kernels that do not.
-///
 /// # Safety
-/// None is needed.
+/// The rows of the call exist, and `out` holds their results: [`DotCall`]. Any processor will do.
 pub(super) unsafe fn dot<W: Widen>(call: &DotCall<'_, f32, W>, out: &mut [f32]) {
-    // SAFETY: plain Rust runs everywhere.
+    // SAFETY: plain Rust runs everywhere; this function's contract is that of the walk.
     unsafe { dot::walk::<Portable, f32, W>(call, out) }
 }
 
-/// As [`dot`].
-///
 /// # Safety
-/// None is needed.
+/// The rows and panels of the call exist, and `out` holds their results: [`LanesCall`]. Any
+/// processor will do.
 pub(super) unsafe fn lanes<W: Widen>(call: &LanesCall<'_, f32, W>, out: &mut [f32]) {
-    // SAFETY: plain Rust runs everywhere.
+    // SAFETY: plain Rust runs everywhere; this function's contract is that of the walk.
     unsafe { lanes::walk::<Portable, f32, W>(call, out) }
 }
 
@@ -59,14 +57,14 @@ impl<W: Widen> DotTiles<f32, W> for Portable {
         weights: [*const W; R],
     ) {
         for r in 0..R {
-            // SAFETY: as the trait owes.
+            // SAFETY: `LANES` weights can be read at each pointer, by the trait's contract.
             let stored: [W; LANES] = unsafe { weights[r].cast::<[W; LANES]>().read_unaligned() };
             let mut w = [0.0; LANES];
             for lane in 0..LANES {
                 w[lane] = stored[lane].widen();
             }
             for i in 0..I {
-                // SAFETY: as the trait owes.
+                // SAFETY: `LANES` inputs can be read at each pointer, which is aligned for f32.
                 let x = unsafe { &*inputs[i].cast::<[f32; LANES]>() };
                 for lane in 0..LANES {
                     sums[i][r][lane] += x[lane] * w[lane];
@@ -85,7 +83,7 @@ impl<W: Widen> DotTiles<f32, W> for Portable {
         for i in 0..I {
             for r in 0..R {
                 for k in 0..cols {
-                    // SAFETY: as the trait owes.
+                    // SAFETY: `cols` elements can be read at each pointer, by the trait's contract.
                     let (x, w) = unsafe { (*inputs[i].add(k), *weights[r].add(k)) };
                     sums[i][r][k] += x * w.widen();
                 }
@@ -114,13 +112,13 @@ impl<W: Widen> LaneTiles<f32, W> for Portable {
 
     #[inline(always)]
     unsafe fn load(from: *const f32) -> [f32; PANEL] {
-        // SAFETY: as the trait owes.
+        // SAFETY: `PANEL` values can be read there, and the pointer is aligned for f32.
         unsafe { *from.cast() }
     }
 
     #[inline(always)]
     unsafe fn store(sums: [f32; PANEL], to: *mut f32) {
-        // SAFETY: as the trait owes.
+        // SAFETY: `PANEL` values can be written there, and the pointer is aligned for f32.
         unsafe { *to.cast() = sums };
     }
 
@@ -132,10 +130,10 @@ impl<W: Widen> LaneTiles<f32, W> for Portable {
         row_stride: usize,
     ) {
         for r in 0..R {
-            // SAFETY: as the trait owes.
+            // SAFETY: each row has a weight there, by the trait's contract.
             let w = unsafe { *weights.add(r * row_stride) };
             for p in 0..P {
-                // SAFETY: as the trait owes.
+                // SAFETY: `PANEL` values can be read at each panel, which is aligned for f32.
                 let x = unsafe { &*panels[p].cast::<[f32; PANEL]>() };
                 for lane in 0..PANEL {
                     sums[r][p][lane] += w * x[lane];
@@ -158,10 +156,10 @@ impl<W: Widen> LaneTiles<f32, W> for Portable {
 /// Widens `count` values.
 ///
 /// # Safety
-/// Both pointers hold `count` elements.
+/// `count` elements can be read from `from` and written to `to`.
 unsafe fn stage<W: Widen>(from: *const W, to: *mut f32, count: usize) {
     for k in 0..count {
-        // SAFETY: as the caller owes.
+        // SAFETY: `k < count`.
         unsafe { *to.add(k) = (*from.add(k)).widen() };
     }
 }
@@ -190,7 +188,7 @@ impl Widen for f16 {
         const SCALE: f32 = f32::from_bits(0x7780_0000);
         let bits = u32::from(self.to_bits());
         let magnitude = f32::from_bits((bits & 0x7fff) << 13) * SCALE;
-        // What has the largest exponent of f16, infinity and NaN, has that of f32.
+        // Infinity and NaN have the largest exponent of f16, and get that of f32.
         let special = if magnitude >= 65_536.0 { 0x7f80_0000 } else { 0 };
         f32::from_bits(magnitude.to_bits() | special | ((bits & 0x8000) << 16))
     }

@@ -1,8 +1,9 @@
 //! Threads that stay awake while one caller needs them again and again.
 //!
 //! A plan is hundreds of short operations. Waking threads for each, and waking the caller when they
-//! are done, takes longer than many of them. Here the caller itself leads: it does parts of every
-//! operation, and the others wait for the next one awake, a little beyond the last.
+//! are done, takes longer than many of them (bench/record/2026-11-23-kernel-choices-zen3.md). Here
+//! the caller itself leads: it does parts of every operation, and the others stay awake until the
+//! next one, and for a short time after the last.
 
 use std::{
     cell::Cell,
@@ -17,36 +18,37 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::HostThreads;
+use super::host::HostThreads;
 
-/// Looks for work before a thread lets others have the processor.
+/// How often a thread looks for work before it yields the processor: for tens of microseconds,
+/// longer than the leader takes between two operations.
 const SPINS: usize = 1000;
 
-/// How long a thread stays awake without a leader: longer than a caller takes from a token to the
-/// next.
+/// How long a thread stays awake without a leader: longer than a caller takes between two tokens.
 const LINGER: Duration = Duration::from_micros(500);
 
 thread_local! {
-    /// A place that no other thread has.
+    /// Its address identifies a thread, at less cost than `thread::current`: no other has it.
     static PLACE: u8 = const { 0 };
-    /// The number of a follower; 0 is the leader's.
+    /// The index of this thread in the team; 0 for the leader, and for threads of no team.
     static FOLLOWER: Cell<usize> = const { Cell::new(0) };
 }
 
-/// Followers and their threads, which end with this; none where the threads are a host's.
+/// Followers and their threads, which end with this; no threads where they are a host's.
 pub(super) struct Team {
     shared: Arc<Shared>,
     threads: Vec<thread::JoinHandle<()>>,
 }
 
-/// What leader and followers share.
+/// The state that leader and followers share.
 #[derive(Default)]
 struct Shared {
-    /// The place of the leading thread; 0 if there is none.
+    /// The address of the leader's `PLACE`; 0 if there is no leader.
     leader: AtomicUsize,
-    /// The parts that are left of a task in the lower half, the number of the task in the upper.
+    /// The parts that are left of a task in the lower half, the number of the task in the upper: a
+    /// follower that is late cannot take a part of a task it has not seen.
     task: AtomicU64,
-    work: AtomicPtr<Task<'static>>,
+    work: AtomicPtr<TeamTask<'static>>,
     /// Whether the leader is in a task.
     busy: AtomicBool,
     /// Followers that have started.
@@ -59,8 +61,8 @@ struct Shared {
     closed: AtomicBool,
 }
 
-/// What the threads divide.
-struct Task<'a> {
+/// Work that the threads divide.
+struct TeamTask<'a> {
     work: &'a (dyn Fn(usize) + Sync),
     done: AtomicUsize,
     panicked: AtomicBool,
@@ -76,7 +78,7 @@ fn place() -> usize {
 }
 
 impl Team {
-    /// A team of so many threads beside the leader.
+    /// Starts the threads beside the leader.
     pub(super) fn new(followers: usize) -> io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let mut team = Self { shared, threads: Vec::with_capacity(followers) };
@@ -89,19 +91,19 @@ impl Team {
                 shared.follow();
             })?);
         }
-        // A thread that has started has all it needs: nothing is allocated later.
+        // A thread allocates when it starts, and never again.
         while team.shared.started.load(Ordering::Acquire) < followers {
             thread::yield_now();
         }
         Ok(team)
     }
 
-    /// Whether the thread that asks leads.
+    /// Whether the calling thread leads.
     pub(super) fn is_led_here(&self) -> bool {
         self.shared.leader.load(Ordering::Relaxed) == place()
     }
 
-    /// Makes the thread that asks the leader, if there is none.
+    /// Makes the calling thread the leader, if there is none.
     pub(super) fn lead(&self) -> Option<Leader<'_>> {
         let Shared { leader, asleep, lock, wake, .. } = &*self.shared;
         leader.compare_exchange(0, place(), Ordering::SeqCst, Ordering::Relaxed).ok()?;
@@ -112,8 +114,8 @@ impl Team {
         Some(Leader { team: self })
     }
 
-    /// Runs `work`, with `threads` threads of a host as a team that the thread that asks leads.
-    /// Alone, if another thread leads.
+    /// Runs `work`, with `threads` threads of a host as a team that the calling thread leads;
+    /// alone, if another thread leads.
     pub(super) fn lead_host<R: Send>(
         &self,
         host: &dyn HostThreads,
@@ -128,7 +130,7 @@ impl Team {
             if self.is_led_here() {
                 let task = task.lock().unwrap_or_else(PoisonError::into_inner).take();
                 if let Some((leader, work)) = task {
-                    // What lies between this and the caller may not be unwound.
+                    // A panic must not unwind through the host's frames.
                     let result = catch_unwind(AssertUnwindSafe(work));
                     drop(leader);
                     *outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
@@ -142,12 +144,12 @@ impl Team {
         match outcome.into_inner().unwrap_or_else(PoisonError::into_inner) {
             Some(Ok(result)) => result,
             Some(Err(panic)) => resume_unwind(panic),
-            None => unreachable!("a host calls the work on the thread that asks"),
+            None => unreachable!("a host calls the work on the calling thread"),
         }
     }
 
-    /// Calls `work` with every number below `parts`, on any of the threads; only the leader may. From
-    /// within a part, on its own thread.
+    /// Calls `work` with every number below `parts`, on any of the threads; from within a part, on
+    /// the calling thread alone. Only the leader may call this.
     ///
     /// # Panics
     /// If a part does, after all are done.
@@ -157,9 +159,9 @@ impl Team {
         if shared.busy.swap(true, Ordering::Relaxed) {
             return (0..parts).for_each(work);
         }
-        let task = Task { work, done: AtomicUsize::new(0), panicked: AtomicBool::new(false) };
-        // The lifetime is forgotten here: this function does not return before all is done.
-        let pointer = ptr::from_ref(&task).cast::<Task<'static>>().cast_mut();
+        let task = TeamTask { work, done: AtomicUsize::new(0), panicked: AtomicBool::new(false) };
+        // The lifetime is erased: this function returns only after all parts are done.
+        let pointer = ptr::from_ref(&task).cast::<TeamTask<'static>>().cast_mut();
         shared.work.store(pointer, Ordering::Relaxed);
         let number = (shared.task.load(Ordering::Relaxed) >> 32).wrapping_add(1);
         shared.task.store(number << 32 | u64::from(parts as u32), Ordering::Release);
@@ -228,7 +230,7 @@ impl Shared {
         self.asleep.fetch_sub(1, Ordering::SeqCst);
     }
 
-    /// Does the last of the parts that are left of a task; whether it could.
+    /// Does the last of the parts that are left of a task; returns whether it could take it.
     fn take_part(&self, task: u64) -> bool {
         let left = task as u32;
         if left == 0 {
@@ -239,26 +241,27 @@ impl Shared {
         if self.task.compare_exchange(task, task - 1, taken, not).is_err() {
             return false;
         }
-        // SAFETY: the task's number had not changed, so `work` is this task's, and its leader
-        // waits in `run` until the part that was just taken is done.
-        unsafe { Task::part(work, left as usize - 1) };
+        // SAFETY: the exchange succeeded, so the number was still that of `task`, and `work`, which
+        // is stored before the number, is its task; the leader stays in `run`, where the task
+        // lives, until the part that was just taken is done.
+        unsafe { TeamTask::part(work, left as usize - 1) };
         true
     }
 }
 
-impl Task<'_> {
-    /// Does a part. A panic is kept until all parts are done: others still use what they share.
+impl TeamTask<'_> {
+    /// Does a part. A panic is kept until all parts are done, because they share borrowed data.
     ///
     /// # Safety
-    /// The task is there until the part is done. It may be gone before this returns, so no
-    /// reference to it may be an argument.
+    /// The task lives until the part is done. It may be gone before this returns, so no reference
+    /// to it may be an argument.
     unsafe fn part(task: *const Self, part: usize) {
-        // SAFETY: the part is not done yet.
+        // SAFETY: the part is not done, so the task lives, by this function's contract.
         let (work, panicked) = unsafe { ((*task).work, &(*task).panicked) };
         if catch_unwind(AssertUnwindSafe(|| work(part))).is_err() {
             panicked.store(true, Ordering::Relaxed);
         }
-        // SAFETY: this makes the part done, and is the last use: the leader may return now.
+        // SAFETY: the task lives until this addition makes the part done; nothing uses it after.
         unsafe { (*task).done.fetch_add(1, Ordering::Release) };
     }
 }
@@ -269,7 +272,7 @@ impl Drop for Team {
         drop(self.shared.lock.lock().unwrap_or_else(PoisonError::into_inner));
         self.shared.wake.notify_all();
         for thread in self.threads.drain(..) {
-            // A follower keeps the panics of its parts for the leader.
+            // A follower does not panic: it keeps the panics of its parts for the leader.
             let _ = thread.join();
         }
     }
@@ -291,7 +294,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_part_is_done_once_whoever_follows() {
+    fn every_part_is_done_once_with_any_number_of_followers() {
         for followers in 0..=3 {
             let team = Team::new(followers).unwrap();
             for nap in [0, 2] {
@@ -318,7 +321,7 @@ mod tests {
         }
     }
 
-    /// Makes threads for each call, some of which come late.
+    /// Makes threads for each call, some of which start late.
     #[derive(Debug)]
     struct Host;
 

@@ -40,7 +40,7 @@ function link(address, text) {
 
 const byId = (id) => document.getElementById(id);
 
-/** Pairs of term and description for a `dl`, each in a box of its own. */
+/** Pairs of term and description for a `dl`, each in a separate box. */
 function pairs(entries) {
   return entries.map(([term, description]) =>
     element("div", {}, element("dt", {}, term), element("dd", {}, description)),

@@ -110,7 +110,7 @@ function publishedRow(figure) {
   };
 }
 
-/** A chart for each line of panels, as many as the width has room for, so that paper can break between lines. */
+/** A chart for each line of panels, as many as the width holds, so that paper can break between lines. */
 function drawPanels(parent, panels) {
   const width = parent.clientWidth;
   const columns = Math.max(

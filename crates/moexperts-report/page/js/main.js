@@ -1,4 +1,4 @@
-// Puts the page together, and draws it anew when filters, width, colour scheme or paper ask for it.
+// Puts the page together, and draws it anew when filters, width, colour scheme or paper change.
 
 function main() {
   const report = readReport();

@@ -151,7 +151,7 @@ function addMemoryPanel(option, cells, index, layout, view) {
   });
 }
 
-/** A workload where room is scarce; what the numbers are stands above them. */
+/** A workload where memory is scarce; the line above says what the numbers are. */
 function briefWorkload(cell, view) {
   return [...targetParts(cell, view, 8), `${cell.batch} × ${cell.sequence} + ${cell.new_tokens}`].join(" ");
 }

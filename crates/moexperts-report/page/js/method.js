@@ -44,7 +44,7 @@ function drawSkipped(section, view, state) {
   const skipped = view.run.skipped.filter((entry) => matches(entry, state.selection));
   lead.textContent =
     skipped.length > 0
-      ? "Combinations that were asked for and cannot run here."
+      ? "Combinations that were chosen and cannot run here."
       : "None of those that cannot run is in this choice.";
   box.hidden = skipped.length === 0;
   const heads = [...FIELDS.map(({ key, label }) => (isNumber(key) ? `#${label}` : label)), "reason"];

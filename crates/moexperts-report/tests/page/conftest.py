@@ -64,7 +64,7 @@ def make(tmp_path):
 @pytest.fixture
 def show(make, browser):
     """Opens the page of some results. Nothing that any test does may leave a message on the console,
-    raise an error or ask for anything but the page itself."""
+    raise an error or request anything but the page itself."""
     opened = []
 
     def show(after, before=None, reference=False, width=1280, **context):

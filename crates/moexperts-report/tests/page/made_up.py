@@ -1,4 +1,4 @@
-"""Results of sweeps that nobody measured: their numbers follow from simple formulas, so that tests can
+"""Results of sweeps that were never measured: their numbers follow from simple formulas, so that tests can
 say what a page has to show."""
 
 from itertools import product

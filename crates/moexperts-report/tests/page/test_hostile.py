@@ -1,5 +1,5 @@
 """Whatever a name holds, it is shown as text and nothing runs. `show` fails a test in which the page
-asks for anything or says anything on the console, as a blocked script would."""
+requests anything or says anything on the console, as a blocked script would."""
 
 import pytest
 

@@ -2,7 +2,7 @@
 
 use moexperts_core::{AttentionSpec, Device, GateFunction, RopePairing, StateSpec};
 
-use super::Context;
+use super::context::Context;
 use crate::{
     error::Result,
     graph::{Builder, Value},
@@ -11,6 +11,7 @@ use crate::{
 
 /// The attention of one layer.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Attention {
     /// Query heads; a multiple of `kv_heads`.
     pub heads: usize,
@@ -48,6 +49,7 @@ pub struct Attention {
 
 /// Norm of queries and keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum QkNorm {
     /// None.
     None,
@@ -59,6 +61,7 @@ pub enum QkNorm {
 
 /// Factors on the output of the heads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct OutputGate {
     /// What a value of the projection becomes.
     pub function: GateFunction,
@@ -68,6 +71,7 @@ pub struct OutputGate {
 
 /// The module of an attention and those in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct AttentionNames {
     /// The module in the layer.
     pub module: &'static str,

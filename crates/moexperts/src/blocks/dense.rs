@@ -2,7 +2,7 @@
 
 use moexperts_core::{Activation, Device};
 
-use super::Context;
+use super::context::Context;
 use crate::{
     error::Result,
     graph::{Builder, Value},
@@ -11,6 +11,7 @@ use crate::{
 
 /// `down_proj(activation(gate_proj(x), up_proj(x)))`.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct Dense {
     /// Inner width.
     pub intermediate_size: usize,
@@ -24,6 +25,7 @@ pub struct Dense {
 
 /// The modules of a gated layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct DenseNames {
     /// The module in the layer or in the block.
     pub module: &'static str,

@@ -4,12 +4,13 @@ use moexperts_core::{Activation, AttentionSpec, Device, RopePairing};
 
 use crate::{
     error::Result,
-    graph::{Builder, Graph, Rows, Value},
+    graph::{Builder, Graph, Value, ValueRows},
     weights::{Share, TensorKind, Tensors, Weights},
 };
 
 /// A vision transformer over patches of frames, merged into rows of a decoder.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct VisionSpec {
     /// Its sub-config in `config.json`: `vision_config`.
     pub backbone: &'static str,
@@ -49,6 +50,7 @@ pub struct VisionSpec {
 
 /// The token ids that stand for pictures in a prompt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct VisionTokens {
     /// One for each row an image takes: `<|image_pad|>`.
     pub image: u32,
@@ -71,8 +73,8 @@ impl VisionSpec {
         self.hidden_size * self.spatial_merge_size * self.spatial_merge_size
     }
 
-    /// Every tensor of the tower.
-    pub fn tensors(&self, list: &mut Tensors<'_>) {
+    /// Lists every tensor of the tower.
+    pub(crate) fn tensors(&self, list: &mut Tensors<'_>) {
         let (c, merged) = (self.hidden_size, self.merged_size());
         let module = |name: &str| format!("{}.{name}", self.module);
         // A convolution whose filters do not overlap is a product of patches.
@@ -111,34 +113,40 @@ impl VisionSpec {
 
     /// Weights of the tower, norms and biases left out.
     pub fn total_weights(&self) -> usize {
-        let positions = self.hidden_size * self.position_side * self.position_side;
-        positions + self.weights_per_patch() + self.weights_per_row()
+        let positions = self.hidden_size as u128 * (self.position_side as u128).pow(2);
+        narrowed(positions + self.weights_per_patch() + self.weights_per_row())
     }
 
     /// Multiplications and additions of the forward over patches in time, height and width: of
     /// all weights, and of the attention, in which a patch sees its own frame.
     pub fn flops(&self, [t, h, w]: [usize; 3]) -> usize {
-        let (frame, merge) = (h * w, self.spatial_merge_size);
+        let [t, h, w, merge] = [t, h, w, self.spatial_merge_size].map(|size| size as u128);
+        let frame = h * w;
         let patches = t * frame;
         let rows = patches / (merge * merge);
         let weights = patches * self.weights_per_patch() + rows * self.weights_per_row();
         // Scores and values: two products of a frame's patches with each other.
-        2 * weights + 4 * self.depth * t * frame * frame * self.hidden_size
+        let scores = 4 * self.depth as u128 * t * frame * frame * self.hidden_size as u128;
+        narrowed(2 * weights + scores)
     }
 
-    /// Weights a patch is multiplied with, up to the mergers.
-    fn weights_per_patch(&self) -> usize {
-        let c = self.hidden_size;
-        let block = 4 * c * c + 2 * c * self.intermediate_size;
-        c * self.patch_len() + self.depth * block
+    /// Weights a patch is multiplied with, up to the mergers; wide, because a description may be
+    /// larger than any memory.
+    fn weights_per_patch(&self) -> u128 {
+        let (c, inner) = (self.hidden_size as u128, self.intermediate_size as u128);
+        let block = 4 * c * c + 2 * c * inner;
+        c * self.patch_len() as u128 + self.depth as u128 * block
     }
 
     /// Weights of the mergers, which make rows of the decoder.
-    fn weights_per_row(&self) -> usize {
-        let merged = self.merged_size();
-        let merger = merged * (merged + self.out_hidden_size);
-        (1 + self.deepstack_visual_indexes.len()) * merger
+    fn weights_per_row(&self) -> u128 {
+        let (merged, out) = (self.merged_size() as u128, self.out_hidden_size as u128);
+        (1 + self.deepstack_visual_indexes.len() as u128) * merged * (merged + out)
     }
+}
+
+fn narrowed(count: u128) -> usize {
+    usize::try_from(count).unwrap_or(usize::MAX)
 }
 
 /// Weight and bias of a layer norm.
@@ -175,7 +183,8 @@ impl<D: Device> Tower<'_, '_, D> {
         let table = self.weights.table(&name)?;
         let positions = self.graph.embedding_bag("pos_embed", table);
         self.graph.add("pos_embed", x, positions, 1.0);
-        let blocks_of_patches = Rows::Merged(spec.spatial_merge_size * spec.spatial_merge_size);
+        let blocks_of_patches =
+            ValueRows::Merged(spec.spatial_merge_size * spec.spatial_merge_size);
         let mut deepstack = Vec::new();
         for block in 0..spec.depth {
             self.graph.set_layer(Some(block));
@@ -185,7 +194,7 @@ impl<D: Device> Tower<'_, '_, D> {
                     let whole = self.graph.reshape(x, blocks_of_patches, spec.merged_size());
                     let name = format!("deepstack_merger_list.{place}");
                     deepstack.push(self.merger(&name, whole)?);
-                    x = self.graph.reshape(whole, Rows::Tokens, spec.hidden_size);
+                    x = self.graph.reshape(whole, ValueRows::Tokens, spec.hidden_size);
                 }
             }
         }
@@ -228,7 +237,7 @@ impl<D: Device> Tower<'_, '_, D> {
         let mut normed = self.norm("norm", &format!("{module}.norm"), x)?;
         if self.graph.cols(normed) != merged {
             let merge = self.spec.spatial_merge_size;
-            normed = self.graph.reshape(normed, Rows::Merged(merge * merge), merged);
+            normed = self.graph.reshape(normed, ValueRows::Merged(merge * merge), merged);
         }
         self.mlp(&module, Activation::Gelu, normed)
     }

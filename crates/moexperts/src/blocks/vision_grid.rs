@@ -3,7 +3,7 @@
 //! Patches come frame by frame, in a frame block by block, and in a block of
 //! `spatial_merge_size`² row by row, so that a block's patches are neighbours.
 
-use super::VisionSpec;
+use super::vision::VisionSpec;
 
 /// Rows of the position table that a patch takes part of.
 pub(crate) const TAPS: usize = 4;

@@ -8,7 +8,10 @@ use std::{
 use serde::Deserialize;
 
 /// The name of the index in a model's folder.
-pub(super) const INDEX_FILE: &str = "model.safetensors.index.json";
+pub(crate) const INDEX_FILE: &str = "model.safetensors.index.json";
+
+/// The name of an unsharded file in a model's folder.
+pub(crate) const SINGLE_FILE: &str = "model.safetensors";
 
 #[derive(Deserialize)]
 struct Index {
@@ -19,7 +22,7 @@ struct Index {
 ///
 /// # Errors
 /// What is wrong with the index, in words.
-pub(super) fn read(json: &[u8]) -> Result<BTreeMap<String, Vec<String>>, String> {
+pub(crate) fn read(json: &[u8]) -> Result<BTreeMap<String, Vec<String>>, String> {
     let index: Index =
         serde_json::from_slice(json).map_err(|error| format!("broken index: {error}"))?;
     if index.weight_map.is_empty() {
@@ -27,7 +30,7 @@ pub(super) fn read(json: &[u8]) -> Result<BTreeMap<String, Vec<String>>, String>
     }
     let mut shards: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (tensor, shard) in index.weight_map {
-        if !stays_inside(&shard) {
+        if !is_inner_path(&shard) {
             return Err(format!("shard `{shard}` is not a path inside the model's folder"));
         }
         shards.entry(shard).or_default().push(tensor);
@@ -35,10 +38,15 @@ pub(super) fn read(json: &[u8]) -> Result<BTreeMap<String, Vec<String>>, String>
     Ok(shards)
 }
 
-/// Whether a path, joined to a folder, names something in that folder.
-fn stays_inside(path: &str) -> bool {
-    let mut components = Path::new(path).components().peekable();
-    components.peek().is_some() && components.all(|part| matches!(part, Component::Normal(_)))
+/// Whether a path, joined to a folder, names something in that folder, on every system.
+///
+/// Names come from strangers' files and servers. What only some systems take for a separator, a
+/// drive or an end of the name (`\`, `:`, NUL) is refused on all of them.
+pub(crate) fn is_inner_path(path: &str) -> bool {
+    !path.is_empty()
+        && !path.contains(['\\', ':', '\0'])
+        && path.split('/').all(|part| !part.is_empty() && part != ".")
+        && Path::new(path).components().all(|part| matches!(part, Component::Normal(_)))
 }
 
 #[cfg(test)]
@@ -55,12 +63,27 @@ mod tests {
     }
 
     #[test]
-    fn only_paths_below_the_folder_stay_inside() {
-        for inside in ["model-00001-of-00002.safetensors", "weights/a.safetensors"] {
-            assert!(stays_inside(inside), "{inside}");
+    fn only_paths_below_the_folder_are_inner() {
+        for inner in ["model-00001-of-00002.safetensors", "weights/a.safetensors", "a..b"] {
+            assert!(is_inner_path(inner), "{inner}");
         }
-        for outside in ["", "..", "../a", "a/../../b", "/etc/passwd", "./a"] {
-            assert!(!stays_inside(outside), "{outside}");
+        for outer in [
+            "",
+            "..",
+            "../a",
+            "a/..",
+            "a/../../b",
+            "/etc/passwd",
+            "a//b",
+            "a/",
+            ".",
+            "./a",
+            "a/./b",
+            "C:a",
+            "a\\b",
+            "a\0",
+        ] {
+            assert!(!is_inner_path(outer), "{outer}");
         }
     }
 
@@ -74,6 +97,10 @@ mod tests {
                 "broken index: invalid type: integer `1`, expected a string at line 1 column 22",
             ),
             (r#"{"weight_map": {}}"#, "`weight_map` names no tensor"),
+            (
+                r#"{"weight_map": {"a": "../b"}}"#,
+                "shard `../b` is not a path inside the model's folder",
+            ),
         ] {
             assert_eq!(read(json.as_bytes()).unwrap_err(), problem);
         }

@@ -15,8 +15,10 @@ impl MappedFile {
     pub(super) fn open(path: &Path) -> Result<Self> {
         let failed = |source| Error::Io { path: path.to_owned(), source };
         let file = File::open(path).map_err(failed)?;
-        // SAFETY: the mapping is shared and read-only, so this process never writes to it; that no
-        // other process does is what `Checkpoint::open` asks of its caller.
+        // SAFETY: the file is opened and mapped for reading alone, so this process never writes to it,
+        // and `Mmap` keeps the mapping for as long as its bytes are borrowed. That no other process
+        // writes to the file or cuts it off meanwhile cannot be checked; the documentation of
+        // `Checkpoint::open` demands it.
         let map = unsafe { Mmap::map(&file) }.map_err(failed)?;
         Ok(Self(map))
     }

@@ -1,11 +1,11 @@
 //! Weights in safetensors files, used where they lie.
 //!
 //! A [`Checkpoint`] knows the header of every file and gives out [`Matrix`] views into the mapped
-//! bytes; nothing is read until a kernel touches it. Here is no knowledge of any model: which
-//! tensors there should be, and of which shapes, is what a family asks for.
+//! bytes; nothing is read until a kernel touches it. It knows no model: the inventory of a model says
+//! which tensors there should be, and of which shapes.
 
 mod header;
-mod index;
+pub(crate) mod index;
 #[expect(unsafe_code, reason = "mapping a file is unsafe where other programs may write to it")]
 mod mmap;
 mod similar;
@@ -26,15 +26,14 @@ use half::{bf16, f16};
 use moexperts_core::{DType, Matrix, MatrixLayout, Storage};
 use safetensors::Dtype;
 
+use self::{
+    header::Entry,
+    index::{INDEX_FILE, SINGLE_FILE},
+    mmap::MappedFile,
+};
 use crate::error::{Error, Result};
-use header::Entry;
-use index::INDEX_FILE;
-use mmap::MappedFile;
 
 const _: () = assert!(cfg!(target_endian = "little"), "safetensors files are little-endian");
-
-/// The name of an unsharded file in a model's folder.
-const SINGLE_FILE: &str = "model.safetensors";
 
 /// Formats of weights that are common in model folders and not read.
 const OTHER_FORMATS: [&str; 5] = ["bin", "pt", "pth", "gguf", "msgpack"];
@@ -134,7 +133,7 @@ impl Checkpoint {
     /// Name, shape and element type of every tensor, sorted by name.
     ///
     /// Tensors of other element types than [`DType`] has are left out: checkpoints hold integer
-    /// buffers that no forward pass reads, and they are refused only where one is asked for.
+    /// buffers that no forward pass reads. They are refused only where a model takes one.
     pub fn tensors(&self) -> impl Iterator<Item = (&str, &[usize], DType)> {
         self.tensors.iter().filter_map(|(name, Tensor { entry, .. })| {
             Some((name.as_str(), entry.shape.as_slice(), supported(entry.dtype)?))

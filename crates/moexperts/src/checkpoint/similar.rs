@@ -1,8 +1,8 @@
-//! Which existing name somebody may have meant.
+//! Names that are like one that does not exist.
 
 use std::cmp::Reverse;
 
-/// How many names a message can bear.
+/// The most names that a message lists.
 const MOST: usize = 3;
 
 /// The names that begin and end most like `wanted`, best first.

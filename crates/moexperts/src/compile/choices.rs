@@ -9,9 +9,11 @@ use std::{
 use moexperts_core::Knob;
 use serde::{Deserialize, Serialize};
 
-/// What a fast way through an operation is: settings other than the defaults, by their names.
+use crate::disk;
+
+/// The fastest way through an operation: settings other than the defaults, by their names.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Choice {
+pub(super) struct MeasuredChoice {
     /// Values of knobs that are not at their default.
     #[serde(default)]
     pub(super) knobs: BTreeMap<String, usize>,
@@ -20,7 +22,7 @@ pub(super) struct Choice {
     pub(super) copy: Option<bool>,
 }
 
-impl Choice {
+impl MeasuredChoice {
     /// Whether every setting exists.
     fn fits(&self, knobs: &[Knob]) -> bool {
         let exists = |(name, value): (&String, &usize)| {
@@ -32,28 +34,28 @@ impl Choice {
 
 /// A file of choices, for one machine and version of the program.
 ///
-/// It is read and written as a whole and replaced in one step: of two processes that write at once
-/// one wins, and what the other measured is measured again. A file that is damaged, or of another
-/// machine or version, counts as empty.
+/// It is read and written as a whole and replaced in one step. If two processes write at once, one
+/// wins, and what the other measured is measured again. A file that is damaged, or of another machine
+/// or version, counts as empty.
 #[derive(Debug)]
-pub(super) struct Choices {
+pub(super) struct MeasuredChoices {
     path: Option<PathBuf>,
     device: String,
-    choices: BTreeMap<String, Choice>,
+    choices: BTreeMap<String, MeasuredChoice>,
 }
 
-/// The file.
+/// The content of the file.
 #[derive(Debug, Serialize, Deserialize)]
 struct Document {
     program: String,
     device: String,
-    choices: BTreeMap<String, Choice>,
+    choices: BTreeMap<String, MeasuredChoice>,
 }
 
 /// What the choices depend on beside the device.
 const PROGRAM: &str = concat!("moexperts ", env!("CARGO_PKG_VERSION"));
 
-impl Choices {
+impl MeasuredChoices {
     /// The choices for a device, from a folder; only in memory without one.
     ///
     /// - `device`: its [`fingerprint`](moexperts_core::Tuning::fingerprint)
@@ -65,12 +67,12 @@ impl Choices {
         choices
     }
 
-    pub(super) fn get(&self, key: &str) -> Option<&Choice> {
+    pub(super) fn get(&self, key: &str) -> Option<&MeasuredChoice> {
         self.choices.get(key)
     }
 
     /// Keeps a choice until [`save`](Self::save).
-    pub(super) fn insert(&mut self, key: String, choice: Choice) {
+    pub(super) fn insert(&mut self, key: String, choice: MeasuredChoice) {
         self.choices.insert(key, choice);
     }
 
@@ -84,17 +86,11 @@ impl Choices {
         choices.extend(self.choices.iter().map(|(key, choice)| (key.clone(), choice.clone())));
         let document =
             Document { program: PROGRAM.to_owned(), device: self.device.clone(), choices };
-        let folder = path.parent().unwrap_or(Path::new("."));
-        fs::create_dir_all(folder)?;
-        // Under a name of its own, so that nobody else writes it.
-        let mut file = tempfile::NamedTempFile::new_in(folder)?;
-        serde_json::to_writer_pretty(&mut file, &document)?;
-        file.persist(path)?;
-        Ok(())
+        disk::replace(path, |file| Ok(serde_json::to_writer_pretty(file, &document)?))
     }
 
     /// What the file holds, if it is whole and of this device and program.
-    fn stored(&self) -> BTreeMap<String, Choice> {
+    fn stored(&self) -> BTreeMap<String, MeasuredChoice> {
         let Some(path) = &self.path else { return BTreeMap::new() };
         let text = match fs::read(path) {
             Ok(text) => text,
@@ -123,10 +119,7 @@ impl Choices {
 fn file_name(device: &str) -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
     let mut name: String = device.chars().map(plain).take(80).collect();
-    // FNV-1a: the same in every version of the compiler.
-    let hash = device.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
-    });
+    let hash = disk::fnv1a(device.as_bytes());
     name.push_str(&format!("-{:08x}.json", hash as u32));
     name
 }
@@ -134,9 +127,7 @@ fn file_name(device: &str) -> String {
 /// The folder choices are kept in: `autotune` in `$XDG_CACHE_HOME/moexperts` or
 /// `~/.cache/moexperts`; `None` where there is neither.
 pub(super) fn default_folder() -> Option<PathBuf> {
-    let cache = std::env::var_os("XDG_CACHE_HOME").filter(|folder| !folder.is_empty());
-    let cache = cache.map(PathBuf::from).or_else(|| Some(std::env::home_dir()?.join(".cache")));
-    Some(cache?.join("moexperts").join("autotune"))
+    Some(disk::cache_folder()?.join("moexperts").join("autotune"))
 }
 
 #[cfg(test)]
@@ -150,12 +141,12 @@ mod tests {
     const KNOBS: &[Knob] =
         &[Knob { name: "ahead", values: &[0, 1, 2], default: 2, rows: Rows::Any }];
 
-    fn choice(value: usize) -> Choice {
-        Choice { knobs: [("ahead".to_owned(), value)].into(), copy: Some(false) }
+    fn choice(value: usize) -> MeasuredChoice {
+        MeasuredChoice { knobs: [("ahead".to_owned(), value)].into(), copy: Some(false) }
     }
 
-    fn open(folder: &Path) -> Choices {
-        Choices::open(Some(folder), "A, avx2, 2 threads".to_owned(), KNOBS)
+    fn open(folder: &Path) -> MeasuredChoices {
+        MeasuredChoices::open(Some(folder), "A, avx2, 2 threads".to_owned(), KNOBS)
     }
 
     fn file(folder: &Path) -> PathBuf {
@@ -171,7 +162,7 @@ mod tests {
         choices.save().unwrap();
         assert_eq!(open(&inner).get("linear"), Some(&choice(1)));
         assert_eq!(open(&inner).get("experts"), None);
-        let other = Choices::open(Some(&inner), "B, avx2, 2 threads".to_owned(), KNOBS);
+        let other = MeasuredChoices::open(Some(&inner), "B, avx2, 2 threads".to_owned(), KNOBS);
         assert_eq!(other.get("linear"), None);
     }
 

@@ -9,15 +9,17 @@ use crate::{
     model::{Input, LogitsRows},
 };
 
-/// The most sequences a decode step has a class for.
+/// The most sequences a decode step has a class for. Each number up to it has its own, because a
+/// captured step has one shape.
 const MAX_DECODE: usize = 64;
 
-/// Tokens of the smallest and of the largest bucket of prompts.
+/// Tokens of the smallest and of the largest bucket of prompts. A prompt's workspace is at most twice
+/// what it needs; above the largest that would be much memory, so each length is a class by itself.
 const BUCKETS: [usize; 2] = [16, 8192];
 
 /// What forwards do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) enum Kind {
+pub(crate) enum ForwardKind {
     /// Every sequence has one token.
     Decode,
     /// Sequences have any number of tokens.
@@ -33,7 +35,7 @@ pub(crate) enum Kind {
 /// larger is a class by itself, and so is every number of tokens that all get logits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct ShapeClass {
-    pub(super) kind: Kind,
+    pub(super) kind: ForwardKind,
     /// The most tokens, or patches.
     pub(super) tokens: usize,
     /// Of which tokens there are logits.
@@ -45,10 +47,10 @@ pub(crate) struct ShapeClass {
 }
 
 impl ShapeClass {
-    /// A decode step of so many sequences.
+    /// A decode step of a number of sequences.
     pub(super) fn decode(sequences: usize) -> Self {
         Self {
-            kind: Kind::Decode,
+            kind: ForwardKind::Decode,
             tokens: sequences,
             logits: LogitsRows::LastOfSpan,
             logits_rows: sequences,
@@ -56,11 +58,11 @@ impl ShapeClass {
         }
     }
 
-    /// The prompts of so many sequences that have so many tokens together.
+    /// The prompts of a number of sequences, whose tokens together are `tokens`.
     pub(super) fn prefill(tokens: usize, sequences: usize) -> Self {
         let tokens = bucket(tokens);
         Self {
-            kind: Kind::Prefill,
+            kind: ForwardKind::Prefill,
             tokens,
             logits: LogitsRows::LastOfSpan,
             logits_rows: sequences.next_power_of_two().min(tokens),
@@ -71,7 +73,7 @@ impl ShapeClass {
     /// A picture of a number of patches.
     pub(crate) fn picture(patches: usize) -> Self {
         Self {
-            kind: Kind::Picture,
+            kind: ForwardKind::Picture,
             tokens: bucket(patches),
             logits: LogitsRows::LastOfSpan,
             logits_rows: 0,
@@ -99,7 +101,7 @@ impl ShapeClass {
             (LogitsRows::All, visuals) => {
                 // A bucket of logits would be large.
                 let (tokens, logits) = (input.batch.tokens(), LogitsRows::All);
-                Self { kind: Kind::Prefill, tokens, logits, logits_rows: tokens, visuals }
+                Self { kind: ForwardKind::Prefill, tokens, logits, logits_rows: tokens, visuals }
             }
         }
     }
@@ -112,7 +114,7 @@ impl ShapeClass {
 
     /// Whether it is larger than every class.
     pub(super) fn is_outside(&self) -> bool {
-        self.tokens > if self.kind == Kind::Decode { MAX_DECODE } else { BUCKETS[1] }
+        self.tokens > if self.kind == ForwardKind::Decode { MAX_DECODE } else { BUCKETS[1] }
     }
 }
 
@@ -121,7 +123,7 @@ fn read(batch: &Batch) -> usize {
     batch.spans().iter().filter(|span| span.tokens > 0).count()
 }
 
-/// The tokens of the bucket that so many fall into.
+/// The tokens of the bucket that a number of tokens falls into.
 fn bucket(tokens: usize) -> usize {
     if tokens > BUCKETS[1] { tokens } else { tokens.next_power_of_two().max(BUCKETS[0]) }
 }
@@ -129,9 +131,9 @@ fn bucket(tokens: usize) -> usize {
 impl fmt::Display for ShapeClass {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.kind {
-            Kind::Decode => write!(f, "decode of batch {}", self.tokens)?,
-            Kind::Prefill => write!(f, "prefill of up to {} tokens", self.tokens)?,
-            Kind::Picture => write!(f, "pictures of up to {} patches", self.tokens)?,
+            ForwardKind::Decode => write!(f, "decode of batch {}", self.tokens)?,
+            ForwardKind::Prefill => write!(f, "prefill of up to {} tokens", self.tokens)?,
+            ForwardKind::Picture => write!(f, "pictures of up to {} patches", self.tokens)?,
         }
         if self.logits == LogitsRows::All {
             f.write_str(", all logits")?;

@@ -4,7 +4,11 @@ use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
 
 use moexperts_core::Device;
 
-use super::{CompileMode, CompileOptions, autotune::Tuned, plan::Plan};
+use super::{
+    autotune::Tuned,
+    options::{CompileMode, CompileOptions},
+    plan::Plan,
+};
 use crate::{
     graph::{Op, RunBy, Step},
     model::DecoderSpec,
@@ -13,6 +17,7 @@ use crate::{
 
 /// What [`compile`](crate::LanguageModel::compile) did.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct CompileReport {
     /// The mode.
     pub mode: CompileMode,
@@ -33,7 +38,7 @@ pub struct CompileReport {
     /// Bytes of copies of weights.
     pub copied_bytes: usize,
     /// Whether decode steps are captured as a graph (at their second run, to be launched as one from
-    /// the third on); `None` if the mode does not ask for it.
+    /// the third on); `None` if the mode captures none.
     pub captured: Option<bool>,
     /// How long it took.
     pub time: Duration,
@@ -101,6 +106,7 @@ impl fmt::Display for CompileReport {
 
 /// What the plans of a compiled model do.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Explanation {
     /// The mode.
     pub mode: CompileMode,
@@ -113,6 +119,7 @@ pub struct Explanation {
 
 /// What one plan does.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct PlanExplanation {
     /// The shapes it is for.
     pub class: String,
@@ -132,6 +139,7 @@ pub struct PlanExplanation {
 
 /// Why a plan is not one piece.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Break {
     /// The layer.
     pub layer: Option<usize>,
@@ -143,6 +151,7 @@ pub struct Break {
 
 /// One operation of a plan.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct StepExplanation {
     /// The layer, `None` before the first and after the last.
     pub layer: Option<usize>,
@@ -152,7 +161,7 @@ pub struct StepExplanation {
     pub parts: Vec<&'static str>,
     /// The kernel of a product.
     pub kernel: Option<String>,
-    /// Bytes of weights it reads; of experts, those of as many as are hit if all are as likely.
+    /// Bytes of weights it reads; for experts, of those that are hit if all are equally likely.
     pub bytes: f64,
     /// Floating point operations of its products.
     pub flops: f64,

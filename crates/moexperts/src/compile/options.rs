@@ -9,6 +9,7 @@ use crate::{
 
 /// What compiling does, by the names of `torch.compile`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
+#[non_exhaustive]
 pub enum CompileMode {
     /// A plan: fused operations, no dispatch and no allocation in a step.
     #[default]
@@ -70,6 +71,7 @@ impl FromStr for CompileMode {
 
 /// How a model is compiled.
 #[derive(Clone)]
+#[non_exhaustive]
 pub struct CompileOptions {
     /// What compiling does.
     pub mode: CompileMode,
@@ -86,7 +88,7 @@ pub struct CompileOptions {
     /// The folder of what autotuning has measured; `autotune` in `$XDG_CACHE_HOME/moexperts` or
     /// `~/.cache/moexperts` if not set.
     pub cache_dir: Option<PathBuf>,
-    /// Who is told how autotuning goes.
+    /// Is told how autotuning goes.
     pub progress: Arc<dyn Progress>,
 }
 
@@ -101,6 +103,55 @@ impl Default for CompileOptions {
             cache_dir: None,
             progress: Arc::new(()),
         }
+    }
+}
+
+impl CompileOptions {
+    /// A mode, for decode steps of one sequence.
+    pub fn new(mode: CompileMode) -> Self {
+        Self { mode, ..Self::default() }
+    }
+
+    /// Sets [`fullgraph`](field@Self::fullgraph).
+    #[must_use]
+    pub fn fullgraph(mut self, fullgraph: bool) -> Self {
+        self.fullgraph = fullgraph;
+        self
+    }
+
+    /// Sets [`batch_sizes`](field@Self::batch_sizes).
+    #[must_use]
+    pub fn batch_sizes(mut self, batch_sizes: Vec<usize>) -> Self {
+        self.batch_sizes = batch_sizes;
+        self
+    }
+
+    /// Sets [`prompt_tokens`](field@Self::prompt_tokens).
+    #[must_use]
+    pub fn prompt_tokens(mut self, prompt_tokens: Vec<usize>) -> Self {
+        self.prompt_tokens = prompt_tokens;
+        self
+    }
+
+    /// Sets [`memory_bytes`](field@Self::memory_bytes).
+    #[must_use]
+    pub fn memory_bytes(mut self, memory_bytes: usize) -> Self {
+        self.memory_bytes = memory_bytes;
+        self
+    }
+
+    /// Sets [`cache_dir`](field@Self::cache_dir).
+    #[must_use]
+    pub fn cache_dir(mut self, cache_dir: impl Into<PathBuf>) -> Self {
+        self.cache_dir = Some(cache_dir.into());
+        self
+    }
+
+    /// Sets [`progress`](field@Self::progress).
+    #[must_use]
+    pub fn progress(mut self, progress: Arc<dyn Progress>) -> Self {
+        self.progress = progress;
+        self
     }
 }
 

@@ -2,9 +2,18 @@
 
 use moexperts_core::{Activation, RouterSpec};
 
-use super::{Defaults, Family, decoder, dimension, num_experts, num_layers, slides, window};
+use super::{
+    family::Family,
+    read::{
+        Defaults, decoder, dimension, factor, limit, num_experts, num_layers, sliding_layers,
+        window,
+    },
+};
 use crate::{
-    blocks::{Attention, FeedForward, FusedExperts, LayerSpec, Mixer, Moe, MoeNames, RopeScaling},
+    blocks::{
+        Attention, ExpertTensors, FeedForward, FusedExperts, LayerSpec, Mixer, Moe, MoeNames,
+        RopeScaling,
+    },
     config::Config,
     error::Result,
     model::DecoderSpec,
@@ -16,8 +25,7 @@ pub(super) const FAMILY: Family = Family::causal_lm("gpt_oss", describe);
 /// Rows of gate and up alternate, and every projection is stored [E, in, out].
 const NAMES: &[MoeNames] = &[MoeNames {
     router: "router",
-    separate: None,
-    fused: Some(FusedExperts {
+    experts: ExpertTensors::Fused(FusedExperts {
         orientation: Orientation::InOut,
         interleaved: true,
         ..FusedExperts::TRANSFORMERS
@@ -32,8 +40,8 @@ fn describe(config: &Config) -> Result<DecoderSpec> {
         spec.ropes[0].scaling = default_scaling();
     }
     let activation = Activation::ClampedSwiglu {
-        alpha: config.or("swiglu_alpha", 1.702)?,
-        limit: config.or("swiglu_limit", 7.0)?,
+        alpha: factor(config, "swiglu_alpha", 1.702)?,
+        limit: limit(config, "swiglu_limit")?.unwrap_or(7.0),
     };
     let inner = dimension(config, "intermediate_size")?;
     let router = RouterSpec::softmax(config.or("num_experts_per_tok", 4)?, true);
@@ -46,8 +54,10 @@ fn describe(config: &Config) -> Result<DecoderSpec> {
     let bias = config.or("attention_bias", true)?;
     let attention = Attention { qkv_bias: bias, o_bias: bias, sinks: true, ..attention };
     let window = window(config)?;
-    for index in 0..num_layers(config)? {
-        let slides = slides(config, index)?.unwrap_or(index.is_multiple_of(2));
+    let layers = num_layers(config)?;
+    let sliding = sliding_layers(config, layers)?;
+    for index in 0..layers {
+        let slides = sliding.as_ref().map_or(index.is_multiple_of(2), |slides| slides[index]);
         let sliding_window = window.filter(|_| slides);
         let mixer = Mixer::Attention(Attention { sliding_window, ..attention.clone() });
         spec.layers.push(LayerSpec::pre_norm(mixer, FeedForward::Moe(moe.clone())));

@@ -2,9 +2,14 @@
 
 use moexperts_core::RouterSpec;
 
-use super::{Defaults, Family, activation, decoder, dimension, num_experts, num_layers};
+use super::{
+    family::Family,
+    read::{Defaults, activation, decoder, dimension, factor, num_experts, num_layers},
+};
 use crate::{
-    blocks::{Attention, FeedForward, FusedExperts, LayerSpec, Mixer, Moe, MoeNames},
+    blocks::{
+        Attention, ExpertTensors, FeedForward, FusedExperts, LayerSpec, Mixer, Moe, MoeNames,
+    },
     config::Config,
     error::Result,
     model::DecoderSpec,
@@ -17,20 +22,24 @@ const NAMES: &[MoeNames] = &[
     MoeNames {
         module: "block_sparse_moe",
         router: "router.layer",
-        separate: None,
-        fused: Some(FusedExperts {
+        experts: ExpertTensors::Fused(FusedExperts {
             gate_up_proj: "input_linear.weight",
             down_proj: "output_linear.weight",
             ..FusedExperts::TRANSFORMERS
         }),
         ..MoeNames::LLAMA
     },
-    MoeNames { module: "block_sparse_moe", router: "router", separate: None, ..MoeNames::LLAMA },
+    MoeNames {
+        module: "block_sparse_moe",
+        router: "router",
+        experts: ExpertTensors::Fused(FusedExperts::TRANSFORMERS),
+        ..MoeNames::LLAMA
+    },
 ];
 
 fn describe(config: &Config) -> Result<DecoderSpec> {
     let (mut spec, attention) = decoder(config, &Defaults::new(1e4, 1e-6))?;
-    spec.embedding_multiplier = config.or("embedding_multiplier", 1.0)?;
+    spec.embedding_multiplier = factor(config, "embedding_multiplier", 1.0)?;
     spec.logits_scaling = config.or("logits_scaling", 1.0)?;
     if !spec.logits_scaling.is_normal() {
         return Err(config.refused("logits_scaling", "a number other than 0"));
@@ -45,11 +54,11 @@ fn describe(config: &Config) -> Result<DecoderSpec> {
     let attention = Attention {
         qkv_bias: bias,
         o_bias: bias,
-        scale: config.or("attention_multiplier", 1.0)?,
+        scale: factor(config, "attention_multiplier", 1.0)?,
         ..attention
     };
     let layer = LayerSpec {
-        residual_multiplier: config.or("residual_multiplier", 1.0)?,
+        residual_multiplier: factor(config, "residual_multiplier", 1.0)?,
         ..LayerSpec::pre_norm(Mixer::Attention(attention), FeedForward::Moe(moe))
     };
     spec.layers = vec![layer; num_layers(config)?];

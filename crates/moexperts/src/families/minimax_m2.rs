@@ -2,9 +2,15 @@
 
 use moexperts_core::RouterSpec;
 
-use super::{Defaults, Family, activation, decoder, dimension, num_experts, num_layers};
+use super::{
+    family::Family,
+    read::{Defaults, activation, decoder, dimension, num_experts, num_layers},
+};
 use crate::{
-    blocks::{Attention, ExpertNames, FeedForward, LayerSpec, Mixer, Moe, MoeNames, QkNorm},
+    blocks::{
+        Attention, ExpertNames, ExpertTensors, FeedForward, FusedExperts, LayerSpec, Mixer, Moe,
+        MoeNames, QkNorm,
+    },
     config::Config,
     error::Result,
     model::DecoderSpec,
@@ -17,7 +23,7 @@ const NAMES: &[MoeNames] = &[
     MoeNames {
         module: "block_sparse_moe",
         pick_bias: "e_score_correction_bias",
-        separate: Some(ExpertNames::W1_W3_W2),
+        experts: ExpertTensors::Either(ExpertNames::W1_W3_W2, FusedExperts::TRANSFORMERS),
         ..MoeNames::LLAMA
     },
     MoeNames { pick_bias: "e_score_correction_bias", ..MoeNames::LLAMA },

@@ -2,9 +2,15 @@
 
 use moexperts_core::RouterSpec;
 
-use super::{Defaults, Family, activation, decoder, dimension, num_experts, num_layers, window};
+use super::{
+    family::Family,
+    read::{Defaults, activation, decoder, dimension, num_experts, num_layers, window},
+};
 use crate::{
-    blocks::{Attention, ExpertNames, FeedForward, LayerSpec, Mixer, Moe, MoeNames},
+    blocks::{
+        Attention, ExpertNames, ExpertTensors, FeedForward, FusedExperts, LayerSpec, Mixer, Moe,
+        MoeNames,
+    },
     config::Config,
     error::Result,
     model::DecoderSpec,
@@ -14,13 +20,12 @@ pub(super) const FAMILY: Family = Family::causal_lm("mixtral", describe);
 
 /// The published checkpoints say w1, w3, w2; fused ones follow the other families.
 const NAMES: &[MoeNames] = &[
-    MoeNames {
-        module: "block_sparse_moe",
-        separate: Some(ExpertNames::W1_W3_W2),
-        ..MoeNames::LLAMA
-    },
-    MoeNames { separate: Some(ExpertNames::W1_W3_W2), ..MoeNames::LLAMA },
+    MoeNames { module: "block_sparse_moe", experts: EXPERTS, ..MoeNames::LLAMA },
+    MoeNames { experts: EXPERTS, ..MoeNames::LLAMA },
 ];
+
+const EXPERTS: ExpertTensors =
+    ExpertTensors::Either(ExpertNames::W1_W3_W2, FusedExperts::TRANSFORMERS);
 
 fn describe(config: &Config) -> Result<DecoderSpec> {
     let (mut spec, attention) = decoder(config, &Defaults::new(1e6, 1e-5))?;

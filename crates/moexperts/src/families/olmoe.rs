@@ -2,7 +2,10 @@
 
 use moexperts_core::RouterSpec;
 
-use super::{Defaults, Family, activation, decoder, dimension, num_experts, num_layers};
+use super::{
+    family::Family,
+    read::{Defaults, activation, decoder, dimension, limit, num_experts, num_layers},
+};
 use crate::{
     blocks::{Attention, FeedForward, LayerSpec, Mixer, Moe, QkNorm},
     config::Config,
@@ -24,7 +27,7 @@ fn describe(config: &Config) -> Result<DecoderSpec> {
         qkv_bias: bias,
         o_bias: bias,
         qk_norm: QkNorm::Whole,
-        clip_qkv: config.optional("clip_qkv")?,
+        clip_qkv: limit(config, "clip_qkv")?,
         ..attention
     };
     let layer = LayerSpec::pre_norm(Mixer::Attention(attention), FeedForward::Moe(moe));

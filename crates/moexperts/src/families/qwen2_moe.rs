@@ -3,8 +3,11 @@
 use moexperts_core::RouterSpec;
 
 use super::{
-    Defaults, Family, activation, decoder, dimension, is_sparse, num_experts, num_layers, slides,
-    window,
+    family::Family,
+    read::{
+        Defaults, SparseLayers, activation, decoder, dimension, num_experts, num_layers,
+        sliding_layers, window,
+    },
 };
 use crate::{
     blocks::{Attention, Dense, DenseNames, FeedForward, LayerSpec, Mixer, Moe, SharedExpert},
@@ -30,28 +33,32 @@ fn describe(config: &Config) -> Result<DecoderSpec> {
     };
     let dense = Dense::new(dimension(config, "intermediate_size")?, activation);
     let attention = Attention { qkv_bias: config.or("qkv_bias", true)?, ..attention };
-    for index in 0..num_layers(config)? {
-        let feed_forward = match is_sparse(config, index)? {
+    let layers = num_layers(config)?;
+    let (sparse, windows) = (SparseLayers::read(config)?, sliding_windows(config, layers)?);
+    for (index, sliding_window) in windows.into_iter().enumerate() {
+        let feed_forward = match sparse.contains(index) {
             true => FeedForward::Moe(moe.clone()),
             false => FeedForward::Dense(dense),
         };
-        let sliding_window = sliding_window(config, index)?;
         let mixer = Mixer::Attention(Attention { sliding_window, ..attention.clone() });
         spec.layers.push(LayerSpec::pre_norm(mixer, feed_forward));
     }
     Ok(spec)
 }
 
-/// `layer_types` where it is given; else every second layer below `max_window_layers` slides.
-fn sliding_window(config: &Config, index: usize) -> Result<Option<usize>> {
-    let slides = match slides(config, index)? {
+/// The window of each layer: `layer_types` where it is given, else every second layer below
+/// `max_window_layers` slides.
+fn sliding_windows(config: &Config, layers: usize) -> Result<Vec<Option<usize>>> {
+    let below = config.or("max_window_layers", 28)?;
+    let slides = match sliding_layers(config, layers)? {
         Some(slides) => slides,
-        None => index.is_multiple_of(2) && index < config.or("max_window_layers", 28)?,
+        None => (0..layers).map(|index| index.is_multiple_of(2) && index < below).collect(),
     };
-    if !slides || !config.or("use_sliding_window", false)? {
-        return Ok(None);
-    }
-    window(config)
+    let window = match config.or("use_sliding_window", false)? {
+        true => window(config)?,
+        false => None,
+    };
+    Ok(slides.into_iter().map(|slides| window.filter(|_| slides)).collect())
 }
 
 #[cfg(test)]

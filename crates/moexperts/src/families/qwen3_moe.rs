@@ -3,7 +3,10 @@
 use moexperts_core::RouterSpec;
 
 use super::{
-    Defaults, Family, activation, decoder, dimension, is_sparse, num_experts, num_layers, window,
+    family::Family,
+    read::{
+        Defaults, SparseLayers, activation, decoder, dimension, num_experts, num_layers, window,
+    },
 };
 use crate::{
     blocks::{Attention, Dense, FeedForward, LayerSpec, Mixer, Moe, QkNorm},
@@ -45,12 +48,13 @@ pub(super) fn layers(
         sliding_window,
         ..heads
     };
-    let layer = |index| -> Result<LayerSpec> {
-        let feed_forward = match is_sparse(config, index)? {
+    let sparse = SparseLayers::read(config)?;
+    let layer = |index| {
+        let feed_forward = match sparse.contains(index) {
             true => FeedForward::Moe(moe.clone()),
             false => FeedForward::Dense(dense),
         };
-        Ok(LayerSpec::pre_norm(Mixer::Attention(attention.clone()), feed_forward))
+        LayerSpec::pre_norm(Mixer::Attention(attention.clone()), feed_forward)
     };
-    (0..num_layers(config)?).map(layer).collect()
+    Ok((0..num_layers(config)?).map(layer).collect())
 }

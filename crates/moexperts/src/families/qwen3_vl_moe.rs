@@ -4,10 +4,17 @@
 use moexperts_core::RouterSpec;
 
 use super::{
-    Defaults, Family, activation, activation_or, decoder, dimension, layers, num_experts, qwen3_moe,
+    family::Family,
+    qwen3_moe,
+    read::{
+        Defaults, MAX_DIMENSION, activation, activation_or, decoder, dimension, layers, num_experts,
+    },
 };
 use crate::{
-    blocks::{FusedExperts, Moe, MoeNames, VisionSpec, VisionTokens},
+    blocks::{
+        ExpertNames, ExpertTensors, FusedExperts, Moe, MoeNames, VisionSpec, VisionTokens,
+        rope_parameters,
+    },
     config::Config,
     error::{Error, Result},
     model::{DecoderSpec, ModelSpec},
@@ -18,7 +25,10 @@ pub(super) const FAMILY: Family = Family::image_text_to_text("qwen3_vl_moe", des
 
 /// The published checkpoints store fused experts as [E, in, out].
 const NAMES: &[MoeNames] = &[MoeNames {
-    fused: Some(FusedExperts { orientation: Orientation::InOut, ..FusedExperts::TRANSFORMERS }),
+    experts: ExpertTensors::Either(
+        ExpertNames::LLAMA,
+        FusedExperts { orientation: Orientation::InOut, ..FusedExperts::TRANSFORMERS },
+    ),
     ..MoeNames::LLAMA
 }];
 
@@ -28,7 +38,7 @@ fn describe(config: &Config) -> Result<ModelSpec> {
     };
     let mut text = text(&sub("text_config")?)?;
     text.model_type = config.required("model_type")?;
-    // The key of `text_config` says something else and means nothing.
+    // transformers ignores the key of `text_config`, which may say something else.
     text.tie_word_embeddings = config.or("tie_word_embeddings", false)?;
     let vision = vision(config, &sub("vision_config")?)?;
     if vision.out_hidden_size != text.hidden_size {
@@ -60,12 +70,9 @@ fn text(config: &Config) -> Result<DecoderSpec> {
 
 /// How many pairs of a head turn by time, height and width.
 fn mrope_section(config: &Config) -> Result<[usize; 3]> {
-    let parameters = match config.sub("rope_scaling")? {
-        Some(scaling) => Some(scaling),
-        None => config.sub("rope_parameters")?,
-    };
-    let section = parameters.map(|parameters| parameters.optional("mrope_section")).transpose()?;
-    Ok(section.flatten().unwrap_or([24, 20, 20]))
+    const DEFAULT: [usize; 3] = [24, 20, 20];
+    let Some(parameters) = rope_parameters(config)? else { return Ok(DEFAULT) };
+    parameters.or("mrope_section", DEFAULT)
 }
 
 fn vision(config: &Config, vision: &Config) -> Result<VisionSpec> {
@@ -93,6 +100,26 @@ fn vision(config: &Config, vision: &Config) -> Result<VisionSpec> {
             vision_end: config.or("vision_end_token_id", 151_653)?,
         },
     };
+    check_vision(vision, &spec)?;
+    Ok(spec)
+}
+
+/// Whether a tower of these sizes can be.
+fn check_vision(vision: &Config, spec: &VisionSpec) -> Result<()> {
+    let product = |sizes: &[usize]| {
+        let product = sizes.iter().try_fold(1_usize, |product, &size| product.checked_mul(size));
+        product.filter(|&product| product <= MAX_DIMENSION)
+    };
+    let patch = spec.patch_size;
+    if product(&[spec.in_channels, spec.temporal_patch_size, patch, patch]).is_none() {
+        let expected = format!("a patch of at most {MAX_DIMENSION} values");
+        return Err(vision.refused("patch_size", &expected));
+    }
+    let merge = spec.spatial_merge_size;
+    if product(&[spec.hidden_size, merge, merge]).is_none() {
+        let expected = format!("merged patches of at most {MAX_DIMENSION} values");
+        return Err(vision.refused("spatial_merge_size", &expected));
+    }
     let side = spec.position_side;
     if dimension(vision, "num_position_embeddings")? != side * side {
         return Err(vision.refused("num_position_embeddings", "a square"));
@@ -105,11 +132,11 @@ fn vision(config: &Config, vision: &Config) -> Result<VisionSpec> {
         let expected = format!("layers below {}", spec.depth);
         return Err(vision.refused("deepstack_visual_indexes", &expected));
     }
-    Ok(spec)
+    Ok(())
 }
 
 fn rope_theta(vision: &Config) -> Result<f64> {
-    let parameters = vision.sub("rope_parameters")?;
-    let theta = parameters.map(|parameters| parameters.optional("rope_theta")).transpose()?;
-    Ok(theta.flatten().unwrap_or(1e4))
+    let Some(parameters) = vision.sub("rope_parameters")? else { return Ok(1e4) };
+    let theta: f64 = parameters.or("rope_theta", 1e4)?;
+    if theta > 0.0 { Ok(theta) } else { Err(parameters.refused("rope_theta", "a positive number")) }
 }

@@ -7,8 +7,10 @@ use moexperts_core::{
 };
 
 use super::{
-    Graph, Node, Rows, Shape, StageKind, Value,
+    nodes::{Graph, Node},
+    observe::StageKind,
     op::{Op, Router, RunBy},
+    values::{Value, ValueRows, ValueShape},
 };
 
 /// A graph in the making. A method adds the operation of its name; `name` is the module of the
@@ -36,13 +38,13 @@ impl<D: Device> Builder<D> {
         self.graph
     }
 
-    fn value(&mut self, shape: Shape) -> Value {
+    fn value(&mut self, shape: ValueShape) -> Value {
         self.graph.values.push(shape);
         Value(self.graph.values.len() - 1)
     }
 
-    fn tensor(&mut self, rows: Rows, cols: usize) -> Value {
-        self.value(Shape::Tensor { rows, cols })
+    fn tensor(&mut self, rows: ValueRows, cols: usize) -> Value {
+        self.value(ValueShape::Tensor { rows, cols })
     }
 
     /// A value of the rows of `x`.
@@ -51,10 +53,10 @@ impl<D: Device> Builder<D> {
         self.tensor(rows, cols)
     }
 
-    fn rows(&self, x: Value) -> Rows {
+    fn rows(&self, x: Value) -> ValueRows {
         match self.graph.values[x.0] {
-            Shape::Tensor { rows, .. } => rows,
-            Shape::Routing { .. } => Rows::Tokens,
+            ValueShape::Tensor { rows, .. } => rows,
+            ValueShape::Routing { .. } => ValueRows::Tokens,
         }
     }
 
@@ -77,19 +79,19 @@ impl<D: Device> Builder<D> {
     }
 
     pub(crate) fn embed(&mut self, table: Arc<DeviceLinear<D>>) -> Value {
-        let out = self.tensor(Rows::Tokens, table.weight.cols());
+        let out = self.tensor(ValueRows::Tokens, table.weight.cols());
         self.push(Op::Embed(table), "embed_tokens", &[], &[out]);
         out
     }
 
     pub(crate) fn pixels(&mut self, patch_len: usize) -> Value {
-        let out = self.tensor(Rows::Tokens, patch_len);
+        let out = self.tensor(ValueRows::Tokens, patch_len);
         self.push(Op::Pixels, "pixel_values", &[], &[out]);
         out
     }
 
     pub(crate) fn embedding_bag(&mut self, name: &'static str, table: Arc<D::Matrix>) -> Value {
-        let out = self.tensor(Rows::Tokens, table.cols());
+        let out = self.tensor(ValueRows::Tokens, table.cols());
         self.push(Op::EmbeddingBag(table), name, &[], &[out]);
         out
     }
@@ -103,7 +105,7 @@ impl<D: Device> Builder<D> {
     }
 
     /// `x` in rows of `cols`; `x` is used up. `rows` of the result are those of its new width.
-    pub(crate) fn reshape(&mut self, x: Value, rows: Rows, cols: usize) -> Value {
+    pub(crate) fn reshape(&mut self, x: Value, rows: ValueRows, cols: usize) -> Value {
         let out = self.tensor(rows, cols);
         self.push(Op::Reshape { cols }, "reshape", &[x], &[out]);
         out
@@ -199,7 +201,7 @@ impl<D: Device> Builder<D> {
     }
 
     pub(crate) fn route(&mut self, name: &'static str, logits: Value, router: Router<D>) -> Value {
-        let out = self.value(Shape::Routing { experts_per_token: router.spec.top_k });
+        let out = self.value(ValueShape::Routing { experts_per_token: router.spec.top_k });
         self.push(Op::Route(router), name, &[logits], &[out]);
         out
     }
@@ -228,7 +230,7 @@ impl<D: Device> Builder<D> {
     }
 
     pub(crate) fn select_logits_rows(&mut self, x: Value) -> Value {
-        let out = self.tensor(Rows::Logits, self.cols(x));
+        let out = self.tensor(ValueRows::Logits, self.cols(x));
         self.push(Op::SelectLogitsRows, "last tokens", &[x], &[out]);
         out
     }

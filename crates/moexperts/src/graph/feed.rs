@@ -1,10 +1,10 @@
-//! What a forward reads beside weights, and what it is run with.
+//! What a forward reads beside weights, and its arguments.
 
 use std::fmt;
 
 use moexperts_core::{Batch, Device, ExpertsBackend, Scratch};
 
-use super::{Observer, RowCounts};
+use super::{observe::Observer, values::RowCounts};
 
 /// Features of a picture and the rows of a forward they belong to.
 #[derive(Debug)]

@@ -4,7 +4,11 @@ use std::collections::HashMap;
 
 use moexperts_core::Device;
 
-use super::{Graph, RowCounts, Rows, Shape, Value, workspace::PlaceSize};
+use super::{
+    nodes::Graph,
+    values::{RowCounts, Value, ValueRows, ValueShape},
+    workspace::PlaceSize,
+};
 
 /// Which place of a workspace each value takes.
 pub(super) struct Places {
@@ -31,8 +35,8 @@ impl Places {
         let mut of = HashMap::new();
         let mut pools = [Pool::new(counts), Pool::new(counts)];
         let kind = |value: Value| match graph.values[value.0] {
-            Shape::Tensor { .. } => 0,
-            Shape::Routing { .. } => 1,
+            ValueShape::Tensor { .. } => 0,
+            ValueShape::Routing { .. } => 1,
         };
         for (index, node) in graph.nodes.iter().enumerate() {
             for &value in &node.writes {
@@ -52,15 +56,17 @@ impl Places {
 }
 
 /// What a value of a shape needs.
-pub(super) fn size(shape: Shape) -> PlaceSize {
+pub(super) fn size(shape: ValueShape) -> PlaceSize {
     let tokens = |per_token| PlaceSize { per_token, per_logits_row: 0 };
     match shape {
-        Shape::Tensor { rows: Rows::Tokens, cols } => tokens(cols),
-        Shape::Tensor { rows: Rows::Logits, cols } => {
+        ValueShape::Tensor { rows: ValueRows::Tokens, cols } => tokens(cols),
+        ValueShape::Tensor { rows: ValueRows::Logits, cols } => {
             PlaceSize { per_token: 0, per_logits_row: cols }
         }
-        Shape::Tensor { rows: Rows::Merged(merged), cols } => tokens(cols.div_ceil(merged)),
-        Shape::Routing { experts_per_token } => tokens(experts_per_token),
+        ValueShape::Tensor { rows: ValueRows::Merged(merged), cols } => {
+            tokens(cols.div_ceil(merged))
+        }
+        ValueShape::Routing { experts_per_token } => tokens(experts_per_token),
     }
 }
 
@@ -81,7 +87,8 @@ impl Pool {
         let needed = size.values(self.counts);
         let waste = |&place: &usize| {
             let held = self.sizes[place].values(self.counts);
-            // One that is too small costs what it has to grow by.
+            // A place that is too small costs what it has to grow by. One that is too large costs
+            // nothing more than it does already.
             if held >= needed { (0, held - needed) } else { (1, needed - held) }
         };
         let best = (0..self.free.len()).min_by_key(|&index| waste(&self.free[index]));

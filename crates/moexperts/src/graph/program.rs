@@ -5,7 +5,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use moexperts_core::Device;
 
 use super::{
-    Graph, RowCounts, Run, Value, Workspace, places::Places, step::Step, workspace::PlaceSize,
+    feed::Run,
+    nodes::Graph,
+    places::Places,
+    step::Step,
+    values::{RowCounts, Value},
+    workspace::{PlaceSize, Workspace},
 };
 use crate::error::Result;
 
@@ -140,10 +145,15 @@ impl<D: Device> Program<D> {
 
     /// The most values, or pairs, that a value of a step may have in its place.
     #[cfg(test)]
-    pub(crate) fn held(&self, shape: super::Shape, place: usize, counts: RowCounts) -> usize {
+    pub(crate) fn held(
+        &self,
+        shape: super::values::ValueShape,
+        place: usize,
+        counts: RowCounts,
+    ) -> usize {
         match shape {
-            super::Shape::Tensor { .. } => self.tensors[place].values(counts),
-            super::Shape::Routing { .. } => self.routings[place].values(counts),
+            super::values::ValueShape::Tensor { .. } => self.tensors[place].values(counts),
+            super::values::ValueShape::Routing { .. } => self.routings[place].values(counts),
         }
     }
 }

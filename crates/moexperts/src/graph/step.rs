@@ -7,12 +7,17 @@ use moexperts_core::{
 };
 
 use super::{
-    Cost, Op, Run, Shape, StageKind, Workspace,
-    op::{Router, RunBy},
+    cost::Cost,
+    feed::Run,
+    observe::StageKind,
+    op::{Op, Router, RunBy},
+    values::ValueShape,
+    workspace::Workspace,
 };
 use crate::error::Result;
 
-/// Linear layers of one input that an operation takes at once.
+/// Linear layers of one input that an operation takes at once; more go in turns. Their results are in
+/// an array of this length, because a step of a plan must not allocate.
 const MAX_LINEARS: usize = 8;
 
 /// An operation with the device it runs on, which carries the settings of its kernels.
@@ -30,7 +35,7 @@ pub(crate) struct Step<D: Device> {
     pub(crate) reads: Vec<usize>,
     pub(crate) writes: Vec<usize>,
     /// Of what it writes.
-    pub(crate) shapes: Vec<Shape>,
+    pub(crate) shapes: Vec<ValueShape>,
 }
 
 impl<D: Device> Step<D> {
@@ -65,7 +70,7 @@ impl<D: Device> Step<D> {
     /// If the device is out of memory.
     pub(crate) fn pass_over(&self, workspace: &mut Workspace<D>, run: &Run<'_, D>) -> Result<()> {
         for (&place, shape) in self.writes.iter().zip(&self.shapes) {
-            let Shape::Tensor { rows, cols } = *shape else { continue };
+            let ValueShape::Tensor { rows, cols } = *shape else { continue };
             let rows = rows.count(run.feed.counts());
             self.device.reset_tensor(&mut workspace.tensors[place], rows, cols)?;
         }
@@ -83,7 +88,7 @@ impl<D: Device> Step<D> {
                 Ok(device.embed(&table.weight, run.feed.ids, out)?)
             }),
             Op::Pixels => {
-                let Shape::Tensor { cols, .. } = self.shapes[0] else { return Ok(()) };
+                let ValueShape::Tensor { cols, .. } = self.shapes[0] else { return Ok(()) };
                 let (patches, values) = (run.feed.batch.tokens(), run.feed.pixels.values);
                 workspace.write([writes[0]], |[out], _| {
                     Ok(device.load_tensor(patches, cols, values, out)?)

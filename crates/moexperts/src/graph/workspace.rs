@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use moexperts_core::Device;
 
-use super::RowCounts;
+use super::values::RowCounts;
 use crate::error::Result;
 
 /// What a place has to hold in a forward: the larger of these times the rows of their kind.
@@ -35,7 +35,8 @@ pub(crate) struct Workspace<D: Device> {
     recordings: VecDeque<(u64, D::Recording)>,
 }
 
-/// Programs whose recordings are kept.
+/// Programs whose recordings are kept: one for each number of sequences that decode together, as they
+/// come and go.
 const RECORDINGS: usize = 8;
 
 impl<D: Device> Default for Workspace<D> {

@@ -9,14 +9,20 @@
 //! {cache}/.locks/models--{organisation}--{name}/{etag}.lock
 //! ```
 
-use std::fs::{self, File};
-use std::io::{self, ErrorKind};
-use std::path::{Path, PathBuf};
+use std::{
+    fs::{self, File},
+    io::{self, ErrorKind},
+    path::{Path, PathBuf},
+};
 
-use super::HubError;
-use super::names::{is_commit, is_file_name};
+use super::{
+    error::HubError,
+    names::{is_commit, is_file_name},
+};
+use crate::disk;
 
-/// The folders of one repository. Names are checked before they come here.
+/// The folders of one repository. Names are checked before they come here: those of a caller by
+/// `check_repo_id` and `check_revision`, those of a server by `is_file_name` and `is_inner_path`.
 pub(super) struct RepositoryCache {
     folder: PathBuf,
     locks: PathBuf,
@@ -37,7 +43,7 @@ impl RepositoryCache {
         if is_commit(revision) {
             return Some(revision.to_owned());
         }
-        let text = fs::read_to_string(self.folder.join("refs").join(revision)).ok()?;
+        let text = fs::read_to_string(self.reference(revision)).ok()?;
         Some(text.trim().to_owned()).filter(|commit| is_file_name(commit))
     }
 
@@ -45,9 +51,8 @@ impl RepositoryCache {
         if self.commit_of(revision).as_deref() == Some(commit) {
             return Ok(());
         }
-        let path = self.folder.join("refs").join(revision);
-        create_parent(&path)?;
-        fs::write(&path, commit).map_err(cache_error(&path))
+        let path = self.reference(revision);
+        disk::replace(&path, |file| file.write_all(commit.as_bytes())).map_err(cache_error(&path))
     }
 
     /// Whether the hub said before that the commit has no such file.
@@ -65,7 +70,7 @@ impl RepositoryCache {
         self.folder.join("blobs").join(etag)
     }
 
-    /// Where a download grows. The name is this project's own: the `{etag}.incomplete` of other
+    /// Where a download grows. Only this project uses the name: the `{etag}.incomplete` of other
     /// programs may have holes, and only bytes written front to back can be continued.
     pub(super) fn partial(&self, etag: &str) -> PathBuf {
         self.folder.join("blobs").join(format!("{etag}.moexperts.incomplete"))
@@ -104,6 +109,10 @@ impl RepositoryCache {
         }
     }
 
+    fn reference(&self, revision: &str) -> PathBuf {
+        self.folder.join("refs").join(revision)
+    }
+
     fn absent_marker(&self, commit: &str, file: &str) -> PathBuf {
         self.folder.join(".no_exist").join(commit).join(file)
     }
@@ -115,6 +124,7 @@ pub(super) fn cache_error(path: &Path) -> impl FnOnce(io::Error) -> HubError {
     move |source| HubError::Cache { path, source }
 }
 
+/// Makes the folder of a path of the cache.
 pub(super) fn create_parent(path: &Path) -> Result<(), HubError> {
     let parent = path.parent().expect("paths of the cache have a folder");
     fs::create_dir_all(parent).map_err(cache_error(parent))
@@ -125,8 +135,62 @@ fn link_file(relative: &Path, _blob: &Path, pointer: &Path) -> io::Result<()> {
     std::os::unix::fs::symlink(relative, pointer)
 }
 
-// Symbolic links need privileges on Windows, hard links do not.
+/// Symbolic links need privileges on Windows, hard links do not.
 #[cfg(not(unix))]
 fn link_file(_relative: &Path, blob: &Path, pointer: &Path) -> io::Result<()> {
     fs::hard_link(blob, pointer)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Component;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{
+        checkpoint::index::is_inner_path,
+        hub::names::{check_repo_id, check_revision},
+    };
+
+    /// Names as a caller or a server may send them: many dots, slashes and what systems take for them.
+    fn name() -> impl Strategy<Value = String> {
+        prop_oneof!["[a-b./\\\\:~\\-]{0,12}", any::<String>(), "[0-9a-f]{40}", "(\\.\\./){1,3}a"]
+    }
+
+    /// Whether a path is below a folder and never leaves it on the way.
+    fn is_below(folder: &Path, path: &Path) -> bool {
+        path.strip_prefix(folder).is_ok_and(|rest| {
+            rest.components().count() > 0
+                && rest.components().all(|part| matches!(part, Component::Normal(_)))
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn no_name_that_passes_the_checks_leaves_the_cache(
+            repo_id in name(),
+            revision in name(),
+            file in name(),
+            etag in name(),
+        ) {
+            let root = Path::new("/cache");
+            let repo_id =
+                if check_repo_id(&repo_id).is_ok() { repo_id } else { "owner/name".to_owned() };
+            let cache = RepositoryCache::new(root, &repo_id);
+            prop_assert!(is_below(root, &cache.folder) && is_below(root, &cache.locks));
+            if check_revision(&revision).is_ok() {
+                prop_assert!(is_below(&cache.folder, &cache.reference(&revision)));
+            }
+            if is_file_name(&etag) {
+                prop_assert!(is_below(&cache.folder, &cache.blob(&etag)));
+                prop_assert!(is_below(&cache.folder, &cache.partial(&etag)));
+                prop_assert!(is_below(&cache.folder, &cache.snapshot(&etag)));
+                if is_inner_path(&file) {
+                    prop_assert!(is_below(&cache.snapshot(&etag), &cache.snapshot(&etag).join(&file)));
+                    prop_assert!(is_below(&cache.folder, &cache.absent_marker(&etag, &file)));
+                }
+            }
+        }
+    }
 }

@@ -2,22 +2,30 @@
 
 use std::time::Duration;
 
-use ureq::config::RedirectAuthHeaders;
-use ureq::http::{Response, StatusCode, Uri, header};
-use ureq::{Agent, Body, RequestBuilder, typestate::WithoutBody};
+use ureq::{
+    Agent, Body, RequestBuilder,
+    config::RedirectAuthHeaders,
+    http::{Response, StatusCode, Uri, header},
+    typestate::WithoutBody,
+};
 
-use super::names::{encode, is_file_name};
-use super::settings::Settings;
-use super::{CONFIG, HubError};
+use super::{
+    error::HubError,
+    names::{CONFIG, encode, is_file_name},
+    settings::Settings,
+};
 
+/// A hub that is reachable answers in a second or two.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest silence within an answer; the whole of a large file may take hours.
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
+/// Redirects within the hub, where renamed repositories are: one or two.
 const MAX_REDIRECTS: usize = 5;
 
+/// What a transfer failed of.
 type TransferCause = Box<dyn std::error::Error + Send + Sync>;
 
-/// Asks one hub for the files of one repository.
+/// Requests the files of one repository from one hub.
 pub(super) struct Client<'a> {
     agent: Agent,
     settings: &'a Settings,
@@ -59,7 +67,7 @@ impl<'a> Client<'a> {
         let status = response.status();
         if status == StatusCode::NOT_FOUND {
             let certain = names_missing_entry(&response);
-            // The config is asked for first: without it the revision may not be there either.
+            // The config is requested first: without it the revision may not be there either.
             if certain || file != CONFIG {
                 return Ok(Answer::Absent { certain });
             }
@@ -102,14 +110,14 @@ impl<'a> Client<'a> {
                 if range.starts_with(&format!("bytes {start}-")) {
                     return Ok((response, start));
                 }
-                Err(transfer(file, format!("asked for bytes {start}-, the server sent `{range}`")))
+                Err(transfer(file, format!("requested bytes {start}-, the server sent `{range}`")))
             }
             _ => Err(self.refusal(file, &response)),
         }
     }
 
-    // Follows redirects within the hub by hand: the one that leaves it, to the storage, carries
-    // the headers that describe the file, and the storage's own answer does not.
+    /// Follows redirects within the hub by hand: the one that leaves it, to the storage, carries
+    /// the headers that describe the file, and the storage's own answer does not.
     fn head(&self, revision: &str, file: &str) -> Result<Response<Body>, HubError> {
         let mut url = self.url(revision, file);
         for _ in 0..=MAX_REDIRECTS {
@@ -127,7 +135,7 @@ impl<'a> Client<'a> {
         Err(transfer(file, format!("more than {MAX_REDIRECTS} redirects")))
     }
 
-    // Compression would make servers ignore ranges and hide the length.
+    /// Compression would make servers ignore ranges and hide the length.
     fn authorised(&self, request: RequestBuilder<WithoutBody>) -> RequestBuilder<WithoutBody> {
         let request = request.header(header::ACCEPT_ENCODING, "identity");
         match &self.settings.token {
@@ -145,7 +153,7 @@ impl<'a> Client<'a> {
         let unknown = header_text(response, "x-error-code") == Some("RepoNotFound");
         match response.status().as_u16() {
             404 => self.not_found(),
-            // So answers the hub, without a token, for repositories that do not exist.
+            // Without a token the hub answers this for repositories that do not exist.
             401 if unknown => self.not_found(),
             status @ (401 | 403) => HubError::Unauthorized {
                 repo_id: self.repo_id.to_owned(),
@@ -166,7 +174,7 @@ impl<'a> Client<'a> {
     }
 }
 
-/// Wraps what went wrong while `file` was asked for or read.
+/// Wraps what went wrong while `file` was requested or read.
 pub(super) fn transfer(file: &str, source: impl Into<TransferCause>) -> HubError {
     HubError::Transfer { file: file.to_owned(), source: source.into() }
 }
@@ -175,7 +183,7 @@ fn malformed(file: &str, header: &str) -> HubError {
     transfer(file, format!("the hub's answer has no usable {header} header"))
 }
 
-// Mirrors may lack the code; the commit tells as well that the revision is there.
+/// Mirrors may lack the code; the commit tells as well that the revision is there.
 fn names_missing_entry(response: &Response<Body>) -> bool {
     match header_text(response, "x-error-code") {
         Some(code) => code == "EntryNotFound",

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-/// An error of [`fetch`](super::fetch), by who can mend it.
+/// An error of [`fetch`](super::fetch()), grouped by who can fix it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HubError {
@@ -23,7 +23,7 @@ pub enum HubError {
         repo_id: String,
         /// The branch, tag or commit.
         revision: String,
-        /// The hub that was asked.
+        /// The address of the hub.
         endpoint: String,
     },
     /// The repository is there but lacks a file every model needs.
@@ -44,7 +44,7 @@ pub enum HubError {
     Unauthorized {
         /// The repository.
         repo_id: String,
-        /// The hub that was asked.
+        /// The address of the hub.
         endpoint: String,
         /// 401 or 403.
         status: u16,
@@ -73,7 +73,7 @@ pub enum HubError {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// A shard index that cannot be used.
-    #[error("`{file}` {problem}")]
+    #[error("{file}: {problem}")]
     Index {
         /// `model.safetensors.index.json`.
         file: String,

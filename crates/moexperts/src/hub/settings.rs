@@ -1,11 +1,66 @@
-//! The options with the environment filled in.
+//! The options, and the environment that fills what they leave open.
 
-use std::fs;
-use std::path::PathBuf;
+use std::{ffi::OsString, fmt, fs, path::PathBuf};
 
-use super::HubOptions;
+use moexperts_core::Variable;
 
+use crate::disk;
+
+/// The environment variables that downloads read, by the names that `huggingface_hub` gave them.
+pub const VARIABLES: &[Variable] = &[
+    HF_HOME,
+    HF_HUB_CACHE,
+    HF_ENDPOINT,
+    HF_TOKEN,
+    HF_TOKEN_PATH,
+    HF_HUB_OFFLINE,
+    disk::XDG_CACHE_HOME,
+    disk::HOME,
+];
+
+const HF_HOME: Variable =
+    Variable::new("HF_HOME", "folder of the hub's cache and token; ~/.cache/huggingface");
+const HF_HUB_CACHE: Variable =
+    Variable::new("HF_HUB_CACHE", "folder of downloaded models; hub in HF_HOME");
+const HF_ENDPOINT: Variable =
+    Variable::new("HF_ENDPOINT", "address of the hub; https://huggingface.co");
+const HF_TOKEN: Variable =
+    Variable::new("HF_TOKEN", "access token for private and gated models").secret();
+const HF_TOKEN_PATH: Variable =
+    Variable::new("HF_TOKEN_PATH", "file with the access token; token in HF_HOME");
+const HF_HUB_OFFLINE: Variable =
+    Variable::new("HF_HUB_OFFLINE", "1 uses the cache alone and never the network");
+
+/// The hub where nothing else is set.
 const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
+
+/// Where to fetch from and to. Unset fields are filled from the environment, then with defaults.
+#[derive(Clone, Default)]
+pub struct HubOptions {
+    /// Branch, tag or commit; else `main`.
+    pub revision: Option<String>,
+    /// Sent to the endpoint, never to the storage behind it; else `HF_TOKEN`, else the file that
+    /// `hf auth login` writes. An empty one sends none.
+    pub token: Option<String>,
+    /// The cache folder; else `HF_HUB_CACHE`, else `hub` in `HF_HOME` or `~/.cache/huggingface`.
+    pub cache_dir: Option<PathBuf>,
+    /// The hub's address; else `HF_ENDPOINT`, else `https://huggingface.co`.
+    pub endpoint: Option<String>,
+    /// Whether only the cache is used; also on if `HF_HUB_OFFLINE` is `1`, `true`, `yes` or `on`.
+    pub offline: bool,
+}
+
+impl fmt::Debug for HubOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HubOptions")
+            .field("revision", &self.revision)
+            .field("token", &self.token.as_ref().map(|_| "<hidden>"))
+            .field("cache_dir", &self.cache_dir)
+            .field("endpoint", &self.endpoint)
+            .field("offline", &self.offline)
+            .finish()
+    }
+}
 
 /// What [`HubOptions`] and the environment say together.
 pub(super) struct Settings {
@@ -18,39 +73,39 @@ pub(super) struct Settings {
 
 impl Settings {
     pub(super) fn from_environment(options: &HubOptions) -> Self {
-        Self::resolve(options, &|name| std::env::var(name).ok())
+        Self::resolve(options, &|variable| variable.get().and_then(as_text))
     }
 
-    /// `variable` looks a variable up; an empty one counts as unset.
-    fn resolve(options: &HubOptions, variable: &dyn Fn(&str) -> Option<String>) -> Self {
-        let variable = |name: &str| variable(name).filter(|value| !value.trim().is_empty());
-        let home = variable("HF_HOME").map_or_else(
-            || {
-                let cache = variable("XDG_CACHE_HOME").map(PathBuf::from);
-                let cache = cache.or_else(|| Some(std::env::home_dir()?.join(".cache")));
-                cache.unwrap_or_else(std::env::temp_dir).join("huggingface")
-            },
+    /// - `read`: reads a variable; an empty one counts as unset
+    fn resolve(options: &HubOptions, read: &dyn Fn(Variable) -> Option<String>) -> Self {
+        let variable = |variable| read(variable).filter(|value| !value.trim().is_empty());
+        let home = variable(HF_HOME).map_or_else(
+            || disk::cache_folder().unwrap_or_else(std::env::temp_dir).join("huggingface"),
             PathBuf::from,
         );
-        let token = options.token.clone().or_else(|| variable("HF_TOKEN")).or_else(|| {
-            let file = variable("HF_TOKEN_PATH").map_or_else(|| home.join("token"), PathBuf::from);
+        let token = options.token.clone().or_else(|| variable(HF_TOKEN)).or_else(|| {
+            let file = variable(HF_TOKEN_PATH).map_or_else(|| home.join("token"), PathBuf::from);
             fs::read_to_string(file).ok()
         });
         let cache_dir = options.cache_dir.clone();
-        let cache_dir = cache_dir.or_else(|| variable("HF_HUB_CACHE").map(PathBuf::from));
-        let endpoint = options.endpoint.clone().or_else(|| variable("HF_ENDPOINT"));
+        let cache_dir = cache_dir.or_else(|| variable(HF_HUB_CACHE).map(PathBuf::from));
+        let endpoint = options.endpoint.clone().or_else(|| variable(HF_ENDPOINT));
         let endpoint = endpoint.unwrap_or_else(|| DEFAULT_ENDPOINT.to_owned());
         Self {
             revision: options.revision.clone().unwrap_or_else(|| "main".to_owned()),
             token: token.map(|token| token.trim().to_owned()).filter(|token| !token.is_empty()),
             cache_dir: cache_dir.unwrap_or_else(|| home.join("hub")),
             endpoint: endpoint.trim_end_matches('/').to_owned(),
-            offline: options.offline || variable("HF_HUB_OFFLINE").is_some_and(|v| is_true(&v)),
+            offline: options.offline || variable(HF_HUB_OFFLINE).is_some_and(|v| is_true(&v)),
         }
     }
 }
 
-// The values huggingface_hub takes for true.
+fn as_text(value: OsString) -> Option<String> {
+    value.into_string().ok()
+}
+
+/// The values that huggingface_hub takes for true.
 fn is_true(value: &str) -> bool {
     ["1", "ON", "YES", "TRUE"].contains(&value.trim().to_ascii_uppercase().as_str())
 }
@@ -62,8 +117,8 @@ mod tests {
     use super::*;
 
     fn resolve(options: &HubOptions, variables: &[(&str, &str)]) -> Settings {
-        Settings::resolve(options, &|name| {
-            let found = variables.iter().find(|(key, _)| *key == name);
+        Settings::resolve(options, &|variable| {
+            let found = variables.iter().find(|(key, _)| *key == variable.name);
             found.map(|(_, value)| (*value).to_owned())
         })
     }

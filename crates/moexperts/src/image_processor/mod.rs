@@ -15,14 +15,15 @@ mod video;
 #[cfg(test)]
 mod tests;
 
-use crate::{config::Config, error::Result};
-
-pub use image::Image;
-pub use patches::PixelValues;
-pub use video::VideoProcessor;
-
-use patches::Patches;
-use settings::{Defaults, Settings};
+pub use self::{image::Image, patches::PixelValues, settings::PatchShape, video::VideoProcessor};
+use self::{
+    patches::Patches,
+    settings::{Defaults, Settings},
+};
+use crate::{
+    config::Config,
+    error::{Error, Result},
+};
 
 /// What `Qwen2VLImageProcessor` has for keys that are absent.
 const DEFAULTS: Defaults = Defaults {
@@ -47,7 +48,7 @@ impl ImageProcessor {
     /// `do_convert_rgb` has no effect: an [`Image`] is RGB.
     ///
     /// # Errors
-    /// [`Error::Config`](crate::Error::Config) for a value that is impossible or not known.
+    /// [`Error::Config`] for a value that is impossible or not known.
     pub fn read(config: &Config) -> Result<Self> {
         Ok(Self { settings: Settings::read(config, &DEFAULTS)? })
     }
@@ -56,9 +57,9 @@ impl ImageProcessor {
     /// times.
     ///
     /// # Errors
-    /// [`Error::Image`](crate::Error::Image) for an aspect ratio above 200, an image that no size
-    /// within the pixel limit fits, and, with `do_resize` off, one that is not made of whole
-    /// blocks of patches.
+    /// [`Error::Image`] for an aspect ratio above 200, an image that no size
+    /// within the pixel limit fits, more values than 2³⁰, and, with `do_resize` off, an image that is
+    /// not made of whole blocks of patches.
     pub fn preprocess(&self, image: &Image) -> Result<PixelValues> {
         let settings = &self.settings;
         let size = if settings.do_resize {
@@ -66,16 +67,15 @@ impl ImageProcessor {
         } else {
             settings.whole_blocks(image)?
         };
+        let failed = |problem| Error::Image { name: image.name().to_owned(), problem };
+        let mut patches = Patches::new(settings, 1, size).map_err(failed)?;
         let resized = resize::resize(image, size, settings.resample);
-        let mut patches = Patches::new(settings, 1, size);
         patches.put(&resized, 0, 0..settings.temporal_patch_size);
         Ok(patches.finish())
     }
 
-    /// Pixels along a side of a patch, frames in a patch, and patches along a side of a block, which
-    /// is one token of the prompt.
-    pub fn patch_shape(&self) -> [usize; 3] {
-        let settings = &self.settings;
-        [settings.patch_size, settings.temporal_patch_size, settings.merge_size]
+    /// How pictures are cut into patches.
+    pub fn patch_shape(&self) -> PatchShape {
+        self.settings.patch_shape()
     }
 }

@@ -8,6 +8,10 @@ use crate::error::{Error, Result};
 /// Colours of a pixel.
 const CHANNELS: usize = 3;
 
+/// Values of the largest image that is decoded, in patches of two frames: 4 GiB. A config may demand
+/// any number of pixels and of frames in a patch, and memory is taken for no more than these.
+const MAX_VALUES: usize = 1 << 30;
+
 /// Pixel patches of one image or video, as a vision tower takes them.
 ///
 /// Patches stand in blocks of `merge_size` x `merge_size`, which become one token each: blocks by
@@ -75,14 +79,30 @@ pub(super) struct Patches {
 
 impl Patches {
     /// `steps` of time of frames of [height, width], whole blocks of patches.
-    pub(super) fn new(settings: &Settings, steps: usize, [height, width]: [usize; 2]) -> Self {
+    ///
+    /// # Errors
+    /// In words, if these are more than [`MAX_VALUES`].
+    pub(super) fn new(
+        settings: &Settings,
+        steps: usize,
+        [height, width]: [usize; 2],
+    ) -> Result<Self, String> {
         let (patch, temporal) = (settings.patch_size, settings.temporal_patch_size);
+        let len = [CHANNELS, temporal, steps, height, width]
+            .into_iter()
+            .try_fold(1_usize, usize::checked_mul)
+            .filter(|&len| len <= MAX_VALUES);
+        let Some(len) = len else {
+            return Err(format!(
+                "becomes {steps} times {temporal} frames of {width}x{height} pixels, expected at \
+                 most {MAX_VALUES} values; scale it down"
+            ));
+        };
         let patch_len = CHANNELS * temporal * patch * patch;
         let grid_thw = [steps, height / patch, width / patch];
-        let values = vec![0.0; grid_thw.iter().product::<usize>() * patch_len];
-        let pixels = PixelValues { grid_thw, patch_len, values };
+        let pixels = PixelValues { grid_thw, patch_len, values: vec![0.0; len] };
         let normalized = normalized(settings);
-        Self { pixels, normalized, temporal, patch, merge: settings.merge_size }
+        Ok(Self { pixels, normalized, temporal, patch, merge: settings.merge_size })
     }
 
     /// Puts a frame into step `step` of time, in these places of the patches.

@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 
-use super::{Image, settings::Resample};
+use super::{image::Image, settings::Resample};
 
 /// The most fraction bits: sums of products with bytes stay within an i32.
 const MOST_PRECISION: u32 = 22;

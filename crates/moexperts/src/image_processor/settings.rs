@@ -2,7 +2,7 @@
 
 use serde::de::DeserializeOwned;
 
-use super::Image;
+use super::image::Image;
 use crate::{
     config::Config,
     error::{Error, Result},
@@ -23,6 +23,18 @@ pub(super) struct Defaults {
     pub image_std: [f32; 3],
     /// As [`Settings::patch_size`].
     pub patch_size: usize,
+}
+
+/// How pictures are cut into patches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PatchShape {
+    /// Pixels along a side of a patch.
+    pub patch_size: usize,
+    /// Frames in a patch.
+    pub temporal_patch_size: usize,
+    /// Patches along a side of a block, which is one token of the prompt.
+    pub merge_size: usize,
 }
 
 /// How pixels between two pixels are made.
@@ -104,6 +116,14 @@ impl Settings {
             temporal_patch_size,
             merge_size,
         })
+    }
+
+    pub(super) fn patch_shape(&self) -> PatchShape {
+        PatchShape {
+            patch_size: self.patch_size,
+            temporal_patch_size: self.temporal_patch_size,
+            merge_size: self.merge_size,
+        }
     }
 
     /// Pixels along a side of a block.

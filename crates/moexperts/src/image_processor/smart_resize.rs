@@ -3,7 +3,10 @@
 //!
 //! Divisions and square roots are in f64 and in the original's order, halves round to even.
 
-use super::{Image, image::MAX_DECODED_PIXELS, settings::Settings};
+use super::{
+    image::{Image, MAX_DECODED_PIXELS},
+    settings::Settings,
+};
 use crate::error::{Error, Result};
 
 /// Above this the longer edge may be no multiple of the shorter.

@@ -1,9 +1,11 @@
 use std::{fs, path::Path};
 
+use proptest::prelude::*;
 use safetensors::SafeTensors;
 use serde_json::Value;
 
 use super::{
+    resize::resize,
     settings::Resample,
     smart_resize::{image_size, video_size},
     *,
@@ -181,7 +183,8 @@ fn both_dialects_of_the_budget_are_read() {
     let both = r#"{"max_pixels": 7840, "size": {"shortest_edge": 784, "longest_edge": 9}}"#;
     assert_eq!(older, processor(both).unwrap());
     assert_eq!(processor("{}").unwrap().settings.size, [3136, 1_003_520]);
-    assert_eq!(older.patch_shape(), [14, 2, 2]);
+    let expected = PatchShape { patch_size: 14, temporal_patch_size: 2, merge_size: 2 };
+    assert_eq!(older.patch_shape(), expected);
 }
 
 #[test]
@@ -248,4 +251,26 @@ fn frames_that_are_no_video_are_errors() {
         "image: is of a video of 1 frames, expected at least 2 (`temporal_patch_size`); \
          give a frame twice, or take it as an image"
     );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100))]
+
+    #[test]
+    fn a_picture_of_one_colour_stays_so_at_every_size(
+        from in (1_usize..40, 1_usize..40),
+        to in (1_usize..70, 1_usize..70),
+        colour in any::<[u8; 3]>(),
+        resample in prop::sample::select(&[Resample::Bilinear, Resample::Bicubic][..]),
+    ) {
+        let (width, height) = from;
+        let picture = Image::from_rgb8(width, height, colour.repeat(width * height)).unwrap();
+        let resized = resize(&picture, [to.0, to.1], resample);
+        prop_assert_eq!(resized.len(), to.0 * to.1 * 3);
+        for pixel in resized.chunks_exact(3) {
+            // Weights are rounded each on its own, so a sum of them may miss one by the last bits.
+            let near = pixel.iter().zip(colour).all(|(&got, byte)| got.abs_diff(byte) <= 1);
+            prop_assert!(near, "{:?} of {:?}", pixel, colour);
+        }
+    }
 }

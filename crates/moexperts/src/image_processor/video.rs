@@ -1,10 +1,10 @@
 //! The frames of a video.
 
 use super::{
-    Image, PixelValues,
-    patches::Patches,
+    image::Image,
+    patches::{Patches, PixelValues},
     resize,
-    settings::{Defaults, Settings},
+    settings::{Defaults, PatchShape, Settings},
     smart_resize,
 };
 use crate::{
@@ -59,7 +59,8 @@ impl VideoProcessor {
     /// an aspect ratio above 200, frames that no size within the pixel limit fits, and, with
     /// `do_resize` off, frames that are not made of whole blocks of patches.
     pub fn preprocess(&self, frames: &[Image]) -> Result<PixelValues> {
-        let problem = |problem| Err(Error::Image { name: "video".to_owned(), problem });
+        let failed = |problem| Error::Image { name: "video".to_owned(), problem };
+        let problem = |problem| Err(failed(problem));
         let [first, rest @ ..] = frames else {
             return problem("has no frames, expected at least one".to_owned());
         };
@@ -83,7 +84,7 @@ impl VideoProcessor {
         };
         let temporal = settings.temporal_patch_size;
         let steps = frames.len().div_ceil(temporal);
-        let mut patches = Patches::new(settings, steps, size);
+        let mut patches = Patches::new(settings, steps, size).map_err(failed)?;
         for (index, frame) in frames.iter().enumerate() {
             let slot = index % temporal;
             let slots = if index + 1 == frames.len() { slot..temporal } else { slot..slot + 1 };
@@ -92,11 +93,9 @@ impl VideoProcessor {
         Ok(patches.finish())
     }
 
-    /// Pixels along a side of a patch, frames in a patch, and patches along a side of a block, which
-    /// is one token of the prompt.
-    pub fn patch_shape(&self) -> [usize; 3] {
-        let settings = &self.settings;
-        [settings.patch_size, settings.temporal_patch_size, settings.merge_size]
+    /// How pictures are cut into patches.
+    pub fn patch_shape(&self) -> PatchShape {
+        self.settings.patch_shape()
     }
 
     /// The most pixels all frames together may have.

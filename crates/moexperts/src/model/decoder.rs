@@ -10,7 +10,10 @@ use std::{
 
 use moexperts_core::{Device, Experts, ExpertsBackend, Scratch};
 
-use super::{DecoderSpec, Input, inputs::Inputs};
+use super::{
+    inputs::{Input, Inputs},
+    spec::DecoderSpec,
+};
 use crate::{
     error::Result,
     graph::{Builder, Feed, Graph, Observer, Op, Pixels, Program, RowCounts, Run, Step, Workspace},

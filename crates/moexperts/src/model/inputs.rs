@@ -3,14 +3,14 @@
 use moexperts_core::{Batch, Device};
 
 use crate::{
-    blocks::{Angles, Rope},
+    blocks::{Angles, Position, Rope},
     error::Result,
     graph::VisualRows,
-    prompt::Position,
 };
 
 /// Which rows of a batch get logits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum LogitsRows {
     /// Every token.
     All,

@@ -9,6 +9,7 @@ use crate::{
 
 /// A model: a decoder, and what gives it pictures to read.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct ModelSpec {
     /// The text decoder.
     pub text: DecoderSpec,
@@ -18,10 +19,11 @@ pub struct ModelSpec {
 
 /// A decoder: an embedding, layers, a norm and a head.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct DecoderSpec {
     /// `model_type` of its config.
     pub model_type: String,
-    /// Its sub-config in `config.json`: `text_config`, or `""` where the config is all its own.
+    /// Its sub-config in `config.json`: `text_config`, or `""` where it is the whole config.
     pub backbone: &'static str,
     /// The module its tensors are in: `model`.
     pub module: &'static str,
@@ -111,7 +113,7 @@ impl DecoderSpec {
 
     /// Bytes of weights a decode step of one sequence reads.
     pub fn bytes_per_token(&self, dtype: DType) -> usize {
-        self.active_weights() * dtype.size_bytes()
+        self.active_weights().saturating_mul(dtype.size_bytes())
     }
 
     /// The Mixture-of-Experts blocks.

@@ -21,7 +21,7 @@ pub struct VisionTower<D: Device> {
     dtype: DType,
     graph: Graph<D>,
     program: Program<D>,
-    /// Of plans' forwards that are over, for the next.
+    /// Memory of plans' forwards that are over, kept for the next.
     memories: Mutex<Vec<TowerMemory<D>>>,
 }
 

@@ -3,9 +3,10 @@
 //! A block lists its tensors once. What loads a checkpoint, makes random models, estimates memory or
 //! compares a checkpoint with what is expected reads that list.
 
-/// A tensor of a model, or that of each expert of a layer: what the checkpoint calls it, its shape,
-/// and what it is.
+/// A tensor of a model, or that of each expert of a layer: its name in the checkpoint, its shape and
+/// its kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct TensorSpec {
     /// Its name in the checkpoint; for a tensor of each expert, with `{}` for the expert's number.
     pub name: String,
@@ -13,7 +14,7 @@ pub struct TensorSpec {
     pub shape: Vec<usize>,
     /// For a tensor of each expert, how many experts there are.
     pub experts: Option<usize>,
-    /// What it is.
+    /// Its kind.
     pub kind: TensorKind,
     /// How much of it a token reads.
     pub share: Share,
@@ -23,6 +24,7 @@ pub struct TensorSpec {
 
 /// Which axis of a stored projection comes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Orientation {
     /// `[out, in]`: a row holds the weights of one output.
     OutIn,
@@ -46,6 +48,7 @@ pub enum TensorKind {
 
 /// How much of a tensor one token reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Share {
     /// All of it.
     All,
@@ -126,7 +129,7 @@ impl Stored for AsPublished {
 }
 
 /// Tensors, listed by blocks.
-pub struct Tensors<'s> {
+pub(crate) struct Tensors<'s> {
     stored: &'s dyn Stored,
     list: Vec<TensorSpec>,
 }
@@ -185,13 +188,14 @@ impl<'s> Tensors<'s> {
         name: &str,
         shape: [usize; 2],
         bias: bool,
-        [top_k, experts]: [usize; 2],
+        experts: usize,
+        share: Share,
     ) {
         let first = self.list.len();
         self.linear(name, shape, bias);
         for tensor in &mut self.list[first..] {
             tensor.experts = Some(experts);
-            tensor.share = Share::Routed { top_k, experts };
+            tensor.share = share;
         }
     }
 

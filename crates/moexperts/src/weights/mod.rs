@@ -6,10 +6,9 @@ use std::{collections::HashMap, fmt, num::NonZero, panic::resume_unwind, sync::A
 
 use moexperts_core::{DType, Device, DeviceKind, DeviceLinear, Linear, Matrix};
 
+pub(crate) use self::inventory::Tensors;
 use self::inventory::name_of;
-pub use self::inventory::{
-    AsPublished, Orientation, Share, Stored, TensorKind, TensorSpec, Tensors,
-};
+pub use self::inventory::{AsPublished, Orientation, Share, Stored, TensorKind, TensorSpec};
 use crate::{
     checkpoint::Checkpoint,
     error::{Error, Result},
@@ -18,6 +17,7 @@ use crate::{
 
 /// What loading had to do beyond mapping files.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct LoadReport {
     /// Bytes of weights used where the checkpoint has them.
     pub in_place_bytes: usize,

@@ -111,11 +111,7 @@ fn a_captured_decode_step_continues_as_transformers() {
             None => (emulator.cuda(), true),
         };
         let model = load(case, device, LoadOptions::new().dtype(DType::F32));
-        let options = CompileOptions {
-            mode: CompileMode::ReduceOverhead,
-            fullgraph: true,
-            ..CompileOptions::default()
-        };
+        let options = CompileOptions::new(CompileMode::ReduceOverhead).fullgraph(true);
         let report = model.compile(options).unwrap();
         assert_eq!(report.captured, Some(true), "{report}");
         for _ in 0..2 {

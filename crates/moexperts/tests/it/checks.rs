@@ -148,12 +148,8 @@ pub(crate) fn compile_matrix<D: Device>(case: &str, dtype: DType, model: &Langua
         for mode in CompileMode::ALL {
             for fullgraph in [false, true] {
                 let what = format!("{backend} {mode} {dtype} fullgraph={fullgraph} {}", D::NAME);
-                let options = CompileOptions {
-                    mode,
-                    fullgraph,
-                    cache_dir: Some(folder.path().to_owned()),
-                    ..CompileOptions::default()
-                };
+                let options =
+                    CompileOptions::new(mode).fullgraph(fullgraph).cache_dir(folder.path());
                 let expected = expected(backend, fullgraph);
                 assert_eq!(outcome(model, options), expected, "{what}");
                 let is_compiled = !matches!(expected, Expected::Refused(_));

@@ -23,12 +23,7 @@ const F32_TOLERANCE: f64 = 1e-4;
 
 /// Options that keep what they measure in a folder of the test.
 fn options(mode: CompileMode, folder: &Path) -> CompileOptions {
-    CompileOptions {
-        mode,
-        cache_dir: Some(folder.to_owned()),
-        prompt_tokens: vec![8],
-        ..CompileOptions::default()
-    }
+    CompileOptions::new(mode).cache_dir(folder).prompt_tokens(vec![8])
 }
 
 /// Prompts of different lengths, cut out of a golden's.
@@ -114,7 +109,7 @@ fn in_half_precision_compiling_changes_no_more_than_a_backend_does() {
 fn a_plan_is_made_once_for_each_class_and_backend_and_kept() {
     let model = load("qwen2_moe", LoadOptions::new());
     assert!(model.explain().is_none() && model.compile_options().is_none());
-    let options = CompileOptions { prompt_tokens: vec![20], ..CompileOptions::default() };
+    let options = CompileOptions::default().prompt_tokens(vec![20]);
     let report = model.compile(options).unwrap();
     assert_eq!((report.plans, report.pieces, report.captured), (2, 1, None));
     let classes = || {
@@ -226,7 +221,7 @@ fn fullgraph_is_one_piece_or_an_error_that_names_backend_and_operation() {
     ExpertsInterface::register::<Cpu>(Silent).unwrap();
     let model = load("mixtral", LoadOptions::new());
     let ids = Golden::open("mixtral").ids("input_ids");
-    let fullgraph = || CompileOptions { fullgraph: true, ..CompileOptions::default() };
+    let fullgraph = || CompileOptions::default().fullgraph(true);
     let layers = model.spec().layers.len();
     for (backend, breaks) in [
         ("grouped_mm", false),
@@ -280,12 +275,12 @@ fn fullgraph_is_one_piece_or_an_error_that_names_backend_and_operation() {
 fn what_cannot_be_compiled_is_said() {
     let model = load("mixtral", LoadOptions::new());
     let context = model.spec().max_position_embeddings;
-    let none = CompileOptions { batch_sizes: vec![1, 0], ..CompileOptions::default() };
+    let none = CompileOptions::default().batch_sizes(vec![1, 0]);
     assert_eq!(
         model.compile(none).unwrap_err().to_string(),
         "option `batch_sizes` is 0, expected at least 1"
     );
-    let long = CompileOptions { prompt_tokens: vec![context + 1], ..CompileOptions::default() };
+    let long = CompileOptions::default().prompt_tokens(vec![context + 1]);
     assert_eq!(
         model.compile(long).unwrap_err().to_string(),
         format!("option `prompt_tokens` is {}, expected 1 to {context}", context + 1)
@@ -298,7 +293,7 @@ fn what_was_measured_is_known_the_next_time() {
     let model = load("qwen2_moe", LoadOptions::new());
     let tuned = |memory_bytes| {
         let options = options(CompileMode::MaxAutotuneNoCudagraphs, folder.path());
-        model.compile(CompileOptions { memory_bytes, ..options }).unwrap()
+        model.compile(options.memory_bytes(memory_bytes)).unwrap()
     };
     let first = tuned(0);
     // The last token's logits are the same product in both plans.
@@ -333,12 +328,10 @@ fn what_was_chosen_is_what_runs() {
         prompts.iter().enumerate().map(|(i, _)| generation.tokens(i).to_vec()).collect::<Vec<_>>()
     };
     let expected = logits(&model);
-    let options = CompileOptions {
-        batch_sizes: vec![5],
-        memory_bytes: 1 << 24,
-        prompt_tokens: Vec::new(),
-        ..options(CompileMode::MaxAutotune, folder.path())
-    };
+    let options = options(CompileMode::MaxAutotune, folder.path())
+        .batch_sizes(vec![5])
+        .memory_bytes(1 << 24)
+        .prompt_tokens(Vec::new());
     let kernels = |model: &LanguageModel| {
         let plans = model.explain().unwrap().plans;
         let steps = plans[0].steps.iter().filter(|step| step.operation == "linear");
@@ -375,7 +368,7 @@ fn what_was_chosen_is_what_runs() {
         *choice = serde_json::json!({ "copy": true });
     }
     std::fs::write(&file, document.to_string()).unwrap();
-    let report = model.compile(CompileOptions { memory_bytes: 1 << 20, ..options }).unwrap();
+    let report = model.compile(options.memory_bytes(1 << 20)).unwrap();
     assert_eq!((report.measured, report.copied_bytes), (0, 0), "{report}");
 }
 
@@ -492,8 +485,7 @@ fn a_model_on_another_device_handle_compiles_too() {
     let model = crate::common::load_on("olmoe", CpuOptions::default(), DType::Bf16);
     let report = model.compile(CompileOptions::default()).unwrap();
     assert!(report.to_string().starts_with("default: 1 piece, 1 plan, "), "{report}");
-    let overhead =
-        CompileOptions { mode: CompileMode::ReduceOverhead, ..CompileOptions::default() };
+    let overhead = CompileOptions::new(CompileMode::ReduceOverhead);
     let report = model.compile(overhead).unwrap();
     assert_eq!(report.captured, Some(false));
     assert!(report.to_string().ends_with("; no graph to capture on CPU"), "{report}");

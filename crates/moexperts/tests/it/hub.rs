@@ -463,8 +463,7 @@ fn refuses_an_index_that_names_files_outside_the_repository() {
         assert_eq!(
             error.to_string(),
             format!(
-                "`model.safetensors.index.json` names the shard `{shard}`, expected a path inside \
-                 the repository"
+                "model.safetensors.index.json: shard `{shard}` is not a path inside the model's folder"
             )
         );
     }
@@ -476,8 +475,7 @@ fn refuses_an_index_without_a_weight_map() {
     let error = fetch(REPO, &options(&server, &cache), silent()).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "`model.safetensors.index.json` is no shard index: missing field `weight_map` at line 1 \
-         column 2"
+        "model.safetensors.index.json: broken index: missing field `weight_map` at line 1 column 2"
     );
 }
 

@@ -21,5 +21,6 @@ mod multimodal;
 mod multimodal_files;
 mod perplexity;
 mod pictures;
+mod strangers;
 mod switching;
 mod wrapped_device;

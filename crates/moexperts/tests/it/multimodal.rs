@@ -187,8 +187,7 @@ fn the_vision_tower_compiles_and_gives_the_same_features() {
     };
     let plain: Vec<_> = names.iter().map(|name| features(&model, name)).collect();
     for mode in [CompileMode::Default, CompileMode::MaxAutotune] {
-        let cache_dir = Some(folder.path().to_owned());
-        model.compile(CompileOptions { mode, cache_dir, ..CompileOptions::default() }).unwrap();
+        model.compile(CompileOptions::new(mode).cache_dir(folder.path())).unwrap();
         // Twice, for the memory of the first is used again; the sizes differ.
         for _ in 0..2 {
             for (name, plain) in names.iter().zip(&plain) {

@@ -10,7 +10,7 @@ use super::{listed, table};
 
 /// A line a device, by the name that `--device` takes.
 ///
-/// - `chosen`: the device in use, as it was asked for
+/// - `chosen`: the device in use, as it was named
 pub(super) fn list<D: Device>(cpu: &Cpu, chosen: DeviceName) -> String {
     let used = match (D::KIND, chosen) {
         (DeviceKind::Cpu, _) => DeviceName::Cpu,

@@ -5,14 +5,11 @@ use moexperts_cpu::{Cpu, CpuOptions};
 
 use super::*;
 use crate::{
-    compile::{
-        BackendTraits,
-        fuse::{JoinedExperts, fuse},
-    },
+    compile::fuse::{JoinedExperts, fuse},
     experts_implementation::DEFAULT,
     families,
     files::ModelFiles,
-    graph::{RowCounts, Shape, Value},
+    graph::{RowCounts, Value, ValueShape},
     model::{Decoder, LogitsRows},
     weights::Weights,
 };
@@ -90,20 +87,20 @@ fn every_plan(mut check: impl FnMut(&str, &Decoder<Cpu>, Nodes, &Plan<Cpu>)) {
 struct Nodes {
     reads: Vec<Vec<Value>>,
     writes: Vec<Vec<Value>>,
-    values: Vec<Shape>,
+    values: Vec<ValueShape>,
     output: Value,
 }
 
 impl Nodes {
     fn is_routing(&self, value: Value) -> bool {
-        matches!(self.values[value.0], Shape::Routing { .. })
+        matches!(self.values[value.0], ValueShape::Routing { .. })
     }
 
     /// Values or pairs of a value, for the largest shape of a class.
     fn len(&self, value: Value, counts: RowCounts) -> usize {
         match self.values[value.0] {
-            Shape::Tensor { rows, cols } => rows.count(counts) * cols,
-            Shape::Routing { experts_per_token } => counts.tokens * experts_per_token,
+            ValueShape::Tensor { rows, cols } => rows.count(counts) * cols,
+            ValueShape::Routing { experts_per_token } => counts.tokens * experts_per_token,
         }
     }
 }

@@ -1,0 +1,26 @@
+//! Loading a model as the command line names it.
+
+use moexperts::{AutoModel, Device, LanguageModel, LoadOptions, files::ModelFiles};
+
+use crate::{error::BenchError, output::progress};
+
+/// Opens the files of the model that is used where the command line names none.
+pub type DefaultModel = fn() -> Result<ModelFiles, moexperts::Error>;
+
+/// The model of this name, or the default one.
+///
+/// # Errors
+/// If there is no such model, or it cannot be loaded.
+pub fn load<D: Device>(
+    device: D,
+    model: Option<&str>,
+    options: LoadOptions,
+    default: DefaultModel,
+) -> Result<LanguageModel<D>, BenchError> {
+    Ok(match model {
+        Some(model) => {
+            AutoModel::from_pretrained_on(device, model, options.progress(progress::bars()))?
+        }
+        None => AutoModel::from_files_on(device, default()?, options)?,
+    })
+}

@@ -1,0 +1,127 @@
+//! `moexperts bench vision`.
+
+mod row;
+
+use std::time::{Duration, Instant};
+
+use moexperts::{
+    CompiledPlans, Device, Error, Image, LanguageModel, blocks::VisionSpec, units::counted,
+};
+
+use self::row::{Measured, VisionRow};
+use crate::{
+    args::{BenchVisionArgs, Compiling, ImageSize},
+    error::BenchError,
+    hardware::Hardware,
+    limits::MachineLimits,
+    load::{DefaultModel, load},
+    output::{file, table::Report},
+    random::Random,
+    runs::{enough, timed},
+};
+
+pub(crate) fn run(args: &BenchVisionArgs, default: DefaultModel) -> Result<(), BenchError> {
+    if let Some(path) = &args.json {
+        file::check(path)?;
+    }
+    crate::on_device!(args.load.device.find()?, device => bench(args, device, default))
+}
+
+pub(crate) fn bench<D: Hardware>(
+    args: &BenchVisionArgs,
+    device: D,
+    default: DefaultModel,
+) -> Result<(), BenchError> {
+    let model = &load(device, args.load.model.as_deref(), args.load.options(), default)?;
+    let tower = model.require_vision()?;
+    let ways = ways(args, model)?;
+    let names: Vec<Compiling> = ways.iter().map(|(compile, _)| *compile).collect();
+    let columns = VisionRow::columns(&args.image_size, &names);
+    let rows = args.image_size.len() * ways.len();
+    let mut report = Report::new(columns, rows, args.json.as_deref());
+    report.line(&format!("machine   {}", model.device().machine()))?;
+    report.line(&format!("model     {}", model.origin()))?;
+    report.line(&format!("tower     {}, {}", described(tower.spec()), tower.dtype()))?;
+    report.line("limits    the median of what was measured up to a row")?;
+    report.line("")?;
+    report.titles()?;
+
+    let mut limits = MachineLimits::measure(model.device(), Some(tower.dtype()))?;
+    for &size in &args.image_size {
+        report.doing(size.to_string());
+        limits.refresh()?;
+        for measured in measure(model, &ways, &noise(size, args.seed)?, args.time)? {
+            let row = VisionRow::new(model, tower, size, &measured, limits.peak());
+            report.row(&row.cells(), &row)?;
+        }
+    }
+    limits.again()?;
+    report.line(&limits.summary(model.origin()))
+}
+
+/// `27 layers of 1152, 3 deepstack mergers`.
+fn described(spec: &VisionSpec) -> String {
+    let layers = counted(spec.depth, "layer");
+    let mergers = counted(spec.deepstack_visual_indexes.len(), "deepstack merger");
+    format!("{layers} of {}, {mergers}", spec.hidden_size)
+}
+
+/// An image of random pixels.
+fn noise(ImageSize { width, height }: ImageSize, seed: u64) -> Result<Image, BenchError> {
+    let mut random = Random::new(seed, &[width as u64, height as u64]);
+    let rgb = (0..3 * width * height).map(|_| random.below(256) as u8).collect();
+    Ok(Image::from_rgb8(width, height, rgb)?)
+}
+
+/// A way to compile, and what compiling made.
+type Way<D> = (Compiling, Option<CompiledPlans<D>>);
+
+/// The ways to compile that take part.
+fn ways<D: Device>(
+    args: &BenchVisionArgs,
+    model: &LanguageModel<D>,
+) -> Result<Vec<Way<D>>, BenchError> {
+    let way = |compile: Compiling| {
+        let Compiling::Mode(mode) = compile else { return Ok((compile, None)) };
+        // Plans of the tower are made at its first picture of a size.
+        model.compile(args.compile.limits.options(mode, Vec::new(), Vec::new()))?;
+        Ok((compile, model.compiled()))
+    };
+    args.compile.ways().into_iter().map(way).collect()
+}
+
+/// One image, in each way to compile in turn.
+fn measure<D: Device>(
+    model: &LanguageModel<D>,
+    ways: &[Way<D>],
+    image: &Image,
+    time: Duration,
+) -> Result<Vec<Measured>, BenchError> {
+    let visual = model.prepare_image(image)?;
+    let features = || {
+        model.visual_features(&visual)?;
+        Ok::<_, Error>(model.device().synchronize()?)
+    };
+    let prepare_seconds = timed(|| model.prepare_image(image), time)?;
+    let measured = |(compile, _): &Way<D>| Measured {
+        compile: *compile,
+        grid: visual.pixels().grid_thw(),
+        prepare_seconds: prepare_seconds.clone(),
+        seconds: Vec::new(),
+    };
+    let mut all: Vec<Measured> = ways.iter().map(measured).collect();
+    // What is made at the first run is made now.
+    for (_, plans) in ways {
+        model.set_compiled(plans.clone())?;
+        features()?;
+    }
+    while !all.iter().all(|measured| enough(&measured.seconds, time)) {
+        for ((_, plans), measured) in ways.iter().zip(&mut all) {
+            model.set_compiled(plans.clone())?;
+            let start = Instant::now();
+            features()?;
+            measured.seconds.push(start.elapsed().as_secs_f64());
+        }
+    }
+    Ok(all)
+}

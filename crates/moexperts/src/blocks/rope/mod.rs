@@ -1,0 +1,8 @@
+//! Rotary position embedding and its scaling variants, after transformers'
+//! `modeling_rope_utils.py`: `angles` computes, `read` reads `config.json`.
+
+mod angles;
+mod read;
+
+pub use self::angles::{Position, Rope, RopeScaling};
+pub(crate) use self::{angles::Angles, read::rope_parameters};

@@ -31,8 +31,8 @@ Options:
   --device N       the number of the GPU; 0 by default
   --python FILE    with torch and transformers; python3 by default
   --model FOLDER   a checkpoint for `models`, in place of one that is made and removed
-  --scratch FOLDER where that is made; by default /dev/shm if it has room, else the temporary folder
-  --filter NAME    only tests whose name has this in it
+  --scratch FOLDER where that is made; by default /dev/shm if it is large enough, else the temporary folder
+  --filter NAME    only tests whose name contains this; `sanitizer` runs `conformance::` by default
 USAGE
 }
 
@@ -71,7 +71,7 @@ if [ -f "$pack" ]; then
     pack=$temporary/pack
 fi
 if [ ! -f "$pack/pack.json" ]; then
-    echo "error: \`$pack\` is nothing that \`cargo xtask gpu-check --pack-only\` made" >&2
+    echo "error: \`$pack\` was not made by \`cargo xtask gpu-check --pack-only\`" >&2
     exit 2
 fi
 pack=$(cd "$pack" && pwd)
@@ -88,7 +88,7 @@ for step in "${steps[@]}"; do
     fi
 done
 
-# Whatever is said is written down too.
+# All output goes to the log too.
 exec > >(tee -a "$out/check.log") 2>&1
 log_writer=$!
 # shellcheck disable=SC2329 # by the trap
@@ -135,7 +135,7 @@ why() {
     esac
 }
 
-# NVRTC is found by itself where a toolkit or the system has it; a Python package may have it too.
+# The program finds NVRTC in a toolkit or where the system has it; a Python package may have it too.
 find_nvrtc() {
     [ -z "${MOEXPERTS_NVRTC:-}" ] || return 0
     if ldconfig -p 2>/dev/null | grep -q libnvrtc.so ||
@@ -174,10 +174,10 @@ run_tests() {
     for executable in "$pack"/test-*; do
         name=${executable##*/test-}
         echo "-- $name"
-        # One that hangs leaves time for the others.
+        # One that hangs leaves time for the others. `compiles` needs no GPU and takes minutes.
         MOEXPERTS_TEST_GPU=$device \
-            bounded timeout $((limit / 3)) "$executable" ${filter:+"$filter"} 2>&1 |
-            tee "$temporary/test"
+            bounded timeout $((limit * 2 / 3)) "$executable" --skip compiles:: \
+            ${filter:+"$filter"} 2>&1 | tee "$temporary/test"
         status=${PIPESTATUS[0]}
         count=$(sed -n 's/^test result: .* \([0-9]*\) passed.*/\1/p' "$temporary/test")
         passed=$((passed + ${count:-0}))
@@ -234,7 +234,7 @@ run_sanitizer() {
     local sanitizer suite tools=(memcheck racecheck) tool status failed=()
     sanitizer=$(command -v compute-sanitizer || echo /usr/local/cuda/bin/compute-sanitizer)
     [ -x "$sanitizer" ] || { skip 'no compute-sanitizer'; return; }
-    suite=$pack/test-moexperts-cuda.conformance
+    suite=$pack/test-moexperts-cuda.it
     [ -x "$suite" ] || { fail "no $suite"; return; }
     local end=$deadline index=0
     for tool in "${tools[@]}"; do
@@ -243,7 +243,7 @@ run_sanitizer() {
         deadline=$((SECONDS + (end - SECONDS) / (${#tools[@]} - index)))
         index=$((index + 1))
         MOEXPERTS_TEST_GPU=$device bounded "$sanitizer" --tool "$tool" --error-exitcode 9 \
-            --print-limit 20 "$suite" --test-threads 1 ${filter:+"$filter"} 2>&1 |
+            --print-limit 20 "$suite" --test-threads 1 "${filter:-conformance::}" 2>&1 |
             tee "$temporary/sanitizer"
         status=${PIPESTATUS[0]}
         if grep -q 'Device not supported' "$temporary/sanitizer"; then
@@ -270,7 +270,7 @@ run_sanitizer() {
 bench_peers() {
     local name=$1
     shift
-    # It ends by itself, before it is ended.
+    # Its budget ends it before `bounded` does.
     bounded "$pack/xtask" bench-peers "$name" --device "cuda:$device" --pack "$pack" \
         --python "$(command -v "$python" || echo "$python")" --record "$name" \
         --record-folder "$out" --budget $(($(left) * 95 / 100)) "$@" 2>&1 | tee "$temporary/bench"
@@ -280,7 +280,7 @@ bench_peers() {
         fail "${reason:-$(why "$status" "$temporary/bench")}"
         return
     fi
-    # A peer that is missing is no failure of this project, but it is told.
+    # A missing peer is no failure of this project, but the summary names it.
     reason=$(sed -n 's/^== \(skipped: transformers[:,]\)/\1/p' "$temporary/bench" | head -n1)
 }
 
@@ -300,8 +300,8 @@ run_layers() {
     bench_peers layers "${words[@]}" "${bench[@]}"
 }
 
-# Prints a folder with room for a checkpoint of so many GiB.
-room() {
+# Prints a folder with enough free space for a checkpoint of the given size in GiB.
+free_folder() {
     local folder free
     for folder in ${scratch:+"$scratch"} /dev/shm "${TMPDIR:-/tmp}"; do
         free=$(df --output=avail -k "$folder" 2>/dev/null | tail -n1)
@@ -327,7 +327,7 @@ run_models() {
     if [ -z "$checkpoint" ]; then
         "$python" -c 'import torch, transformers' 2>/dev/null ||
             { skip "$python has no torch or no transformers, which make the checkpoint"; return; }
-        made=$(room $gib) || { skip "no folder has room for a checkpoint of $gib GiB"; return; }
+        made=$(free_folder $gib) || { skip "no folder has $gib GiB free for a checkpoint"; return; }
         made=$(mktemp -d "$made/moexperts-gpu-check.XXXXXX")
         checkpoint=$made/qwen1.5-moe-${layers}l
         echo "-- making $checkpoint"

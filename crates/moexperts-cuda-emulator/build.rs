@@ -12,14 +12,14 @@ use std::{
     thread,
 };
 
-/// Files that make a module, the last being the one it is called by.
+/// Files that make a module; the last gives it its name.
 struct Module {
     name: String,
     files: Vec<PathBuf>,
 }
 
 impl Module {
-    /// What its namespace and its object are called.
+    /// The name of its namespace and its object.
     fn identifier(&self) -> String {
         self.name.replace(|c: char| !c.is_ascii_alphanumeric(), "_")
     }
@@ -29,20 +29,21 @@ fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// The modules that kernels.rs lists: `NAME = ["a.cuh", "b.cu"];` each.
-fn listed(kernels_rs: &Path, folder: &Path) -> Vec<Module> {
-    let text = read(kernels_rs);
-    let list = text.split("\nmodules! {").nth(1).expect("kernels.rs has a list of modules");
-    let list = list.split("\n}").next().unwrap_or_default();
-    let code: String =
-        list.lines().map(|line| line.split("//").next().unwrap_or_default()).collect();
-    let modules = code.split(';').filter(|entry| entry.contains('[')).map(|entry| {
-        // Between quotes: every second piece.
-        let names: Vec<&str> = entry.split('"').skip(1).step_by(2).collect();
-        let name = (*names.last().expect("a module has a file")).to_owned();
-        Module { name, files: names.iter().map(|name| folder.join(name)).collect() }
-    });
-    modules.collect()
+macro_rules! modules {
+    ($($module:ident = [$($file:literal),*] $(, hopper = $hopper:literal)?;)*) => {
+        /// The files of each module of moexperts-cuda.
+        const MODULES: &[&[&str]] = &[$(&[$($file),*]),*];
+    };
+}
+include!("../moexperts-cuda/src/modules.rs");
+
+/// The modules of moexperts-cuda, whose kernels are in `folder`.
+fn listed(folder: &Path) -> Vec<Module> {
+    let module = |files: &&[&str]| Module {
+        name: (*files.last().expect("a module has a file")).to_owned(),
+        files: files.iter().map(|name| folder.join(name)).collect(),
+    };
+    MODULES.iter().map(module).collect()
 }
 
 /// A module for each kernel file of the tests.
@@ -67,7 +68,7 @@ fn compiler() -> cc::Build {
         .debug(false)
         .pic(true)
         .warnings(false)
-        // Kernels look at memory as what they like, and no product is joined with a sum but by fmaf.
+        // Kernels read memory as several types; a product and a sum are one operation only by fmaf.
         .flag("-fno-strict-aliasing")
         .flag("-ffp-contract=off")
         .flag("-ftls-model=initial-exec")
@@ -75,8 +76,8 @@ fn compiler() -> cc::Build {
     build
 }
 
-/// The compiler of kernels: what is undefined calls `emulated/undefined.cpp`, and what is not
-/// initialised is not 0.
+/// The compiler of kernels: undefined behaviour calls `emulated/undefined.cpp`, and variables that are
+/// not initialised are not 0.
 fn kernel_compiler() -> cc::Build {
     let mut build = compiler();
     build
@@ -88,7 +89,7 @@ fn kernel_compiler() -> cc::Build {
     build
 }
 
-/// A file to compile, and all text that it is made of.
+/// A file to compile, and all text that it includes.
 struct Source<'a> {
     path: PathBuf,
     text: String,
@@ -96,8 +97,8 @@ struct Source<'a> {
 }
 
 impl Source<'_> {
-    /// The object, compiled unless the same was compiled the last time; what the compiler says if it
-    /// cannot.
+    /// The object, compiled unless the same text was compiled the last time; the output of the compiler if
+    /// that fails.
     fn object(&self) -> Result<PathBuf, String> {
         let out = out_dir();
         let name = self.path.file_stem().expect("a source has a name").to_string_lossy();
@@ -145,80 +146,101 @@ fn objects(sources: &[Source<'_>]) -> Vec<Result<PathBuf, String>> {
     objects.into_iter().flat_map(OnceLock::into_inner).collect()
 }
 
-fn main() {
-    let here = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("set by cargo"));
-    let emulated = here.join("emulated");
-    let cuda = here.join("../moexperts-cuda");
-    let (kernels, kernels_rs) = (cuda.join("kernels"), cuda.join("src/kernels.rs"));
-    let test_kernels = here.join("tests/kernels");
-    for path in [&emulated, &kernels, &kernels_rs, &test_kernels] {
-        println!("cargo:rerun-if-changed={}", path.display());
+/// The source of a module: its files in a namespace, after the language and the instructions.
+fn source<'a>(
+    module: &Module,
+    folders: &Folders,
+    headers: &str,
+    compiler: &'a cc::Tool,
+) -> Source<'a> {
+    let identifier = module.identifier();
+    let mut source = format!(
+        "#include \"{}\"\n#define EMULATOR_MODULE \"{}\"\nnamespace module_{identifier} {{\n",
+        folders.emulated.join("cuda.h").display(),
+        module.name,
+    );
+    let mut text = headers.to_owned();
+    let before = [folders.kernels.join("prelude.cuh"), folders.emulated.join("ptx.cuh")];
+    for file in before.iter().chain(&module.files) {
+        source += &format!("#include \"{}\"\n", file.display());
+        text += &read(file);
     }
+    source += &format!("}}\nextern \"C\" void emulator_module_{identifier}() {{}}\n");
+    let path = out_dir().join(format!("{identifier}.cpp"));
+    write(&path, &source);
+    Source { path, text: text + &source, compiler }
+}
 
-    let mut modules = listed(&kernels_rs, &kernels);
-    modules.extend(of_tests(&test_kernels));
-    let headers = ["cuda.h", "runtime.h", "block.h", "switch.h", "tensor_map.h"];
-    let headers: String = headers.map(|name| read(&emulated.join(name))).concat();
-    let before = [kernels.join("prelude.cuh"), emulated.join("ptx.cuh")];
-    let (compiler, kernel_compiler) = (compiler().get_compiler(), kernel_compiler().get_compiler());
-
-    let sources = modules.iter().map(|module| {
-        let identifier = module.identifier();
-        let mut source = format!(
-            "#include \"{}\"\n#define EMULATOR_MODULE \"{}\"\nnamespace module_{identifier} {{\n",
-            emulated.join("cuda.h").display(),
-            module.name,
-        );
-        let mut text = headers.clone();
-        for file in before.iter().chain(&module.files) {
-            source += &format!("#include \"{}\"\n", file.display());
-            text += &read(file);
-        }
-        source += &format!("}}\nextern \"C\" void emulator_module_{identifier}() {{}}\n");
-        let path = out_dir().join(format!("{identifier}.cpp"));
-        write(&path, &source);
-        Source { path, text: text + &source, compiler: &kernel_compiler }
-    });
-    let sources: Vec<Source<'_>> = sources.collect();
-    let compiled = objects(&sources);
-
-    // Names each module, so that the linker takes it.
+/// A source that names each module, so that the linker takes it, and that replaces the modules that do
+/// not compile by ones without kernels, so that work on others is not held up.
+fn anchors(modules: &[Module], broken: impl Iterator<Item = usize>, folders: &Folders) -> String {
     let mut anchors = String::new();
-    for module in &modules {
+    for module in modules {
         anchors += &format!("extern \"C\" void emulator_module_{}();\n", module.identifier());
     }
     anchors += "extern \"C\" void emulator_modules() {\n";
-    for module in &modules {
+    for module in modules {
         anchors += &format!("    emulator_module_{}();\n", module.identifier());
     }
     anchors += "}\n";
-    // In place of a module that does not compile: those who work on others can go on.
-    anchors += &format!("#include \"{}\"\n", emulated.join("runtime.h").display());
-    for (module, _) in modules.iter().zip(&compiled).filter(|(_, object)| object.is_err()) {
-        let (identifier, name) = (module.identifier(), &module.name);
+    anchors += &format!("#include \"{}\"\n", folders.emulated.join("runtime.h").display());
+    for index in broken {
+        let (identifier, name) = (modules[index].identifier(), &modules[index].name);
         anchors += &format!(
             "extern \"C\" void emulator_module_{identifier}() {{}}\n\
              static const emulator::Kernel broken_{identifier}(\"\", \"{name}\", 0, 0, nullptr);\n",
         );
     }
-    let path = out_dir().join("modules.cpp");
-    write(&path, &anchors);
-    let text = headers.clone() + &anchors;
-    let mut runtime = vec![Source { path, text, compiler: &compiler }];
-    for name in ["block.cpp", "copies.cpp", "products.cpp", "launch.cpp", "undefined.cpp"] {
-        let path = emulated.join(name);
-        let text = headers.clone() + &read(&path);
-        runtime.push(Source { path, text, compiler: &compiler });
+    anchors
+}
+
+struct Folders {
+    /// The runtime, in C++.
+    emulated: PathBuf,
+    /// The kernels of moexperts-cuda.
+    kernels: PathBuf,
+}
+
+fn main() {
+    let here = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("set by cargo"));
+    let cuda = here.join("../moexperts-cuda");
+    let folders = Folders { emulated: here.join("emulated"), kernels: cuda.join("kernels") };
+    let (list, test_kernels) = (cuda.join("src/modules.rs"), here.join("tests/kernels"));
+    for path in [&folders.emulated, &folders.kernels, &list, &test_kernels] {
+        println!("cargo:rerun-if-changed={}", path.display());
     }
 
-    let mut archive = self::compiler();
+    let mut modules = listed(&folders.kernels);
+    modules.extend(of_tests(&test_kernels));
+    let headers = ["cuda.h", "runtime.h", "block.h", "switch.h", "tensor_map.h"];
+    let headers: String = headers.map(|name| read(&folders.emulated.join(name))).concat();
+    let (compiler, kernel_compiler) = (compiler().get_compiler(), kernel_compiler().get_compiler());
+
+    // Modules and the runtime are compiled side by side; the module names follow, as they depend on both.
+    let of_module = |module| source(module, &folders, &headers, &kernel_compiler);
+    let mut sources: Vec<Source<'_>> = modules.iter().map(of_module).collect();
+    for name in ["block.cpp", "copies.cpp", "products.cpp", "launch.cpp", "undefined.cpp"] {
+        let path = folders.emulated.join(name);
+        let text = headers.clone() + &read(&path);
+        sources.push(Source { path, text, compiler: &compiler });
+    }
+    let mut compiled = objects(&sources);
+    let runtime = compiled.split_off(modules.len());
+
+    let broken = (0..modules.len()).filter(|&index| compiled[index].is_err());
+    let text = anchors(&modules, broken, &folders);
+    let path = out_dir().join("modules.cpp");
+    write(&path, &text);
+    let named = Source { path, text: headers + &text, compiler: &compiler };
+
     for errors in compiled.iter().filter_map(|object| object.as_ref().err()) {
         for line in errors.lines().filter(|line| line.contains("error:")).take(8) {
             println!("cargo:warning={line}");
         }
     }
+    let mut archive = self::compiler();
     archive.objects(compiled.into_iter().flatten());
-    for object in objects(&runtime) {
+    for object in runtime.into_iter().chain([named.object()]) {
         archive.object(object.unwrap_or_else(|errors| panic!("{errors}")));
     }
     archive.compile("moexperts_emulated");

@@ -27,7 +27,7 @@ namespace {
 
 constexpr size_t STACK_BYTES = 128 << 10;
 constexpr size_t SHARED_GUARD = 1024;
-// What stands before and after shared memory.
+// The guards before and after shared memory.
 const struct Guard {
     uint8_t bytes[SHARED_GUARD];
     Guard() { memset(bytes, 0xa5, sizeof bytes); }
@@ -54,9 +54,9 @@ uint8_t* map_stack(size_t number) {
     size_t page = (size_t)sysconf(_SC_PAGESIZE), bytes = STACK_BYTES + page;
     void* at = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (at == MAP_FAILED) fail("the host has no memory for another thread's stack");
-    // Without it, too, the stack can be used.
+    // Without the guard page the stack works too.
     (void)mprotect(at, page, PROT_NONE);
-    // Not all at the same place of a page, where they would compete for the same lines of the cache.
+    // At different places of a page: at the same place, stacks would compete for the same cache lines.
     return static_cast<uint8_t*>(at) + bytes - number % 64 * 320;
 }
 
@@ -84,11 +84,11 @@ void release(Worker& w, Barrier& barrier) {
 void finish(Worker& w) {
     w.warp_of(*w.current).live &= ~(1u << lane);
     --w.live;
-    // Who waits for all threads waits for those that have not returned.
+    // Threads that wait for all threads wait for those that have not returned.
     if (w.barriers[0].arrived && w.barriers[0].arrived == w.live) release(w, w.barriers[0]);
 }
 
-// What comes next of the lanes that are to run: from some lane on, up or down.
+// The next of the lanes that are to run, from some lane on, up or down.
 inline uint32_t take_next(Worker& w) {
     uint32_t from = w.first_lane, turned = w.todo >> from | w.todo << (-from & 31);
     uint32_t at = w.downwards ? 31 - (uint32_t)__builtin_clz(turned) : (uint32_t)__builtin_ctz(turned);
@@ -116,14 +116,14 @@ inline void* enter(Worker& w, uint32_t index, bool stack_is_free) {
     return new_stack(w.taken_stack, fiber_main);
 }
 
-// What runs when the running thread cannot: another lane of its warp, or the scheduler.
+// The stack to switch to when the running thread has to wait: another lane of its warp, or the scheduler.
 void* onward(Worker& w, bool stack_is_free) {
     if (!w.todo && w.settings->order != Order::Shuffled) w.todo = w.warp_of(*w.current).runnable;
     if (!w.todo) return w.scheduler;
     return enter(w, (w.current->index & ~31u) + take_next(w), stack_is_free);
 }
 
-// Threads that begin, one after another: who does not wait for anything needs no stack of its own.
+// Threads that begin, one after another: those that never wait share one stack.
 void fiber_main() {
     Worker& w = *worker;
     uint8_t* stack = w.taken_stack;
@@ -140,7 +140,7 @@ void fiber_main() {
     __builtin_unreachable();
 }
 
-// Runs what can run of a warp; whether anything could.
+// Runs the lanes of a warp that can run; whether there were any.
 bool run_warp(Worker& w, uint32_t index) {
     w.todo = w.warps[index].runnable;
     if (!w.todo) return false;
@@ -151,7 +151,7 @@ bool run_warp(Worker& w, uint32_t index) {
     return true;
 }
 
-// Runs what can run; whether anything could.
+// Runs the threads that can run; whether there were any.
 bool run_all(Worker& w) {
     if (w.any_passed) {
         for (uint32_t i = 0; i < w.warp_count; ++i) {
@@ -206,7 +206,7 @@ std::string described(const Worker& w, uint32_t index) {
     return text;
 }
 
-// The threads that wait for the same, together.
+// The threads that wait, grouped by what they wait for.
 void report_deadlock(Worker& w) {
     struct Group {
         std::string what;
@@ -279,7 +279,7 @@ void begin(Worker& w, uint64_t number) {
     memcpy(w.shared + job.shared_bytes, guard.bytes, SHARED_GUARD);
 }
 
-// Of memory that nobody may touch, and divisions that the host does not do.
+// Handles accesses to memory that is not mapped, and integer divisions by zero.
 void on_signal(int number, siginfo_t* info, void* context);
 
 struct sigaction before_segv, before_bus, before_fpe;

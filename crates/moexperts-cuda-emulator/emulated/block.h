@@ -1,4 +1,4 @@
-// A block of a launch, as the thread of the host that runs it holds it.
+// A block of a launch, in the thread of the host that runs it.
 
 #pragma once
 
@@ -19,7 +19,7 @@ enum class Order : uint32_t { Ascending = 0, Descending = 1, Shuffled = 2 };
 struct Settings {
     uint64_t seed;
     Order order;
-    // Whether copies and products behind a thread's back happen when they are waited for.
+    // Whether asynchronous copies and products happen when they are waited for.
     uint32_t late;
     // Threads of the host.
     uint32_t threads;
@@ -33,7 +33,7 @@ struct Allocation {
 
 struct Device {
     Settings settings;
-    // By their beginnings.
+    // Ordered by address.
     std::vector<Allocation> allocations;
 
     const Allocation* holding(const void* at, size_t bytes) const;
@@ -46,7 +46,7 @@ struct Job {
     uint32_t shared_bytes;
     const Device* device;
     uint64_t total;
-    // By how much the order of the blocks goes on.
+    // Step from a block to the next in a shuffled order.
     uint64_t stride;
 
     std::atomic<uint64_t> next{0};
@@ -58,10 +58,10 @@ struct Job {
     uint32_t helping = 0;
 };
 
-// What a fiber that does not run waits for.
+// The reason why a fiber does not run.
 enum class Wait : uint8_t { Nothing, Warp, Block, Named, Mbarrier };
 
-// Something a thread's copies come to, in the order of the calls.
+// An entry of a thread's queue of copies, in the order of the calls.
 struct Copy {
     enum Kind : uint8_t { Bytes, Commit, Arrive } kind;
     uint8_t bytes;
@@ -121,7 +121,7 @@ struct TensorCopy {
     uint32_t barrier;
 };
 
-// Who wrote 16 bytes of shared memory by cp.async, and when.
+// The thread that wrote 16 bytes of shared memory by cp.async, and when.
 struct Written {
     uint32_t at;
     uint32_t thread;
@@ -142,7 +142,7 @@ struct Worker {
 
     void* scheduler = nullptr;
     Fiber* current = nullptr;
-    // What interrupts a block goes here.
+    // Where an error or a signal within a block jumps to.
     sigjmp_buf escape;
     bool clean = false;
 
@@ -153,9 +153,9 @@ struct Worker {
     uint8_t* shared = nullptr;
     std::vector<uint8_t*> stacks;
     std::vector<uint8_t*> free_stacks;
-    // Of what is about to begin.
+    // The stack of the thread that is about to begin.
     uint8_t* taken_stack = nullptr;
-    // Lanes of the warp at hand that are to run before it is asked again who can, and their order.
+    // Lanes of the current warp that run before its runnable lanes are computed again, and their order.
     uint32_t todo = 0;
     uint32_t first_lane = 0;
     bool downwards = false;
@@ -187,7 +187,7 @@ extern __thread Worker* worker;
 
 // Lets the running fiber wait until it is made runnable.
 void suspend(Worker& w);
-// What is copied only when nobody can go on otherwise; whether anything was.
+// Does the copies that are due only when no thread can continue without them; whether there were any.
 bool copy_what_is_waited_for(Worker& w);
 // What must not be under way when a block ends; null if nothing is.
 const char* left_under_way(Worker& w);

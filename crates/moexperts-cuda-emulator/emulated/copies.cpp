@@ -1,5 +1,5 @@
-// Copies behind a thread's back: cp.async and the tensor memory accelerator, with the barriers that
-// tell when they have come.
+// Asynchronous copies: cp.async and the tensor memory accelerator, with the barriers that say when copies
+// are complete.
 
 #include <cstdio>
 
@@ -13,7 +13,7 @@ namespace {
 // The bits of an mbarrier. The first four are a count as the hardware has it.
 struct Mbarrier {
     static constexpr uint64_t COUNT = (1 << 20) - 1;
-    // That somebody initialised it.
+    // Whether it was initialised.
     static constexpr uint64_t MARK = 1;
 
     uint32_t pending;
@@ -48,7 +48,7 @@ struct Mbarrier {
     }
 };
 
-// Ends the phase if all is there, and lets go who waits for it.
+// Ends the phase if all arrivals and bytes are there, and releases the threads that wait for it.
 void update(Worker& w, uint32_t address, Mbarrier barrier) {
     if (barrier.pending == 0 && barrier.bytes == 0) {
         barrier.parity ^= 1;
@@ -86,7 +86,7 @@ void copy_now(Worker& w, const Copy& copy, uint32_t thread) {
     w.written[(copy.to - SHARED_BASE) / 16] = {++w.clock, thread};
 }
 
-// Does the first so many of what a thread's queue holds.
+// Does the first entries of a thread's queue.
 void copy_first(Worker& w, Fiber& fiber, size_t count) {
     for (size_t i = 0; i < count; ++i) {
         const Copy& copy = fiber.copies[i];
@@ -129,7 +129,7 @@ void copy_now(Worker& w, const TensorCopy& copy) {
 bool copy_for(Worker& w, uint32_t barrier) {
     size_t count = w.tensor_copies.size();
     for (size_t i = 0; i < count; ++i) {
-        // The order in which they come is nobody's promise.
+        // The order in which copies complete is not defined.
         size_t chosen = w.settings->order == Order::Ascending ? i : count - 1 - i;
         if (w.tensor_copies[chosen].barrier != barrier) continue;
         TensorCopy copy = w.tensor_copies[chosen];
@@ -162,9 +162,9 @@ bool copy_what_is_waited_for(Worker& w) {
 }
 
 const char* left_under_way(Worker& w) {
-    if (!w.tensor_copies.empty()) return "a tma_load that nobody waited for";
+    if (!w.tensor_copies.empty()) return "a tma_load that was not waited for";
     for (uint32_t i = 0; i < w.warp_count; ++i) {
-        if (!w.warps[i].products.empty()) return "a wgmma that nobody waited for";
+        if (!w.warps[i].products.empty()) return "a wgmma that was not waited for";
     }
     return nullptr;
 }
@@ -218,7 +218,7 @@ void wait_for_copies(uint32_t groups_left) {
     Worker& w = *worker;
     Fiber& fiber = *w.current;
     size_t i = fiber.copies.size();
-    // Up to the commit that has so many after it.
+    // Up to the commit that has `groups_left` after it.
     for (; i > 0; --i) {
         if (fiber.copies[i - 1].kind == Copy::Commit && groups_left-- == 0) break;
     }

@@ -102,7 +102,7 @@ void check_tile(uint64_t descriptor, uint32_t rows, const char* what) {
     uint32_t row_start = start / 128 * 128;
     uint32_t bytes = (rows / 8 - 1) * ((uint32_t)(descriptor >> 32 & 0x3fff) << 4) + 1024;
     shared_memory(row_start, bytes, 128, what);
-    // What cp.async brought, wgmma sees after a fence.
+    // wgmma sees the results of cp.async after a fence.
     for (uint32_t row = 0; row < rows; ++row) {
         for (uint32_t k = 0; k < 16; k += 8) {
             Written written = w.written[(tile_address(descriptor, row, k) - SHARED_BASE) / 16];
@@ -229,7 +229,7 @@ void wgmma_fence(Site site) {
 void wgmma_commit(Site site) { meet_warp(wgmma_commit_op, 0xffffffff, nullptr, site); }
 
 void wgmma_wait(uint32_t groups_left, Site site) {
-    // What has come may be read and written; then it has to be fenced again.
+    // Complete sums may be read and written, and have to be fenced again then.
     if (groups_left == 0) worker->current->wgmma_fenced = false;
     meet_warp(wgmma_wait_op, 0xffffffff, &groups_left, site);
 }

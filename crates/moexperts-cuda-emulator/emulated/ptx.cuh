@@ -1,4 +1,4 @@
-// The functions of the kernels' ptx.cuh, in words of C++ and calls of the runtime.
+// The functions of the kernels' ptx.cuh, in C++ and calls of the runtime.
 
 DEVICE float widen(f16 x) { return ::emulator::widen_f16(x.bits); }
 DEVICE f16 narrow(float x, f16) { return f16{::emulator::narrow_f16(x)}; }

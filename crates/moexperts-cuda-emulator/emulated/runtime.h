@@ -1,5 +1,5 @@
-// What the emulated instructions ask of the runtime: to meet other threads, memory, copies behind a
-// thread's back, and to fail.
+// The functions that emulated instructions call: meeting other threads, memory, asynchronous copies, and
+// failing.
 
 #pragma once
 

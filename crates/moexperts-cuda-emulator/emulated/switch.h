@@ -1,11 +1,11 @@
-// Switching between stacks. The C library's way costs calls of the system.
+// Switching between stacks. The functions of the C library would need system calls.
 
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
-// Puts what the caller keeps on its stack, whose top goes to `from`, and goes on at `to`.
+// Saves the registers of the caller on its stack, whose top goes to `from`, and continues at `to`.
 extern "C" void emulator_switch(void** from, void* to);
 
 #if defined(__APPLE__)
@@ -33,7 +33,7 @@ __asm__(
     "    popq %r12\n"
     "    popq %rbx\n"
     "    popq %rbp\n"
-    // Not `ret`, which the processor would expect to go where this was called.
+    // Not `ret`: the processor predicts that it returns to where this was called.
     "    popq %rax\n"
     "    jmp *%rax\n");
 

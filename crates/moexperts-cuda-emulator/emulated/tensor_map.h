@@ -1,4 +1,4 @@
-// What the emulated driver writes for a tensor map.
+// A tensor map, as the emulated driver writes it.
 
 #pragma once
 

@@ -1,16 +1,22 @@
 //! Which devices tests run on.
 
-use std::env;
+use std::sync::OnceLock;
 
+use moexperts_core::Variable;
 use moexperts_cuda::{Cuda, CudaOptions};
 
 use crate::{EmulatorOptions, emulated};
 
-/// The number of a GPU for tests to run on in place of emulated ones.
-const VARIABLE: &str = "MOEXPERTS_TEST_GPU";
+const TEST_GPU: Variable = Variable::new(
+    "MOEXPERTS_TEST_GPU",
+    "the number of the GPU that tests run on; else they run on emulated ones",
+);
 
-/// The devices a test runs on, with what messages call them: emulated ones, or the one GPU of this
-/// machine whose number the variable `MOEXPERTS_TEST_GPU` says.
+/// Every environment variable that this crate reads.
+pub const VARIABLES: &[Variable] = &[TEST_GPU];
+
+/// The devices that a test runs on, with their names in messages: emulated ones, or the GPU whose number
+/// the variable `MOEXPERTS_TEST_GPU` gives.
 ///
 /// # Panics
 /// If the variable is no number, or that GPU cannot be used.
@@ -22,13 +28,17 @@ pub fn test_devices(options: &[EmulatorOptions]) -> Vec<(String, Cuda)> {
     options.iter().map(emulate).collect()
 }
 
-/// The GPU that tests run on, if they run on one.
+/// The GPU that tests run on, if they run on one; opened once, so that its kernels are loaded once.
 ///
 /// # Panics
 /// As [`test_devices`].
 pub fn test_gpu() -> Option<Cuda> {
-    let number = env::var_os(VARIABLE)?;
-    let number = number.to_string_lossy();
-    let ordinal = number.parse().unwrap_or_else(|_| panic!("{VARIABLE}=`{number}` is no number"));
-    Some(Cuda::new(CudaOptions { ordinal }).unwrap_or_else(|error| panic!("{error}")))
+    static GPU: OnceLock<Option<Cuda>> = OnceLock::new();
+    let open = || {
+        let number = TEST_GPU.get()?;
+        let (number, name) = (number.to_string_lossy(), TEST_GPU.name);
+        let ordinal = number.parse().unwrap_or_else(|_| panic!("{name}=`{number}` is no number"));
+        Some(Cuda::new(CudaOptions { ordinal }).unwrap_or_else(|error| panic!("{error}")))
+    };
+    GPU.get_or_init(open).clone()
 }

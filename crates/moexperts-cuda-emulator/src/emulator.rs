@@ -3,7 +3,7 @@
 use std::{
     fmt,
     num::NonZero,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     thread,
     time::Instant,
 };
@@ -11,34 +11,35 @@ use std::{
 use moexperts_core::{Error, Execution as _, Result};
 use moexperts_cuda::{
     Cuda,
-    driver::{DevicePtr, Driver, Graph, Launch, Properties, TensorMap, TensorMapSpec, Work},
-    kernels::Module,
+    driver::{
+        BorrowedWork, DevicePtr, Driver, Graph, Launch, OwnedWork, Properties, TensorMap,
+        TensorMapSpec, Work,
+    },
 };
 
 use crate::ffi::{Device, Kernel, Settings};
 
-/// Which threads of a block, and which blocks of a grid, run first.
+/// The order in which the threads of a block, and the blocks of a grid, run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
-    /// The first ones.
+    /// The first ones first.
     Ascending,
-    /// The last ones.
+    /// The last ones first.
     Descending,
-    /// Another order each time threads can go on, drawn from a seed.
+    /// A new random order each time threads can continue, from a seed.
     Shuffled(u64),
 }
 
-/// When copies behind a thread's back (`cp.async`, the tensor memory accelerator) and products
-/// (`wgmma`) happen.
+/// When asynchronous copies (`cp.async`, the tensor memory accelerator) and products (`wgmma`) happen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Copies {
-    /// At once: what is overwritten while it is still read shows.
+    /// At once: shows memory that is overwritten while it is still read.
     Early,
-    /// When they are waited for: what is read before it was waited for shows.
+    /// When they are waited for: shows memory that is read before it was waited for.
     Late,
 }
 
-/// What is emulated, and how.
+/// The GPU that is emulated, and how it runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EmulatorOptions {
     /// Compute capability, as (major, minor).
@@ -47,9 +48,9 @@ pub struct EmulatorOptions {
     pub multiprocessors: u32,
     /// Bytes of memory.
     pub memory_bytes: u64,
-    /// Who runs first.
+    /// The order of threads and blocks.
     pub order: Order,
-    /// When copies happen.
+    /// When asynchronous copies happen.
     pub copies: Copies,
     /// Threads of the host that run the blocks of a launch.
     pub threads: usize,
@@ -71,9 +72,11 @@ impl Default for EmulatorOptions {
 
 /// A GPU emulated on the host. Clones share it.
 #[derive(Debug, Clone)]
-pub struct Emulator(Arc<Gpu>);
+pub struct Emulator(Arc<EmulatedGpu>);
 
-struct Gpu {
+struct EmulatedGpu {
+    /// Itself, for the graphs that are captured.
+    this: Weak<Self>,
     properties: Properties,
     state: Mutex<State>,
 }
@@ -86,18 +89,18 @@ struct State {
     graph_launches: usize,
 }
 
-impl fmt::Debug for Gpu {
+impl fmt::Debug for EmulatedGpu {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Gpu").field("properties", &self.properties).finish_non_exhaustive()
+        f.debug_struct("EmulatedGpu").field("properties", &self.properties).finish_non_exhaustive()
     }
 }
 
-/// An emulated GPU as a device.
+/// A new emulated GPU as a device.
 pub fn emulated(options: EmulatorOptions) -> Cuda {
     Emulator::new(options).cuda()
 }
 
-/// Module and name of every kernel that was compiled.
+/// The module and the name of every kernel that was compiled.
 pub fn compiled_kernels() -> Vec<(String, String)> {
     Kernel::all()
 }
@@ -106,7 +109,7 @@ fn problem(problem: impl Into<String>) -> Error {
     Error::Device { device: Cuda::NAME, problem: problem.into() }
 }
 
-/// Bytes of shared memory that a block can ask for.
+/// Bytes of shared memory that a block may have.
 fn shared_bytes_per_block(compute_capability: (u32, u32)) -> u32 {
     let kib = match compute_capability {
         (7, 0) => 96,
@@ -133,14 +136,11 @@ impl Emulator {
             threads: u32::try_from(options.threads).unwrap_or(u32::MAX).max(1),
             padding: 0,
         };
-        let properties = Properties {
-            name: "emulated GPU".to_owned(),
-            compute_capability: options.compute_capability,
-            multiprocessors: options.multiprocessors,
-            shared_bytes_per_block: shared_bytes_per_block(options.compute_capability),
-            l2_bytes: 50 << 20,
-            memory_bytes: options.memory_bytes,
-        };
+        let mut properties = Properties::new("emulated GPU", options.compute_capability);
+        properties.multiprocessors = options.multiprocessors;
+        properties.shared_bytes_per_block = shared_bytes_per_block(options.compute_capability);
+        properties.l2_bytes = 50 << 20;
+        properties.memory_bytes = options.memory_bytes;
         let state = Mutex::new(State {
             device: Device::new(settings),
             used_bytes: 0,
@@ -148,31 +148,37 @@ impl Emulator {
             synchronisations: 0,
             graph_launches: 0,
         });
-        Self(Arc::new(Gpu { properties, state }))
+        Self(Arc::new_cyclic(|this| EmulatedGpu { this: Weak::clone(this), properties, state }))
     }
 
-    /// The GPU as a device.
+    /// The GPU as a device. Memory of one such device can be used with another of the same GPU.
     pub fn cuda(&self) -> Cuda {
-        Cuda::with_driver(Arc::new(self.clone()))
+        let gpu = Arc::clone(&self.0);
+        Cuda::with_driver(gpu)
     }
 
-    /// The kernels launched since the last [`reset`](Self::reset), in their order.
+    /// The driver of the GPU.
+    pub fn driver(&self) -> &dyn Driver {
+        &*self.0
+    }
+
+    /// The names of the kernels launched since the last [`reset`](Self::reset), in order.
     pub fn kernels(&self) -> Vec<&'static str> {
         self.0.lock().kernels.clone()
     }
 
-    /// How many kernels were launched since the last [`reset`](Self::reset).
+    /// Number of kernels launched since the last [`reset`](Self::reset).
     pub fn launches(&self) -> usize {
         self.0.lock().kernels.len()
     }
 
-    /// How often the host waited for the GPU, to read or for nothing, since the last
+    /// Number of times that the host waited for the GPU or read from it since the last
     /// [`reset`](Self::reset).
     pub fn synchronisations(&self) -> usize {
         self.0.lock().synchronisations
     }
 
-    /// How many graphs were launched since the last [`reset`](Self::reset).
+    /// Number of graphs launched since the last [`reset`](Self::reset).
     pub fn graph_launches(&self) -> usize {
         self.0.lock().graph_launches
     }
@@ -182,7 +188,7 @@ impl Emulator {
         self.0.lock().used_bytes
     }
 
-    /// Counts launches and synchronisations from here.
+    /// Sets all counts to 0.
     pub fn reset(&self) {
         let mut state = self.0.lock();
         state.kernels.clear();
@@ -191,13 +197,13 @@ impl Emulator {
     }
 }
 
-impl Gpu {
+impl EmulatedGpu {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The kernel of a launch, if the GPU takes it.
-    fn kernel(&self, launch: &Launch<'_>) -> Result<Kernel, String> {
+    /// The kernel of a launch, if the GPU can run it.
+    fn kernel(&self, launch: &Launch<&[u8]>) -> Result<Kernel, String> {
         let Launch { module, kernel: name, grid, threads, shared_bytes, params } = *launch;
         let Some(kernel) = Kernel::find(module.name(), name) else {
             if Kernel::find(module.name(), "").is_some() {
@@ -229,7 +235,11 @@ impl Gpu {
         Ok(kernel)
     }
 
-    fn submit(&self, work: Work<'_>) -> Result<()> {
+    /// Does some work.
+    ///
+    /// # Safety
+    /// What a launch accesses is memory of this GPU that is allocated. All else is looked up.
+    unsafe fn run(&self, work: BorrowedWork<'_>) -> Result<()> {
         let mut state = self.lock();
         match work {
             Work::Launch(launch) => {
@@ -240,7 +250,12 @@ impl Gpu {
                 let kernel = self.kernel(&launch).map_err(launching)?;
                 state.kernels.push(launch.kernel);
                 let (grid, shared_bytes) = (launch.grid, launch.shared_bytes);
-                state.device.launch(kernel, grid, shared_bytes, launch.params).map_err(launching)
+                // SAFETY: `kernel` found that the parameters have the size of the kernel's struct; the
+                // caller promises that what it accesses is allocated, and the lock is held, so no other
+                // work runs.
+                let launched =
+                    unsafe { state.device.launch(kernel, grid, shared_bytes, launch.params) };
+                launched.map_err(launching)
             }
             Work::Upload { to, bytes } => state.device.upload(to, bytes).map_err(problem),
             Work::Copy { from, to, bytes } => state.device.copy(from, to, bytes).map_err(problem),
@@ -249,17 +264,19 @@ impl Gpu {
     }
 }
 
-impl Driver for Emulator {
+// SAFETY: memory is allocated between guards and looked up before the host accesses it; work is done
+// before `submit` returns, so everything is in order.
+unsafe impl Driver for EmulatedGpu {
     fn properties(&self) -> &Properties {
-        &self.0.properties
+        &self.properties
     }
 
     fn alloc(&self, bytes: usize) -> Result<DevicePtr> {
         if bytes == 0 {
-            return Err(problem("0 bytes of memory are asked for"));
+            return Err(problem("an allocation of 0 bytes"));
         }
-        let mut state = self.0.lock();
-        let total = self.0.properties.memory_bytes;
+        let mut state = self.lock();
+        let total = self.properties.memory_bytes;
         let free = total - state.used_bytes;
         let full =
             || problem(format!("out of memory: {bytes} bytes needed, {free} of {total} free"));
@@ -271,64 +288,52 @@ impl Driver for Emulator {
         Ok(ptr)
     }
 
-    fn free(&self, ptr: DevicePtr) {
-        let mut state = self.0.lock();
+    unsafe fn free(&self, ptr: DevicePtr) {
+        let mut state = self.lock();
         match state.device.free(ptr) {
             Some(bytes) => state.used_bytes -= bytes as u64,
             None if thread::panicking() => {}
-            None => panic!("free of {:#x}, where no memory begins", ptr.0),
+            None => panic!("free of {:#x}, where no memory begins", ptr.address()),
         }
     }
 
     fn free_bytes(&self) -> Result<u64> {
-        Ok(self.0.properties.memory_bytes - self.0.lock().used_bytes)
+        Ok(self.properties.memory_bytes - self.lock().used_bytes)
     }
 
-    fn submit(&self, work: Work<'_>) -> Result<()> {
-        self.0.submit(work)
+    unsafe fn submit(&self, work: BorrowedWork<'_>) -> Result<()> {
+        // SAFETY: the caller's promise.
+        unsafe { self.run(work) }
     }
 
-    fn read(&self, from: DevicePtr, out: &mut [u8]) -> Result<()> {
-        let mut state = self.0.lock();
+    unsafe fn read(&self, from: DevicePtr, out: &mut [u8]) -> Result<()> {
+        let mut state = self.lock();
         state.synchronisations += 1;
         state.device.read(from, out).map_err(problem)
     }
 
     fn synchronize(&self) -> Result<()> {
-        self.0.lock().synchronisations += 1;
+        self.lock().synchronisations += 1;
         Ok(())
     }
 
-    fn capture(&self, works: &[Work<'_>]) -> Result<Box<dyn Graph>> {
-        let works = works.iter().map(|work| {
-            Ok(match *work {
-                Work::Launch(launch) => {
-                    self.0.kernel(&launch).map_err(|text| {
-                        problem(format!("capturing `{}`: {text}", launch.kernel))
-                    })?;
-                    Captured::Launch {
-                        module: launch.module,
-                        kernel: launch.kernel,
-                        grid: launch.grid,
-                        threads: launch.threads,
-                        shared_bytes: launch.shared_bytes,
-                        params: launch.params.into(),
-                    }
-                }
-                Work::Upload { to, bytes } => Captured::Upload { to, bytes: bytes.len() },
-                Work::Copy { from, to, bytes } => Captured::Copy { from, to, bytes },
-                Work::Zero { at, bytes } => Captured::Zero { at, bytes },
-            })
-        });
-        let works = works.collect::<Result<_>>()?;
-        Ok(Box::new(EmulatedGraph { gpu: Arc::clone(&self.0), works }))
+    fn capture(&self, works: &[BorrowedWork<'_>]) -> Result<Box<dyn Graph>> {
+        for work in works {
+            if let Work::Launch(launch) = work {
+                self.kernel(launch)
+                    .map_err(|text| problem(format!("capturing `{}`: {text}", launch.kernel)))?;
+            }
+        }
+        let gpu = self.this.upgrade().expect("the caller holds the GPU");
+        let works = works.iter().map(BorrowedWork::to_owned).collect();
+        Ok(Box::new(EmulatedGraph { gpu, works }))
     }
 
     fn tensor_map(&self, spec: TensorMapSpec) -> Result<TensorMap> {
         let TensorMapSpec { at, rows, cols, row_bytes, box_rows, bf16 } = spec;
-        let what = if self.0.properties.compute_capability < (9, 0) {
+        let what = if self.properties.compute_capability < (9, 0) {
             "which the GPU does not have"
-        } else if !at.0.is_multiple_of(16) || !row_bytes.is_multiple_of(16) {
+        } else if !at.address().is_multiple_of(16) || !row_bytes.is_multiple_of(16) {
             "whose rows are not aligned to 16 bytes"
         } else if rows == 0 || cols == 0 || rows.max(cols) as u64 > 1 << 32 {
             "whose matrix has too few or too many elements"
@@ -340,7 +345,7 @@ impl Driver for Emulator {
             let mut map = [0; 128];
             // As in tensor_map.h.
             map[0..8].copy_from_slice(b"tnsr-map");
-            map[8..16].copy_from_slice(&at.0.to_ne_bytes());
+            map[8..16].copy_from_slice(&at.address().to_ne_bytes());
             map[16..24].copy_from_slice(&(rows as u64).to_ne_bytes());
             map[24..32].copy_from_slice(&(cols as u64).to_ne_bytes());
             map[32..40].copy_from_slice(&(row_bytes as u64).to_ne_bytes());
@@ -358,62 +363,27 @@ impl Driver for Emulator {
     }
 }
 
-/// [`Work`] that is kept.
-#[derive(Debug)]
-enum Captured {
-    Launch {
-        module: &'static Module,
-        kernel: &'static str,
-        grid: [u32; 3],
-        threads: u32,
-        shared_bytes: u32,
-        params: Box<[u8]>,
-    },
-    Upload {
-        to: DevicePtr,
-        bytes: usize,
-    },
-    Copy {
-        from: DevicePtr,
-        to: DevicePtr,
-        bytes: usize,
-    },
-    Zero {
-        at: DevicePtr,
-        bytes: usize,
-    },
-}
-
 /// Work that is submitted again and again.
 #[derive(Debug)]
 struct EmulatedGraph {
-    gpu: Arc<Gpu>,
-    works: Vec<Captured>,
+    gpu: Arc<EmulatedGpu>,
+    works: Vec<OwnedWork>,
 }
 
 impl Graph for EmulatedGraph {
-    fn launch(&mut self, uploads: &[&[u8]]) -> Result<()> {
-        let lengths = self.works.iter().filter_map(|work| match work {
-            Captured::Upload { bytes, .. } => Some(*bytes),
-            _ => None,
-        });
-        if !lengths.eq(uploads.iter().map(|bytes| bytes.len())) {
+    unsafe fn launch(&mut self, uploads: &[&[u8]]) -> Result<()> {
+        let captured = self.works.iter().filter_map(OwnedWork::upload).map(<[u8]>::len);
+        if !captured.eq(uploads.iter().map(|bytes| bytes.len())) {
             return Err(problem("a graph is launched with uploads of other lengths"));
         }
         self.gpu.lock().graph_launches += 1;
         let mut uploads = uploads.iter();
-        for work in &self.works {
-            let work = match *work {
-                Captured::Launch { module, kernel, grid, threads, shared_bytes, ref params } => {
-                    Work::Launch(Launch { module, kernel, grid, threads, shared_bytes, params })
-                }
-                Captured::Upload { to, .. } => {
-                    Work::Upload { to, bytes: uploads.next().copied().unwrap_or_default() }
-                }
-                Captured::Copy { from, to, bytes } => Work::Copy { from, to, bytes },
-                Captured::Zero { at, bytes } => Work::Zero { at, bytes },
-            };
-            self.gpu.submit(work)?;
+        for work in &mut self.works {
+            if let Work::Upload { bytes, .. } = work {
+                bytes.copy_from_slice(uploads.next().expect("there are as many, as checked"));
+            }
+            // SAFETY: the caller promises that the memory which this work accesses is allocated.
+            unsafe { self.gpu.run(work.borrowed()) }?;
         }
         Ok(())
     }

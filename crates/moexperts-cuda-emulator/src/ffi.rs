@@ -1,4 +1,4 @@
-//! The runtime in C++ (`emulated/launch.cpp`), as safe functions.
+//! The runtime in C++ (`emulated/launch.cpp`). All addresses are looked up but those that a kernel uses.
 
 use std::{
     ffi::{CStr, CString, c_char, c_void},
@@ -49,7 +49,7 @@ unsafe extern "C" {
     ) -> bool;
 }
 
-/// A kernel's argument where tensor maps may stand.
+/// Part of a kernel's argument, aligned as tensor maps are.
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(64))]
 struct Aligned([u8; 64]);
@@ -64,14 +64,15 @@ pub(crate) struct Kernel {
     pub(crate) threads: u32,
 }
 
-// SAFETY: kernels are constants of the program.
+// SAFETY: `raw` points to a static object of the program that is never changed after it starts.
 unsafe impl Send for Kernel {}
 
 impl Kernel {
     /// The kernel `name` of a module.
     pub(crate) fn find(module: &str, name: &str) -> Option<Self> {
         let (module, name) = (CString::new(module).ok()?, CString::new(name).ok()?);
-        // SAFETY: both strings live; what is found is a constant of the program.
+        // SAFETY: both strings end with 0 and live through the call. What is found is a static object, so
+        // the other two functions can read it.
         unsafe {
             let raw = NonNull::new(emulator_kernel(module.as_ptr(), name.as_ptr()).cast_mut())?;
             let params_bytes = emulator_params_bytes(raw.as_ptr()) as usize;
@@ -82,7 +83,8 @@ impl Kernel {
     /// Each kernel's module and name.
     pub(crate) fn all() -> Vec<(String, String)> {
         extern "C" fn visit(all: *mut c_void, module: *const c_char, name: *const c_char) {
-            // SAFETY: the context given below, and strings that are constants of the program.
+            // SAFETY: `context` is the vector below, which nothing else borrows meanwhile; the strings are
+            // static and end with 0.
             let (all, module, name) = unsafe {
                 (
                     &mut *all.cast::<Vec<(String, String)>>(),
@@ -94,20 +96,20 @@ impl Kernel {
             all.push((text(module), text(name)));
         }
         let mut all = Vec::new();
-        // SAFETY: `visit` is called with `all` alone, before this returns.
+        // SAFETY: the runtime calls `visit` with this pointer to `all`, and only before it returns.
         unsafe { emulator_each_kernel(visit, (&raw mut all).cast()) };
         all
     }
 }
 
-/// Memory, and what runs on it.
+/// The memory of a GPU, and the launches on it.
 #[derive(Debug)]
 pub(crate) struct Device(NonNull<RawDevice>);
 
-// SAFETY: the runtime keeps nothing of a thread between calls.
+// SAFETY: the runtime stores nothing that belongs to a thread in a device.
 unsafe impl Send for Device {}
 
-/// What a call wrote into a message.
+/// The message of a call, if it failed.
 fn said(call: impl FnOnce(*mut c_char, usize) -> bool) -> Result<(), String> {
     let mut message = vec![0_u8; 4096];
     if call(message.as_mut_ptr().cast(), message.len()) {
@@ -119,37 +121,41 @@ fn said(call: impl FnOnce(*mut c_char, usize) -> bool) -> Result<(), String> {
 
 impl Device {
     pub(crate) fn new(settings: Settings) -> Self {
-        // SAFETY: the settings are read before this returns.
+        // SAFETY: `Settings` is laid out as in block.h; the runtime copies it before it returns.
         let raw = unsafe { emulator_device(&raw const settings) };
         Self(NonNull::new(raw).expect("the runtime gives a device"))
     }
 
     pub(crate) fn alloc(&mut self, bytes: usize) -> Option<DevicePtr> {
-        // SAFETY: the device lives.
+        // SAFETY: the device exists until it is dropped.
         let ptr = unsafe { emulator_alloc(self.0.as_ptr(), bytes) };
-        (ptr != 0).then_some(DevicePtr(ptr))
+        (ptr != 0).then(|| DevicePtr::from_address(ptr))
     }
 
-    /// How many bytes were given back; `None` if nothing begins there.
+    /// Frees an allocation. Returns its bytes; `None` if none begins there.
     pub(crate) fn free(&mut self, ptr: DevicePtr) -> Option<usize> {
-        // SAFETY: the device lives, and looks the address up.
-        let bytes = unsafe { emulator_free(self.0.as_ptr(), ptr.0) };
+        // SAFETY: the device exists; the runtime searches the address among its allocations.
+        let bytes = unsafe { emulator_free(self.0.as_ptr(), ptr.address()) };
         (bytes != 0).then_some(bytes)
     }
 
-    /// Where so many bytes are, if they are all of one allocation.
+    /// The address of `bytes` bytes, if they all lie in one allocation.
     fn at(&self, ptr: DevicePtr, bytes: usize) -> Result<*mut u8, String> {
-        // SAFETY: the device lives, and looks the address up.
-        if bytes > 0 && !unsafe { emulator_holds(self.0.as_ptr(), ptr.0, bytes) } {
-            return Err(format!("{bytes} bytes at {:#x} are not all of one allocation", ptr.0));
+        // SAFETY: the device exists; the runtime only compares the address with its allocations.
+        if bytes > 0 && !unsafe { emulator_holds(self.0.as_ptr(), ptr.address(), bytes) } {
+            return Err(format!(
+                "{bytes} bytes at {:#x} are not all of one allocation",
+                ptr.address()
+            ));
         }
-        Ok(std::ptr::with_exposed_provenance_mut(ptr.0 as usize))
+        Ok(std::ptr::with_exposed_provenance_mut(ptr.address() as usize))
     }
 
     pub(crate) fn upload(&mut self, to: DevicePtr, bytes: &[u8]) -> Result<(), String> {
         let at = self.at(to, bytes.len())?;
         if !bytes.is_empty() {
-            // SAFETY: the bytes are of an allocation, which nobody else uses meanwhile.
+            // SAFETY: `at` found that the bytes lie in one allocation. It is accessed through this device
+            // alone, which is borrowed, and no memory of Rust.
             unsafe { at.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
         }
         Ok(())
@@ -158,7 +164,8 @@ impl Device {
     pub(crate) fn read(&self, from: DevicePtr, out: &mut [u8]) -> Result<(), String> {
         let at = self.at(from, out.len())?;
         if !out.is_empty() {
-            // SAFETY: the bytes are of an allocation, which nobody else uses meanwhile.
+            // SAFETY: `at` found that the bytes lie in one allocation. It is accessed through this device
+            // alone, which is borrowed, and no memory of Rust.
             unsafe { at.copy_to_nonoverlapping(out.as_mut_ptr(), out.len()) };
         }
         Ok(())
@@ -171,11 +178,15 @@ impl Device {
         bytes: usize,
     ) -> Result<(), String> {
         let (source, target) = (self.at(from, bytes)?, self.at(to, bytes)?);
-        if from.0.abs_diff(to.0) < bytes as u64 {
-            return Err(format!("{bytes} bytes at {:#x} are copied to {:#x}", from.0, to.0));
+        if from.address().abs_diff(to.address()) < bytes as u64 {
+            return Err(format!(
+                "{bytes} bytes at {:#x} are copied to {:#x}",
+                from.address(),
+                to.address()
+            ));
         }
         if bytes > 0 {
-            // SAFETY: both are of allocations, and do not overlap.
+            // SAFETY: `at` found that both ranges lie in allocations; that they do not overlap was checked.
             unsafe { target.copy_from_nonoverlapping(source, bytes) };
         }
         Ok(())
@@ -184,14 +195,20 @@ impl Device {
     pub(crate) fn zero(&mut self, at: DevicePtr, bytes: usize) -> Result<(), String> {
         let at = self.at(at, bytes)?;
         if bytes > 0 {
-            // SAFETY: the bytes are of an allocation, which nobody else uses meanwhile.
+            // SAFETY: `at` found that the bytes lie in one allocation. It is accessed through this device
+            // alone, which is borrowed, and no memory of Rust.
             unsafe { at.write_bytes(0, bytes) };
         }
         Ok(())
     }
 
-    /// Runs a kernel; then nothing must have been written beyond an allocation.
-    pub(crate) fn launch(
+    /// Runs a kernel, then checks that nothing was written beyond an allocation.
+    ///
+    /// # Safety
+    /// With this grid and these parameters the kernel accesses only allocations of this device that are
+    /// not freed. Tests of the emulator may be wrong about that by a few bytes, or by an address of the
+    /// first page: guards and the signal handler turn these into errors.
+    pub(crate) unsafe fn launch(
         &mut self,
         kernel: Kernel,
         grid: [u32; 3],
@@ -203,9 +220,9 @@ impl Device {
         for (chunk, bytes) in aligned.iter_mut().zip(params.chunks(64)) {
             chunk.0[..bytes.len()].copy_from_slice(bytes);
         }
-        // SAFETY: the argument is as long as the kernel's struct and aligned as any of CUDA's. What
-        // the addresses in it are of is the caller's to care for; what the kernel accesses that
-        // is not there, the runtime reports where the host's system tells.
+        // SAFETY: device and kernel exist. The argument has as many bytes as the kernel's struct, as
+        // asserted, and is aligned to 64, which is the most that a struct of a kernel needs. The caller
+        // promises that what the kernel accesses is allocated.
         said(|message, capacity| unsafe {
             emulator_launch(
                 self.0.as_ptr(),
@@ -217,14 +234,14 @@ impl Device {
                 capacity,
             )
         })?;
-        // SAFETY: the device lives.
+        // SAFETY: the device exists, and the message has the capacity that is passed.
         said(|message, capacity| unsafe { emulator_check(self.0.as_ptr(), message, capacity) })
     }
 }
 
 impl Drop for Device {
     fn drop(&mut self) {
-        // SAFETY: nobody else has the device.
+        // SAFETY: `self` owns the device.
         unsafe { emulator_delete(self.0.as_ptr()) };
     }
 }

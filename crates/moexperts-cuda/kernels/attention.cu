@@ -1,12 +1,12 @@
-// Attention: keys and values that are kept, and queries over them.
+// Attention: appending keys and values to a state, and attending to it.
 //
-// The query heads that share a key/value head pass over its keys together: the rows of a tile are
+// The query heads that share a key/value head attend to its keys together: the rows of a tile are
 // (token, query head) pairs of one key/value head, the heads of a token next to each other. The
-// softmax runs along with the keys, in f32: a row knows its largest score so far, and its sums are
+// softmax is computed along the keys, in f32: a row has its largest score so far, and its sums are
 // those of weights 2^(scale · (score - largest)).
 //
 // Where a layer has a window, its keys and values are a ring: position `p` is in slot `p & mask`, and
-// the ring is so large that no token of a launch sees a position whose slot another one has.
+// the ring is so large that no token of a launch sees a position whose slot holds another.
 
 // Tokens of one sequence, in the batch and among the keys.
 struct Span {
@@ -42,7 +42,7 @@ DEVICE float column_of(const float* from, u32 col, u32 dim, u32 stride) {
     return at < dim ? from[head * dim + at] : 0.0f;
 }
 
-// Keeps the keys and values of a layer, zeros after each head's; a token of the spans for each block
+// Appends the keys and values of a layer, with zeros after each head; a token of the spans for each block
 // of the grid's first axis.
 KERNEL(append, AppendParams, 256) {
     // The last span that does not begin after the token.
@@ -95,7 +95,7 @@ struct AttentionParams {
 
 struct Positions { u32 from; u32 to; };
 
-// What a row of a span sees.
+// The positions that a row of a span sees.
 DEVICE Positions seen_by(const AttentionParams& p, const Span& span, u32 row) {
     if (!p.causal) return {0, span.tokens};
     u32 to = span.start + row / p.group + 1;
@@ -141,13 +141,13 @@ DEVICE Work work_of(const AttentionParams& p, u32 tile, u32 kv_head, u32 most_ro
     return work;
 }
 
-// Which head of which token a row of the tile is, of all heads of all tokens.
+// The index of a row of the tile among all heads of all tokens.
 DEVICE u64 place_of(const AttentionParams& p, const Work& work, u32 kv_head, u32 row) {
     u32 token = (work.row + row) / p.group, head = (work.row + row) % p.group;
     return ((u64)(work.span.row + token) * p.kv_heads + kv_head) * p.group + head;
 }
 
-// Brings the tile's queries to shared memory, zeros after each row and for the rows it lacks.
+// Copies the tile's queries to shared memory, with zeros after each row and for missing rows.
 DEVICE void load_queries(float* to, u32 pitch, u32 rows, const AttentionParams& p, const Work& work,
                          u32 kv_head) {
     for (u32 row = threadIdx.x / WARP; row < rows; row += blockDim.x / WARP) {
@@ -159,8 +159,8 @@ DEVICE void load_queries(float* to, u32 pitch, u32 rows, const AttentionParams& 
     }
 }
 
-// Brings positions from `first` on to shared memory, by warps that take a row in turn; zeros from
-// position `end` on. Behind the threads' backs where heads are whole fours.
+// Copies positions from `first` on to shared memory, warps taking rows in turn, and zeros from position
+// `end` on. Asynchronous where heads are multiples of four.
 DEVICE void load_positions(float* to, u32 pitch, u32 rows, const Side& side, u32 mask, u32 first,
                            u32 end, u32 warp, u32 warps) {
     u32 lane = threadIdx.x % WARP;
@@ -193,8 +193,8 @@ DEVICE void add_4(float (&sums)[4], float weight, float4 values) {
 // The score that weighs 1 beside scores up to `largest`.
 DEVICE float base_of(float largest) { return largest == NOTHING ? 0.0f : largest; }
 
-// What sums over a row's keys, and the sum of their weights, are multiplied by, and what joins the
-// latter: a head's sink is one more logit, which has no value.
+// The factor on the sums over a row's keys and on the sum of their weights, and the weight of the sink,
+// which is added to the latter: a head's sink is one more logit, without a value.
 struct Sink { float factor; float weight; };
 
 DEVICE Sink sink_of(const AttentionParams& p, const Work& work, u32 kv_head, u32 row, float largest) {
@@ -207,7 +207,7 @@ DEVICE Sink sink_of(const AttentionParams& p, const Work& work, u32 kv_head, u32
 
 // Many rows: a block takes ROWS of them, KEYS keys at a time. Sixteen neighbouring threads have four
 // rows; each of them has every sixteenth key's scores, then every sixteenth four of the columns,
-// COLS fours. While a tile of keys is weighed, the next one is brought, and likewise the values.
+// COLS fours. While a tile of keys is weighed, the next one is copied, and likewise the values.
 template <int ROWS, int KEYS, int COLS> DEVICE void attend_tile(const AttentionParams& p) {
     const u32 weights_pitch = KEYS + 4, warps = ROWS / 8;
     DYNAMIC_SHARED(shared);
@@ -339,7 +339,7 @@ ATTEND_TILE(64, 64, 1)
 ATTEND_TILE(64, 64, 2)
 ATTEND_TILE(64, 64, 3)
 ATTEND_TILE(64, 64, 4)
-// Where a block has less shared memory.
+// Kernels for GPUs with less shared memory per block.
 ATTEND_TILE(32, 32, 1)
 ATTEND_TILE(32, 32, 2)
 ATTEND_TILE(32, 32, 3)
@@ -366,8 +366,8 @@ DEVICE float* part_rows(const AttentionParams& p, u32 depth, u32 tile, u32 kv_he
 }
 
 // Few rows: a block takes up to ROWS of them over one part of their keys. Each warp has every fourth
-// eight of the keys for itself, brings the next ones while it weighs these, and the warps' sums are
-// merged at the end. Of eight keys, a lane has one's scores for every fourth row, then four
+// eight of the keys for itself, copies the next ones while it weighs these, and the warps' sums are
+// merged at the end. A lane has the scores of one of eight keys for every fourth row, then four
 // neighbouring columns for all rows, COLS times. Heads of keys and values are whole fours.
 template <int ROWS, int COLS> DEVICE void attend_few(const AttentionParams& p) {
     const u32 weights_pitch = ROWS + 4;
@@ -472,7 +472,7 @@ template <int ROWS, int COLS> DEVICE void attend_few(const AttentionParams& p) {
     }
     cp_async_wait<0>();
 
-    // No warp needs its keys any more, and none come: the warps' results take their place.
+    // No warp needs its keys any more, and no copies are under way: results replace the keys.
     __syncthreads();
 #pragma unroll
     for (int i = 0; i < ROWS / 4; ++i) {

@@ -1,10 +1,11 @@
-// Products of weights with few rows of x, where reading the weights is all that takes time: the two
+// Products of weights with few rows of x, whose time is that of reading the weights: the two
 // halves of `batched_mm`, and dense layers.
 //
-// A warp has a few weight rows and reads them 16 bytes a lane, several such pieces of all its rows
-// before it uses the first. The rows of x it is multiplied with are in f32 and come from the
-// first-level cache, which the weights pass by. How the terms of a sum are added does not depend on
-// how many rows of x or of weights a warp has: a row's result is the same alone as among others.
+// A warp has a few weight rows and reads them in pieces of 16 bytes per lane, several pieces of all its
+// rows before it uses the first, so that enough reads are under way to hide the latency of memory. The
+// rows of x are in f32 and come from the first-level cache, which weights bypass. The order in which the
+// terms of a sum are added does not depend on how many rows of x or of weights a warp has: a row has the
+// same result alone as among others.
 
 #define GEMV_THREADS 128
 #define GEMV_WARPS (GEMV_THREADS / WARP)
@@ -29,8 +30,9 @@ template <typename T> DEVICE float4 widen_quad(const uint4& piece, u32 first, T)
     return make_float4(widen(x), widen(y), widen(z), widen(w));
 }
 
-// Where the sum of weight row `row` and row `x` of x stands among those of a warp: those of weight
-// rows 2 · i and 2 · i + 1, a gate's and an up's, are next to each other.
+// The index of the sum of weight row `row` and row `x` of x among those of a warp. The sums of weight
+// rows 2 · i and 2 · i + 1, a gate's and an up's, are neighbours, so that one exchange between lanes
+// brings them together.
 template <int XS> DEVICE constexpr int sum_index(int row, int x) {
     return (row / 2 * XS + x) * 2 + row % 2;
 }
@@ -89,7 +91,7 @@ DEVICE void add_products(
     float (&sums)[ROWS * XS], const T* const (&rows)[ROWS], const float* const (&xs)[XS], u32 count,
     u32 depth, bool vector
 ) {
-    // Columns that the warp reads at once, and how often there are so many.
+    // Columns that the warp reads at once, and how many times they fit a row.
     constexpr u32 STEP = WARP * piece_len<T>;
     u32 lane = threadIdx.x % WARP;
     u32 steps = vector ? depth / STEP : 0;
@@ -113,7 +115,7 @@ DEVICE void add_products(
         }
         column += AHEAD * STEP;
     }
-    // The pieces that are left, too few for all lanes.
+    // The remaining pieces, too few for all lanes.
     u32 done = steps * STEP;
     if (vector && done + (lane + 1) * piece_len<T> <= depth) {
         column = done + lane * piece_len<T>;
@@ -122,7 +124,7 @@ DEVICE void add_products(
         for (int row = 0; row < ROWS; ++row) pieces[row] = load_stream(rows[row] + column);
         add_pieces<T>(sums, pieces, load_values<T>(xs[0] + column), xs, count, column);
     }
-    // What is left of a row, or all of one that begins elsewhere.
+    // The remaining columns of a row, or all of a row that is not aligned.
     if (vector) done = depth / piece_len<T> * piece_len<T>;
 #pragma unroll 1
     for (column = done + lane; column < depth; column += WARP) {
@@ -176,14 +178,14 @@ DEVICE float products(
     return sum_of_lanes(sums);
 }
 
-// Pairs of one expert that pass its weights together.
+// Pairs of one expert that are multiplied with its weights at once.
 #define MOST_TOGETHER 4
 struct Pairs {
     u32 pair[MOST_TOGETHER];
     u32 count;
 };
 
-// Takes the first pairs out of a set; the first of all stands in for those there are not.
+// Takes the first pairs out of a set; missing ones are replaced by the first.
 DEVICE Pairs take_pairs(u64& set) {
     Pairs pairs;
     pairs.count = 0;
@@ -196,10 +198,10 @@ DEVICE Pairs take_pairs(u64& set) {
     return pairs;
 }
 
-// At most so many pairs are looked through for those of one expert.
+// Pairs that are searched for those of one expert, at most: two of each lane, one bit each of a u64.
 #define MOST_SHARED_PAIRS 64
 
-// The expert ids of up to 64 pairs, two a lane; those beyond the last are ALL_LANES.
+// The expert ids of up to 64 pairs, two per lane; those beyond the last are ALL_LANES.
 struct Ids {
     u32 low;
     u32 high;
@@ -237,8 +239,8 @@ struct InnerParams {
     Activation activation;
 };
 
-// The warp's weight rows: with a gate, a gate's and an up's in turn. Those beyond the last are the
-// last.
+// The warp's weight rows: with a gate, rows of gate and up alternate. Rows beyond the last are replaced
+// by the last.
 template <typename T, int ROWS>
 DEVICE void inner_rows(
     const InnerParams& p, const GroupWeights& weights, u32 first, const T* (&rows)[ROWS]
@@ -266,7 +268,7 @@ DEVICE void inner_of(
     for (int i = 0; i < XS; ++i) xs[i] = p.x + (u64)(pairs.pair[i] / p.top_k) * p.hidden;
     u32 count = XS == 1 ? 1 : pairs.count;
     float product = products<T, ROWS, XS, AHEAD>(rows, xs, count, p.hidden, p.vector);
-    // That of the other row of two.
+    // The result of the other row of the two.
     float other = __shfl_xor_sync(ALL_LANES, product, LANES);
     u32 lane = threadIdx.x % WARP;
     u32 index = lane / LANES;
@@ -302,7 +304,8 @@ template <typename T> DEVICE void inner_alone(const InnerParams& p) {
     inner_of<T, ALONE_ROWS, 1, 4>(p, weights, first, pairs, rows);
 }
 
-// The same for at most MOST_SHARED_PAIRS pairs: the first pair of an expert does all of them.
+// The same for at most MOST_SHARED_PAIRS pairs: the block of the first pair of an expert computes all of
+// its pairs.
 template <typename T> DEVICE void inner_shared(const InnerParams& p) {
     Ids ids = load_ids(p.top_k_index, p.pairs);
     u32 expert = id_of(ids, blockIdx.x);
@@ -378,7 +381,7 @@ DEVICE void outputs_of(
     y[place * y_stride + row] = product;
 }
 
-// out[token] = Σ_k weight[token, k] · y[k], in the order of k; a pair of no expert is none. `y`
+// out[token] = Σ_k weight[token, k] · y[k], in the order of k, without pairs of no expert. `y`
 // holds `rows` outputs from `first` on of each of the token's pairs, `row` being one of them.
 DEVICE void store_sum(
     const OutputParams& p, u32 token, u32 first, u32 row, u32 rows, const float* y
@@ -392,10 +395,10 @@ DEVICE void store_sum(
     p.out[(u64)token * p.hidden + first + row] = sum;
 }
 
-// Of a block's outputs a warp has one bundle, and shares it with every p.bundles-th warp.
+// A warp has one bundle of a block's outputs, and shares it with every p.bundles-th warp.
 struct Bundle {
-    u32 row;      // its first of the block's outputs
-    u32 sharer;   // which of those that have it the warp is
+    u32 row;      // the first of its outputs among the block's
+    u32 sharer;   // the index of the warp among those that share the bundle
     u32 sharers;
 };
 
@@ -405,7 +408,7 @@ DEVICE Bundle bundle_of_warp(const OutputParams& p) {
 }
 
 // A token for each block of the grid's first axis. The warps that have the same outputs divide its
-// pairs among them; shared memory has room for a value of each output and pair.
+// pairs among them; shared memory has a value for each output and pair.
 template <typename T> DEVICE void output_alone(const OutputParams& p, float* y) {
     u32 token = blockIdx.x, rows = p.bundles * OUTPUT_ROWS, first = blockIdx.y * rows;
     Bundle bundle = bundle_of_warp(p);
@@ -472,7 +475,7 @@ struct LinearPart {
     float* out;          // [rows, outs]
     u64 stride;
     u32 outs;
-    u32 first_warp;      // its warps are those from here on
+    u32 first_warp;      // the first of its warps
 };
 
 #define MOST_PARTS 4
@@ -486,7 +489,7 @@ struct LinearParams {
     u32 vector;
 };
 
-// ROWS outputs a warp.
+// Each warp computes ROWS outputs.
 template <typename T, int ROWS, int XS, int AHEAD> DEVICE void linear(const LinearParams& p) {
     constexpr u32 LANES = WARP / (ROWS * XS);
     u32 warp = blockIdx.x * GEMV_WARPS + threadIdx.x / WARP;

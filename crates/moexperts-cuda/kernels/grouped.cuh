@@ -1,4 +1,4 @@
-// Products of the rows of several groups, each with weights of its own: what tiles.cu, simt.cu and
+// Products of the rows of several groups, each with separate weights: what tiles.cu, simt.cu and
 // hopper.cu compute.
 
 // The weights of a group, [outs, depth], rows `stride` elements apart; the biases may be null.

@@ -3,8 +3,8 @@
 //
 // A tile is 128 positions of a group times 256 rows of weights: 256 neighbouring outputs, or, where
 // a gate is applied, 128 outputs with their rows of both weights, so that the thread that holds a
-// gate holds its up as well. Blocks stay: each takes every so many-th tile. Its first warpgroup
-// produces: it brings x and weights, 64 columns at a time, into a ring of stages in shared memory,
+// gate holds its up as well. Blocks are persistent: block b of n takes every n-th tile. Its first
+// warpgroup produces: it copies x and weights, 64 columns at a time, into a ring of stages in shared memory,
 // and runs ahead into the next tile. The other two consume, each 64 positions; one that stores its
 // sums leaves the tensor cores to the other, which can be as far behind as the ring has stages.
 //
@@ -38,7 +38,7 @@ constexpr u32 STAGE_BYTES = X_BYTES + 2 * BOX_BYTES;
 // Steps by which the first consumer goes ahead of the second from the beginning on, so that they do
 // not store at the same time.
 constexpr u32 LEAD = 2;
-static_assert(LAG + 2 <= STAGES && LAG + LEAD <= STAGES, "or everyone waits for everyone");
+static_assert(LAG + 2 <= STAGES && LAG + LEAD <= STAGES, "or producer and consumers would lock up");
 // Tiles of positions that are taken before those of the next outputs, so that the blocks at work at
 // a time share rows of x and of weights in the second-level cache.
 constexpr u32 BAND = 16;
@@ -84,7 +84,7 @@ DEVICE Tiles tiles_of(const GroupedParams& p, const u32* first_tile) {
     return tiles;
 }
 
-// Whether there is one more.
+// Whether there is another tile.
 DEVICE bool next_tile(const GroupedParams& p, Tiles& tiles, Tile& tile) {
     if (tiles.next >= tiles.first_tile[p.groups]) return false;
     while (tiles.first_tile[tiles.group + 1] <= tiles.next) tiles.group++;
@@ -126,7 +126,7 @@ DEVICE void count_tiles(const GroupedParams& p, u32* first_tile, u32 lane) {
     if (lane == 0) first_tile[p.groups] = before;
 }
 
-// Where the ring is.
+// The addresses of the ring.
 struct Ring {
     u32 stages;
     u32 full;   // barriers, 8 bytes each
@@ -144,7 +144,7 @@ template <int PENDING> DEVICE void publish_x(const Ring& ring, u32 step, u32 lan
 DEVICE void produce(const HopperParams& params, const Ring& ring, const u32* first_tile) {
     const GroupedParams& p = params.grouped;
     u32 thread = threadIdx.x, lane = thread % WARP;
-    // A thread copies one 16-byte piece of every so many-th row.
+    // A thread copies one 16-byte piece of a row, and the same piece of rows at a fixed distance.
     const u32 stride = PRODUCERS / 8;
     u32 piece = thread % 8, row = thread / 8;
     u32 to = row * 128 + ((piece ^ (row % 8)) * 16);
@@ -241,8 +241,7 @@ DEVICE void activate_all(float (&d)[128], const Activation& activation) {
             d[i] = (up + offset) * gate * fast_sigmoid(activation.alpha * gate);
         }
     } else {
-        // The others are seldom used: eight values at a time, then the next ones take their places,
-        // so that their code stands here once.
+        // The other activations are rarely used: eight values at a time, so that their code is here once.
 #pragma unroll 1
         for (int turn = 0; turn < 8; turn++) {
             float done[16];
@@ -381,7 +380,7 @@ DEVICE void consume(const GroupedParams& p, const Ring& ring, const u32* first_t
     while (next_tile(p, tiles, tile)) {
         if (share == 1 && step == 0) named_barrier(1, CONSUMERS);
         if (share * SHARE >= tile.positions) {
-            // Nothing to do but to keep up: a phase of `empty` needs everyone.
+            // A consumer without positions only releases stages: a phase of `empty` needs all consumers.
 #pragma unroll 1
             for (u32 end = step + steps; step < end; step++) {
                 mbarrier_wait(ring.full + step % STAGES * 8, step / STAGES & 1);
@@ -404,7 +403,7 @@ DEVICE void consume(const GroupedParams& p, const Ring& ring, const u32* first_t
             for (int i = 0; i < COLUMNS / 16; i++)
                 wgmma_m64n256k16(d, x + 2 * i, weights + 2 * i, step > first || i > 0, T());
             wgmma_commit();
-            // The tensor cores go on with this stage while the one before is released.
+            // The tensor cores continue with this stage while the one before is released.
             wgmma_wait<1>();
             if (step > first) release(ring, step - 1, lane);
             if (share == 0 && step == LEAD - 1) named_barrier(1, CONSUMERS);

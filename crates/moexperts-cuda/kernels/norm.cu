@@ -15,12 +15,12 @@ struct NormParams {
     u32 padding;
 };
 
-// The sum over the threads of so many warps, in each of them; always in the same order.
+// The sum over the threads of WARPS warps, in each of them; always in the same order.
 template <int WARPS> DEVICE float sum_of(float x) {
     x = warp_sum(x);
     if (WARPS == 1) return x;
     __shared__ float sums[WARPS];
-    // Everyone has read the sums of the last time.
+    // All threads have read the sums of the last call.
     __syncthreads();
     if (threadIdx.x % WARP == 0) sums[threadIdx.x / WARP] = x;
     __syncthreads();

@@ -1,8 +1,8 @@
 // Types and small functions of all kernels.
 //
 // A kernel takes one argument, a struct that a `#[repr(C)]` struct in Rust mirrors, and is written
-// with KERNEL. Instructions that C++ has no words for stand in ptx.cuh alone, so that the same
-// kernels run on a host that has another ptx.cuh. Includes nothing.
+// with KERNEL. Instructions that C++ has no syntax for are in ptx.cuh alone, so that the same kernels
+// run on a host with another ptx.cuh. Includes nothing: NVRTC has no headers.
 
 typedef unsigned char u8;
 typedef unsigned short u16;
@@ -16,7 +16,7 @@ typedef int i32;
     extern "C" __global__ void __launch_bounds__(threads, 1) name(const __grid_constant__ Params p)
 // The dynamic shared memory of the block as `name`, aligned to 1024 bytes.
 #define DYNAMIC_SHARED(name) extern __shared__ __align__(1024) u8 name[]
-// The same, with registers so few that a multiprocessor has them for `blocks` blocks at a time.
+// The same, with so few registers that `blocks` blocks fit a multiprocessor at a time.
 #define KERNEL_BLOCKS(name, Params, threads, blocks)                    \
     extern "C" __global__ void __launch_bounds__(threads, blocks) name( \
         const __grid_constant__ Params p)
@@ -75,7 +75,7 @@ DEVICE float sigmoid(float x) { return __fdividef(1.0f, 1.0f + expf(-x)); }
 DEVICE float at_most(float x, float limit) { return x > limit ? limit : x; }
 DEVICE float at_least(float x, float limit) { return x < limit ? limit : x; }
 
-// What stands between an expert's first products and its last; the numbers are those of
+// The activation between an expert's first products and its last; the numbers are those of
 // `Activation` in Rust (activation.rs).
 enum ActivationKind {
     SILU = 0,
@@ -95,7 +95,7 @@ struct Activation {
 
 DEVICE bool is_clamped(u32 kind) { return kind == CLAMPED_SWIGLU || kind == CLAMPED_SILU; }
 
-// What one that clamps adds to its up.
+// What a clamping activation adds to its up.
 DEVICE float up_offset(u32 kind) { return kind == CLAMPED_SWIGLU ? 1.0f : 0.0f; }
 
 DEVICE float activate_one(u32 kind, float x) {

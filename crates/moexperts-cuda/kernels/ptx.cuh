@@ -1,4 +1,4 @@
-// Instructions that C++ has no words for. Nothing else holds inline assembly.
+// Instructions that C++ has no syntax for. No other file has inline assembly.
 //
 // Addresses in shared memory are 32 bits wide and come from `shared_address` of dynamic shared
 // memory.
@@ -15,8 +15,7 @@ DEVICE f16 narrow(float x, f16) {
     return out;
 }
 
-// 2^x and 1 / x as the hardware has them: close but not to the last bits, and subnormal numbers are
-// 0.
+// 2^x and 1 / x as the hardware computes them: the last bits may be wrong, and subnormal numbers are 0.
 DEVICE float fast_exp2(float x) {
     float out;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(out) : "f"(x));
@@ -40,7 +39,7 @@ DEVICE u32 narrow_pair(float low, float high, f16) {
     return out;
 }
 
-// 16 bytes of weights that are read once: not kept near.
+// 16 bytes of weights that are read once: they do not stay in the first-level cache.
 DEVICE uint4 load_stream(const void* at) {
     uint4 out;
     asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
@@ -51,14 +50,13 @@ DEVICE uint4 load_stream(const void* at) {
 
 DEVICE u32 shared_address(const void* at) { return (u32)__cvta_generic_to_shared(at); }
 
-// Copies the first `bytes` (0 to 16) of 16 to shared memory behind the thread's back, zeros in
-// place of the others, which are not read. Both addresses are multiples of 16.
+// Copies the first `bytes` (0 to 16) of 16 to shared memory asynchronously, and zeros in place of the
+// others, which are not read. Both addresses are multiples of 16.
 DEVICE void cp_async_16_part(u32 to, const void* from, u32 bytes) {
     asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;"
                  :: "r"(to), "l"(from), "r"(bytes) : "memory");
 }
-// Copies 16 bytes to shared memory behind the thread's back; zeros if not `valid`, and `from` is
-// not read then.
+// Copies 16 bytes to shared memory asynchronously; zeros if not `valid`, and `from` is not read then.
 DEVICE void cp_async_16(u32 to, const void* from, bool valid) {
     cp_async_16_part(to, from, valid ? 16 : 0);
 }
@@ -102,12 +100,12 @@ DEVICE void mma(float (&d)[4], const u32 (&a)[4], const u32 (&b)[2], f16) {
 DEVICE void mbarrier_init(u32 barrier, u32 arrivals) {
     asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" :: "r"(barrier), "r"(arrivals) : "memory");
 }
-// After the inits, before anyone uses the barriers.
+// After the inits, before a thread uses the barriers.
 DEVICE void mbarrier_init_fence() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
 DEVICE void mbarrier_arrive(u32 barrier) {
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" :: "r"(barrier) : "memory");
 }
-// Arrives, and lets the phase wait for so many bytes of `tma_load`.
+// Arrives, and lets the phase wait for `bytes` bytes of `tma_load`.
 DEVICE void mbarrier_arrive_expect(u32 barrier, u32 bytes) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;"
                  :: "r"(barrier), "r"(bytes) : "memory");

@@ -30,7 +30,7 @@ struct RouteParams {
     u32 tokens_per_block;  // at most the warps of a block
 };
 
-// Larger for a larger value, and for the lower id of equals; never 0. What is no number comes last.
+// Larger for a larger value, and for the lower id of equals; never 0. NaN comes last.
 DEVICE u64 rank_of(float value, u32 id) {
     // -0 + 0 is 0.
     u32 bits = bits_of(value + 0.0f);
@@ -58,7 +58,7 @@ DEVICE u64 next_rank(const float* __restrict__ values, u32 count, u32 lane, u64 
     return warp_max_rank(best);
 }
 
-// That of a softmax is relative to the one of `max`.
+// The score of a softmax is relative to that of `max`.
 DEVICE float score_of(u32 kind, float logit, float max) {
     switch (kind) {
         case SOFTMAX: return expf(logit - max);
@@ -76,7 +76,7 @@ DEVICE float softmax_sum(const float* __restrict__ logits, u32 count, u32 lane, 
     return warp_sum(sum);
 }
 
-// What the scores of the `top_k` are divided by; `sum` is theirs, or 0 where they are not normalised.
+// The divisor of the scores of the `top_k`; `sum` is their sum, or 0 where they are not normalised.
 DEVICE float divisor(const RouteParams& p, const float* logits, u32 lane, float max, float sum) {
     float whole = p.normalise ? p.eps : 1.0f;
     // An epsilon of 0 stays 0 where the sum is infinite.
@@ -84,7 +84,7 @@ DEVICE float divisor(const RouteParams& p, const float* logits, u32 lane, float 
     return sum + whole;
 }
 
-// Makes weights of the scores, of which each lane takes those it wrote, and adds the slices.
+// Turns scores into weights, each lane those that it wrote, and adds the slices.
 DEVICE void weigh(const RouteParams& p, u32 token, u32 lane, u32* index, float* weights, float total) {
     for (u32 k = lane; k < p.top_k; k += WARP) {
         float weight = weights[k] / total * p.scale;
@@ -97,12 +97,12 @@ DEVICE void weigh(const RouteParams& p, u32 token, u32 lane, u32* index, float* 
     }
 }
 
-// 0, or NaN if a lane has met what is not finite.
+// 0, or NaN if a lane has met a value that is not finite.
 DEVICE float poison(bool finite) {
     return __ballot_sync(ALL_LANES, !finite) ? __uint_as_float(0x7fc00000u) : 0.0f;
 }
 
-// The experts with the `top_k` largest logits, in descending order, then the slices; a warp a token.
+// The experts with the `top_k` largest logits, in descending order, then the slices; one warp for each token.
 // A larger logit has a larger score.
 //
 // Where a logit is not finite, ids are those of experts still, and all `top_k` weights NaN.
@@ -160,8 +160,8 @@ DEVICE void mask_groups(const RouteParams& p, u32 lane, float* picked_on, float*
     __syncwarp();
 }
 
-// As `route`, for a router with a pick bias or groups: experts are picked on values of their own,
-// which a warp keeps in shared memory, `experts + groups` for each token of the block.
+// As `route`, for a router with a pick bias or groups: experts are picked on separate values, which a
+// warp keeps in shared memory, `experts + groups` for each token of the block.
 //
 // Where a value is not finite, ids are those of experts still, and all `top_k` weights NaN.
 KERNEL(route_picked, RouteParams, 128) {

@@ -1,10 +1,10 @@
-// What stands around grouped products of experts: the pairs (token, expert) ordered by expert, x in
-// the weights' type, and the weighted sum of a token's pairs.
+// The steps around grouped products of experts: ordering the pairs (token, expert) by expert, rounding x
+// to the weights' type, and the weighted sum of a token's pairs.
 //
-// Pairs are numbered as top_k_index [T, K] has them. Ordered, an expert's pairs are next to each
-// other and keep their order; those of no expert (ids from E on) are left out. It is a counting
-// sort: the pairs are cut into segments, one a warp. Each counts its pairs of every expert; where a
-// segment's pairs of an expert begin is the sum of all counts before, experts first, then segments.
+// Pairs are numbered as in top_k_index [T, K]. Ordered, the pairs of an expert are neighbours and keep
+// their order; those of no expert (ids from E on) are left out. It is a counting sort: the pairs are cut
+// into segments, one for each warp. Each counts its pairs of every expert; the pairs of an expert in a
+// segment begin at the sum of all counts before, ordered by expert, then by segment.
 
 struct ScheduleParams {
     const u32* top_k_index;  // [pairs]
@@ -17,14 +17,14 @@ struct ScheduleParams {
     u32 experts;
     u32 segments;
     u32 segment_pairs;       // a multiple of 32
-    u32 counts_shared;       // whether shared memory has room for a warp's counters
+    u32 counts_shared;       // whether a warp's counters fit shared memory
 };
 
 #define FEW_THREADS 1024
 #define FEW_SEGMENTS (FEW_THREADS / WARP)
 #define MANY_THREADS 256
 
-// A pair of the warp's and the others of its expert in the same 32.
+// A pair of a warp, and the others of its expert among the warp's 32.
 struct Peers {
     u32 expert;
     bool valid;
@@ -205,7 +205,7 @@ struct CombineParams {
 
 #define COMBINE_THREADS 256
 
-// out[t] = Σ_k weight[t, k] · y[t, k], in the order of k; a pair of no expert is none. A block
+// out[t] = Σ_k weight[t, k] · y[t, k], in the order of k, without pairs of no expert. A block
 // writes a part of a row, a thread four values of it.
 KERNEL(combine, CombineParams, COMBINE_THREADS) {
     u32 token = blockIdx.x;

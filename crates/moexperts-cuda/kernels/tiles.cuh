@@ -2,7 +2,7 @@
 // with some positions of a group, keeps the sums in shared memory, and finishes them from there.
 //
 // The rows a block takes come in sixteens. Where outputs are gated, every second sixteen is of the
-// second weights, so that an output's two products are in the same tile.
+// second weights, so that the two products of an output are in the same tile.
 
 // Positions start .. end of a group.
 struct Positions {
@@ -79,7 +79,8 @@ struct Tile {
     u32 first_out;
 };
 
-// The block's tile; no positions where there is none. Neighbouring blocks share their positions.
+// The block's tile; without positions where there is none. Neighbouring blocks share their positions, so
+// that rows of x are read from memory once.
 template <int ROWS, int POSITIONS> DEVICE Tile find_tile(const GroupedParams& p) {
     u32 outs = tile_outs<ROWS>(p);
     u32 row_tiles = (p.outs + outs - 1) / outs;
@@ -90,8 +91,7 @@ template <int ROWS, int POSITIONS> DEVICE Tile find_tile(const GroupedParams& p)
     return tile;
 }
 
-// Weight row `row` of a tile; beyond the last output, the last one's: nobody stores what comes of
-// it.
+// Weight row `row` of a tile; beyond the last output, the row of the last: its products are not stored.
 template <typename T>
 DEVICE const T* weight_row(const GroupedParams& p, const Tile& tile, bool gated, u32 row) {
     bool second = gated && row / 16 % 2;
@@ -100,7 +100,7 @@ DEVICE const T* weight_row(const GroupedParams& p, const Tile& tile, bool gated,
                   : (const T*)tile.weights.first + out * tile.weights.first_stride;
 }
 
-// The row of x of position `row` of a tile's; beyond the last, the last one's.
+// The row of x of position `row` of a tile; beyond the last position, the row of the last.
 template <typename T>
 DEVICE const T* x_row(const GroupedParams& p, const Tile& tile, u32 row) {
     u32 position = min(tile.positions.start + row, tile.positions.end - 1);

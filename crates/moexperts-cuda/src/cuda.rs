@@ -1,4 +1,4 @@
-//! The GPU: its driver, and what every operation asks of it.
+//! The GPU as a value: its driver, and how kernels are submitted to it.
 
 use std::{
     num::NonZero,
@@ -10,18 +10,18 @@ use std::{
     thread,
 };
 
-use bytemuck::{NoUninit, Pod, Zeroable};
-use moexperts_core::{Error, Execution, Result};
+use bytemuck::NoUninit;
+use moexperts_core::Result;
 
 use crate::{
-    driver::{DevicePtr, Driver, Launch, Properties, Work, nvidia::Nvidia},
+    driver::{BorrowedWork, Driver, Launch, Properties, Work, nvidia::Nvidia},
+    error::problem,
     kernels::{Kernel, MODULES, Module},
-    memory::Buffer,
-    replay,
+    runtime::replay,
     tuning::Tuning,
 };
 
-/// Which GPU.
+/// Which GPU is used.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct CudaOptions {
     /// Its number, as the driver counts those that `CUDA_VISIBLE_DEVICES` lets it see.
@@ -29,6 +29,9 @@ pub struct CudaOptions {
 }
 
 /// A GPU. Clones share it, and its work is done in the order of the calls.
+///
+/// Memory of a GPU is used with the `Cuda` that made it, or a clone of it: with any other, operations
+/// panic.
 #[derive(Debug, Clone)]
 pub struct Cuda {
     driver: Arc<dyn Driver>,
@@ -39,32 +42,32 @@ impl Cuda {
     /// Finds the driver and the GPU.
     ///
     /// # Errors
-    /// [`Error::Device`] that says what was looked for and where, if there is no driver, no NVRTC or
-    /// no such GPU.
+    /// [`Error::Device`](moexperts_core::Error::Device) if there is no driver, no NVRTC or no such
+    /// GPU; it names the places that were searched.
     pub fn new(options: CudaOptions) -> Result<Self> {
         Ok(Self::with_driver(Arc::new(Nvidia::new(options.ordinal)?)))
     }
 
-    /// A GPU behind a driver of one's own.
+    /// A GPU behind a given driver.
     pub fn with_driver(driver: Arc<dyn Driver>) -> Self {
         Self { driver, tuning: Tuning::default() }
     }
 
-    /// The GPUs there are, in the order of their numbers.
+    /// Describes the GPUs of this machine, in the order of their numbers.
     ///
     /// # Errors
-    /// [`Error::Device`] if there is no driver.
+    /// [`Error::Device`](moexperts_core::Error::Device) if there is no driver.
     pub fn devices() -> Result<Vec<Properties>> {
         Nvidia::devices()
     }
 
-    /// What the GPU is.
+    /// Describes the GPU.
     pub fn properties(&self) -> &Properties {
         self.driver.properties()
     }
 
-    /// The modules of kernels that were not compiled on this machine yet. Each is when it is first
-    /// launched, or by [`compile_kernels`](Self::compile_kernels).
+    /// The modules of kernels that were not compiled on this machine yet. Each is compiled when one
+    /// of its kernels is first launched, or by [`compile_kernels`](Self::compile_kernels).
     pub fn uncompiled_kernels(&self) -> Vec<&'static Module> {
         MODULES.iter().copied().filter(|module| !self.driver.is_compiled(module)).collect()
     }
@@ -90,17 +93,17 @@ impl Cuda {
             let results = workers
                 .into_iter()
                 .map(|worker| worker.join().unwrap_or_else(|panic| resume_unwind(panic)));
-            // Waits for all of them.
+            // Collected first, so that all threads are joined before an error is returned.
             results.collect::<Vec<_>>().into_iter().collect()
         })
     }
 
-    /// The driver, for a backend with kernels of its own.
+    /// The driver, for backends with own kernels.
     pub fn driver(&self) -> &Arc<dyn Driver> {
         &self.driver
     }
 
-    /// How the kernels are set.
+    /// The settings of the kernels.
     pub(crate) fn tuning(&self) -> Tuning {
         self.tuning
     }
@@ -120,19 +123,29 @@ impl Cuda {
         self.properties().compute_capability == (9, 0)
     }
 
-    /// Does some work after everything before it.
+    /// Submits work, to be done after all work submitted before.
     ///
     /// # Errors
     /// As [`Driver::submit`].
-    pub fn submit(&self, work: Work<'_>) -> Result<()> {
-        replay::submit(&self.driver, work)
+    ///
+    /// # Safety
+    /// What [`Driver::submit`] requires holds until the work is done. Dropping a
+    /// [`CudaBuffer`](crate::CudaBuffer) after this call is fine: memory is freed in the same order.
+    pub unsafe fn submit(&self, work: BorrowedWork<'_>) -> Result<()> {
+        // SAFETY: the caller promises what this function and the driver's both require.
+        unsafe { replay::submit(&self.driver, work) }
     }
 
     /// Launches a kernel; nothing if the grid is empty.
     ///
     /// # Errors
     /// If the kernel cannot be compiled, or the device refuses.
-    pub fn launch<P: NoUninit>(
+    ///
+    /// # Safety
+    /// The module has this kernel, which takes a struct laid out as `P`. With this grid, this much
+    /// dynamic shared memory and these parameters it accesses only memory that was allocated by the
+    /// driver of this `Cuda` and stays allocated as [`submit`](Self::submit) requires.
+    pub unsafe fn launch<P: NoUninit>(
         &self,
         kernel: &Kernel<P>,
         grid: [usize; 3],
@@ -142,44 +155,18 @@ impl Cuda {
         if grid.contains(&0) {
             return Ok(());
         }
-        let too_large = |_| Self::problem(format!("a grid of {grid:?} blocks is too large"));
+        let too_large = |_| problem(format!("a grid of {grid:?} blocks is too large"));
         let [x, y, z] = grid.map(u32::try_from);
-        self.submit(Work::Launch(Launch {
+        let work = Work::Launch(Launch {
             module: kernel.module,
             kernel: kernel.name,
             grid: [x.map_err(too_large)?, y.map_err(too_large)?, z.map_err(too_large)?],
             threads: kernel.threads,
             shared_bytes: u32::try_from(shared_bytes).map_err(too_large)?,
             params: bytemuck::bytes_of(&params),
-        }))
-    }
-
-    /// Brings values to the beginning of a buffer, which grows if it has to.
-    ///
-    /// # Errors
-    /// If the device has no room.
-    pub(crate) fn upload<T: NoUninit>(&self, values: &[T], to: &mut Buffer) -> Result<DevicePtr> {
-        let bytes: &[u8] = bytemuck::cast_slice(values);
-        to.reserve(self, bytes.len())?;
-        if !bytes.is_empty() {
-            self.submit(Work::Upload { to: to.ptr(), bytes })?;
-        }
-        Ok(to.ptr())
-    }
-
-    /// Reads values back, after everything before.
-    ///
-    /// # Errors
-    /// If the device failed at something before.
-    pub(crate) fn read<T: Pod + Zeroable>(&self, from: DevicePtr, out: &mut [T]) -> Result<()> {
-        if out.is_empty() {
-            return replay::finish(&self.driver);
-        }
-        replay::read(&self.driver, from, bytemuck::cast_slice_mut(out))
-    }
-
-    /// An [`Error::Device`].
-    pub(crate) fn problem(problem: impl Into<String>) -> Error {
-        Error::Device { device: <Self as Execution>::NAME, problem: problem.into() }
+        });
+        // SAFETY: the bytes are those of a `P`, which the caller says the kernel takes, and the caller
+        // says that the kernel accesses allocated memory alone.
+        unsafe { self.submit(work) }
     }
 }

@@ -8,21 +8,21 @@ use moexperts_core::DType;
 /// A file of kernels, compiled on its own.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Module {
-    /// Its files by name and text, the last being the one it is called by: `gemv.cu`. The
+    /// Its files by name and text, in order; the last gives the module its name: `gemv.cu`. The
     /// [`PRELUDE`] comes before them.
     pub files: &'static [(&'static str, &'static str)],
     /// Whether it has instructions of compute capability 9.0 alone (`sm_90a`).
     pub hopper: bool,
 }
 
-/// What comes before every module: types, then the instructions that C++ has no words for.
+/// What comes before every module: types, then the instructions that C++ has no syntax for.
 pub const PRELUDE: [(&str, &str); 2] = [
     ("prelude.cuh", include_str!("../kernels/prelude.cuh")),
     ("ptx.cuh", include_str!("../kernels/ptx.cuh")),
 ];
 
 impl Module {
-    /// What it is called: `gemv.cu`.
+    /// Its name: `gemv.cu`.
     pub fn name(&self) -> &'static str {
         self.files.last().map_or("", |(name, _)| name)
     }
@@ -43,25 +43,12 @@ macro_rules! modules {
     };
 }
 
-modules! {
-    ELEMENTWISE = ["elementwise.cu"];
-    ROWS = ["rows.cu"];
-    NORM = ["norm.cu"];
-    ROPE = ["rope.cu"];
-    ROUTE = ["route.cu"];
-    ATTENTION = ["attention.cu"];
-    LIMITS = ["limits.cu"];
-    GEMV = ["grouped.cuh", "gemv.cu"];
-    SCHEDULE = ["schedule.cu"];
-    SIMT = ["grouped.cuh", "tiles.cuh", "simt.cu"];
-    TILES = ["grouped.cuh", "tiles.cuh", "tiles.cu"];
-    HOPPER = ["grouped.cuh", "hopper.cu"], hopper = true;
-}
+include!("modules.rs");
 
 /// A kernel that takes a `P`.
 #[derive(Debug)]
 pub struct Kernel<P> {
-    /// Where it is.
+    /// The module it is in.
     pub module: &'static Module,
     /// Its name in the source.
     pub name: &'static str,
@@ -71,13 +58,16 @@ pub struct Kernel<P> {
 }
 
 impl<P: NoUninit> Kernel<P> {
-    /// The kernel `name`, launched with blocks of so many threads.
+    /// The kernel `name`, launched with blocks of `threads` threads.
+    ///
+    /// Nothing is checked before it is launched: that the module has this kernel, and that it takes a
+    /// struct laid out as `P`, is up to [`Cuda::launch`](crate::Cuda::launch).
     pub const fn new(module: &'static Module, name: &'static str, threads: u32) -> Self {
         Self { module, name, threads, params: PhantomData }
     }
 }
 
-/// A kernel for each element type of the weights.
+/// A kernel for each element type of weights.
 #[derive(Debug)]
 pub struct PerDType<P> {
     /// For f32.
@@ -89,7 +79,7 @@ pub struct PerDType<P> {
 }
 
 impl<P> PerDType<P> {
-    /// The one for weights of a type.
+    /// The kernel for weights of a type.
     pub const fn of(&self, dtype: DType) -> &Kernel<P> {
         match dtype {
             DType::F32 => &self.f32,

@@ -1,35 +1,37 @@
 //! Mixture-of-Experts on an NVIDIA GPU: the device, its kernels and the three experts backends.
 //!
-//! Nothing of CUDA is needed to build this crate. The driver is found when a [`Cuda`] is made, and
-//! NVRTC when a kernel is first compiled; compiled kernels are kept on disk.
+//! This crate is built without CUDA. The driver is loaded when a [`Cuda`] is made, and NVRTC when a
+//! kernel is first compiled; compiled kernels are cached on disk.
 //!
-//! `kernels/` holds the sources, [`kernels`] how they are launched, [`driver`] what a GPU is asked
-//! for; above these, everything is as on a processor.
+//! `kernels/` holds the sources, [`kernels`] lists them and how they are launched, [`driver`] is the
+//! interface to a GPU; the folders above these are those of the CPU crate.
+//!
+//! # Safety
+//! A launch is `unsafe`: its parameters hold addresses, and a kernel is trusted to access what they
+//! point to. Each has a comment that names the check or the allocation that makes it right.
 
-mod activation;
 mod attention;
 mod cuda;
 mod device;
 pub mod driver;
 mod elementwise;
+mod environment;
+mod error;
 mod experts;
-mod grouped;
-mod hopper;
 pub mod kernels;
 pub mod limits;
-mod linear;
-mod memory;
-mod narrow;
-mod norm;
-mod replay;
-mod rope;
+mod product;
 mod routing;
-mod rows;
+mod runtime;
 mod state;
 mod tuning;
 
 pub use cuda::{Cuda, CudaOptions};
+pub use environment::VARIABLES;
 pub use experts::{BatchedMm, Eager, GroupedMm, Schedule};
-pub use memory::{CudaMatrix, CudaRouting, CudaTensor, CudaVector};
-pub use replay::Recording;
+pub use runtime::{
+    buffer::CudaBuffer,
+    memory::{CudaMatrix, CudaRouting, CudaTensor, CudaVector},
+    replay::Recording,
+};
 pub use state::State;

@@ -1,41 +1,44 @@
-//! What a GPU can do at most, measured: bytes read from its memory, and, as far as the kernels of
-//! this crate go, operations a second.
+//! Measured limits of a GPU: how fast its memory is read and copied, and how fast the linear layer of
+//! this crate is.
 
 use std::slice::from_mut;
 
-use bytemuck::{Pod, Zeroable};
+use bytemuck::NoUninit;
 use moexperts_core::{DType, Linear, Matrix, Memory, Operations, Result, Scratch};
 
 use crate::{
     cuda::Cuda,
-    driver::{DevicePtr, Work},
+    driver::DevicePtr,
     kernels::{Kernel, LIMITS},
-    memory::{Buffer, CudaMatrix, CudaTensor, CudaVector},
+    runtime::{
+        buffer::CudaBuffer,
+        memory::{CudaMatrix, CudaTensor, CudaVector},
+    },
 };
 
 /// Larger than any second-level cache, so that reads come from memory.
 const BUFFER_BYTES: usize = 1 << 30;
 
-/// What is read at least, however little memory is free.
+/// Bytes that are read at least, even if little memory is free.
 const LEAST_BYTES: usize = 1 << 20;
 
 /// Rows, inputs and outputs of the product: enough work for every multiprocessor to reach its speed.
 const PRODUCT: usize = 8192;
 
-/// The same where next to no memory is free.
+/// The least size of that product, where little memory is free.
 const LEAST_PRODUCT: usize = 64;
 
-/// Measurements after one that does not count; their median counts.
+/// Measurements after a first one that is discarded; the result is their median.
 const ROUNDS: usize = 5;
 
-/// Threads of a block that reads.
+/// Threads of a block of `read_bandwidth`.
 const READ_THREADS: u32 = 256;
 
-/// Blocks that read, for each multiprocessor: as many as it holds at once.
+/// Blocks of `read_bandwidth` per multiprocessor: 8 of 256 threads are the 2048 that it holds at once.
 const READ_BLOCKS: usize = 8;
 
 /// `ReadParams` of limits.cu.
-#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[derive(Debug, Clone, Copy, NoUninit)]
 #[repr(C)]
 struct ReadParams {
     from: DevicePtr,
@@ -45,8 +48,9 @@ struct ReadParams {
 
 static READ: Kernel<ReadParams> = Kernel::new(&LIMITS, "read_bandwidth", READ_THREADS);
 
-/// How fast the memory is.
+/// The speed of a GPU's memory.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct Bandwidth {
     /// Bytes that a kernel reads a second.
     pub read_bytes_per_second: f64,
@@ -63,9 +67,9 @@ impl Bandwidth {
     }
 }
 
-/// How fast the device's own linear layer is where it has the most work: no limit of the machine, but
-/// one of this crate.
+/// The speed of the linear layer on a large product: a limit of this crate, not of the machine.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct LinearSpeed {
     /// Multiplications and additions a second.
     pub flops_per_second: f64,
@@ -75,13 +79,13 @@ pub struct LinearSpeed {
     pub size: usize,
 }
 
-/// Measures a GPU, again and again. Nothing of its memory is kept between two measurements.
+/// Measures a GPU. No memory of it is kept between measurements.
 #[derive(Debug)]
 pub struct Limits {
     cuda: Cuda,
-    /// What is read, if there is room.
+    /// Bytes that are read, if that much memory is free.
     bytes: usize,
-    /// The dtype of the weight, and rows, inputs and outputs, if there is room.
+    /// The dtype of the weight; rows, inputs and outputs, if that much memory is free.
     product: Option<(DType, usize)>,
 }
 
@@ -95,36 +99,40 @@ struct Product {
 }
 
 impl Limits {
-    /// - `dtype`: that of the weights whose products are measured, if they are
+    /// Measures with the sizes that suit any GPU.
+    ///
+    /// - `dtype`: the type of the weights whose products are measured; `None` to measure memory alone
     pub fn new(cuda: &Cuda, dtype: Option<DType>) -> Self {
         Self::with_sizes(cuda, BUFFER_BYTES, dtype.map(|dtype| (dtype, PRODUCT)))
     }
 
     /// The same, with other sizes.
     ///
-    /// - `bytes`: what is read
+    /// - `bytes`: bytes that are read
     /// - `product`: the dtype of the weight, and rows, inputs and outputs alike
     pub fn with_sizes(cuda: &Cuda, bytes: usize, product: Option<(DType, usize)>) -> Self {
         Self { cuda: cuda.clone(), bytes, product }
     }
 
-    /// How fast the memory is; a quarter of what is free is used at most, and given back.
+    /// Measures the memory. Uses a quarter of what is free at most, and frees it again.
     ///
     /// # Errors
-    /// If the device has no room, or fails.
+    /// If the device has not enough memory, or fails.
     pub fn bandwidth(&mut self) -> Result<Bandwidth> {
         let cuda = &self.cuda;
         // A copy reads and writes halves, all of them in units of 16 bytes.
-        let bytes = self.bytes.min(self.room()?.max(LEAST_BYTES)) / 32 * 32;
-        let (mut memory, mut sums) = (Buffer::default(), Buffer::default());
-        memory.reserve(cuda, bytes)?;
-        let from = memory.ptr();
-        cuda.submit(Work::Zero { at: from, bytes })?;
-        sums.reserve(cuda, 4 * read_blocks(cuda) * READ_THREADS as usize)?;
-        let params = ReadParams { from, out: sums.ptr(), len: bytes as u64 / 16 };
-        let read = seconds(cuda, || cuda.launch(&READ, [read_blocks(cuda), 1, 1], 0, params))?;
-        let (to, half) = (from.offset(bytes / 2), bytes / 2);
-        let copy = seconds(cuda, || cuda.submit(Work::Copy { from, to, bytes: half }))?;
+        let bytes = self.bytes.min(self.budget()?.max(LEAST_BYTES)) / 32 * 32;
+        let mut memory = CudaBuffer::new(cuda, bytes)?;
+        memory.zero(cuda, bytes)?;
+        let sums = CudaBuffer::new(cuda, 4 * read_blocks(cuda) * READ_THREADS as usize)?;
+        let (from, out) = (memory.ptr(cuda), sums.ptr(cuda));
+        let params = ReadParams { from, out, len: bytes as u64 / 16 };
+        let read = seconds(cuda, || {
+            // SAFETY: `read_bandwidth` takes a `ReadParams`. It reads the 16-byte values of `memory`, and
+            // each of its threads writes one of the sums; both buffers live until this returns.
+            unsafe { cuda.launch(&READ, [read_blocks(cuda), 1, 1], 0, params) }
+        })?;
+        let copy = seconds(cuda, || memory.copy_half(cuda, bytes))?;
         Ok(Bandwidth {
             read_bytes_per_second: bytes as f64 / read,
             copy_bytes_per_second: bytes as f64 / copy,
@@ -132,16 +140,16 @@ impl Limits {
         })
     }
 
-    /// How fast the linear layer is, as large as fits a quarter of what is free; `None` if no dtype
-    /// was given.
+    /// Measures the linear layer, as large as fits a quarter of the free memory; `None` if no dtype was
+    /// given.
     ///
     /// # Errors
-    /// If the device has no room, or fails.
+    /// If the device has not enough memory, or fails.
     pub fn linear(&mut self) -> Result<Option<LinearSpeed>> {
         let Some((dtype, largest)) = self.product else { return Ok(None) };
-        let room = self.room()?;
+        let budget = self.budget()?;
         let mut size = largest;
-        while Product::bytes(size) > room && size > LEAST_PRODUCT {
+        while Product::bytes(size) > budget && size > LEAST_PRODUCT {
             size /= 2;
         }
         let cuda = &self.cuda;
@@ -152,15 +160,15 @@ impl Limits {
         Ok(Some(LinearSpeed { flops_per_second, dtype, size }))
     }
 
-    /// What a measurement may take: a quarter of the memory that is free.
-    fn room(&self) -> Result<usize> {
+    /// Bytes that a measurement may use: a quarter of the free memory.
+    fn budget(&self) -> Result<usize> {
         let free = self.cuda.driver().free_bytes()?;
         Ok(usize::try_from(free / 4).unwrap_or(usize::MAX))
     }
 }
 
 impl Product {
-    /// What one of this size takes at most: a weight, rows and results.
+    /// Bytes of a layer of a size, at most: a weight, rows and results.
     fn bytes(size: usize) -> usize {
         3 * size * size * size_of::<f32>()
     }
@@ -197,6 +205,6 @@ fn seconds(cuda: &Cuda, mut work: impl FnMut() -> Result<()>) -> Result<f64> {
         times.push(cuda.driver().time(&mut work)?);
     }
     times.sort_by(f64::total_cmp);
-    // A clock that stands still is no reason to divide by zero.
+    // Very short work may take no time on a coarse clock, and is divided by.
     Ok(times[ROUNDS / 2].max(1.0) * 1e-9)
 }

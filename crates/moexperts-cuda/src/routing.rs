@@ -6,8 +6,9 @@ use moexperts_core::{ExpertGroups, PickOn, Result, RouteOperands, RouterSpec, Sc
 use crate::{
     cuda::Cuda,
     driver::DevicePtr,
+    error::problem,
     kernels::{Kernel, ROUTE as MODULE},
-    memory::{CudaRouting, CudaTensor, CudaVector},
+    runtime::memory::{CudaRouting, CudaTensor, CudaVector},
 };
 
 #[derive(Clone, Copy, NoUninit)]
@@ -53,10 +54,10 @@ pub(crate) fn check(cuda: &Cuda, spec: &RouterSpec, experts: usize, pick_bias: b
     checks::router(spec, experts)?;
     score_number(spec)?;
     picks_on_logits(spec)?;
-    match is_plain(spec, pick_bias) {
-        true => Ok(()),
-        false => tokens_per_block(cuda, spec, experts).map(drop),
+    if is_plain(spec, pick_bias) {
+        return Ok(());
     }
+    tokens_per_block(cuda, spec, experts).map(drop)
 }
 
 /// Whether experts are picked on their logits alone, which needs no shared memory.
@@ -64,8 +65,8 @@ fn is_plain(spec: &RouterSpec, pick_bias: bool) -> bool {
     !pick_bias && spec.groups.is_none()
 }
 
-/// The experts of each token and their weights, then the slices of a shared expert; NaN weights for a
-/// token whose logits, or what its experts are picked on, are not finite.
+/// Chooses the experts of each token and their weights, then the slices of a shared expert. A token has
+/// NaN weights if its logits, or the values that its experts are picked on, are not finite.
 pub(crate) fn route(
     cuda: &Cuda,
     logits: &CudaTensor,
@@ -80,7 +81,7 @@ pub(crate) fn route(
     let lengths = [pick_bias, per_expert_scale].map(|vector| vector.map(CudaVector::len));
     checks::route(logits.shape(), spec, lengths, gate.map(CudaTensor::shape))?;
     let (score, picks_on_logits) = (score_number(spec)?, picks_on_logits(spec)?);
-    // A warp a token.
+    // Each token is routed by a warp.
     let (kernel, tokens_per_block, shared_bytes) = if is_plain(spec, pick_bias.is_some()) {
         (&ROUTE, WARPS, 0)
     } else {
@@ -88,16 +89,15 @@ pub(crate) fn route(
         (&ROUTE_PICKED, tokens_per_block, tokens_per_block * picked_bytes(spec, experts))
     };
     out.reset(cuda, tokens, top_k + slices)?;
-    let pointer = |vector: Option<&CudaVector>| vector.map_or(DevicePtr(0), CudaVector::ptr);
     let none = ExpertGroups { count: 0, keep: 0, best: 0, masked: 0.0 };
     let groups = spec.groups.unwrap_or(none);
     let params = RouteParams {
-        logits: logits.ptr(),
-        pick_bias: pointer(pick_bias),
-        per_expert_scale: pointer(per_expert_scale),
-        gate: gate.map_or(DevicePtr(0), CudaTensor::ptr),
-        top_k_index: out.top_k_index(),
-        top_k_weights: out.top_k_weights(),
+        logits: logits.ptr(cuda),
+        pick_bias: CudaVector::ptr_or_null(pick_bias, cuda),
+        per_expert_scale: CudaVector::ptr_or_null(per_expert_scale, cuda),
+        gate: gate.map_or(DevicePtr::NULL, |gate| gate.ptr(cuda)),
+        top_k_index: out.top_k_index(cuda),
+        top_k_weights: out.top_k_weights(cuda),
         tokens: tokens as u32,
         experts: experts as u32,
         top_k: top_k as u32,
@@ -113,24 +113,28 @@ pub(crate) fn route(
         masked: groups.masked,
         tokens_per_block: tokens_per_block as u32,
     };
-    cuda.launch(kernel, [tokens.div_ceil(tokens_per_block), 1, 1], shared_bytes, params)
+    let grid = [tokens.div_ceil(tokens_per_block), 1, 1];
+    // SAFETY: both kernels take a `RouteParams`. `checks::route` found that the vectors have a value for
+    // each expert, that the gate fits, and that there are top_k experts and groups that fit them; `out`
+    // was given a place for each choice, and a block the shared memory of its tokens.
+    unsafe { cuda.launch(kernel, grid, shared_bytes, params) }
 }
 
 /// Warps of a block.
 const WARPS: usize = ROUTE.threads as usize / 32;
 
-/// Bytes of shared memory for what the experts and groups of a token are picked on.
+/// Bytes of shared memory for the values on which the experts and groups of a token are picked.
 fn picked_bytes(spec: &RouterSpec, experts: usize) -> usize {
     4 * (experts + spec.groups.map_or(0, |groups| groups.count))
 }
 
-/// Tokens of a block that there is shared memory for.
+/// Tokens of a block, as many as its shared memory allows.
 fn tokens_per_block(cuda: &Cuda, spec: &RouterSpec, experts: usize) -> Result<usize> {
-    let there_is = cuda.properties().shared_bytes_per_block as usize;
-    match (there_is / picked_bytes(spec, experts).max(1)).min(WARPS) {
-        0 => Err(Cuda::problem(format!(
+    let available = cuda.properties().shared_bytes_per_block as usize;
+    match (available / picked_bytes(spec, experts).max(1)).min(WARPS) {
+        0 => Err(problem(format!(
             "a router of {experts} experts with a pick bias or groups needs {} bytes of shared \
-             memory, there are {there_is}",
+             memory, there are {available}",
             picked_bytes(spec, experts)
         ))),
         tokens => Ok(tokens),
@@ -143,7 +147,7 @@ fn score_number(spec: &RouterSpec) -> Result<u32> {
         Score::Softmax => Ok(0),
         Score::Sigmoid => Ok(1),
         Score::SqrtSoftplus => Ok(2),
-        other => Err(Cuda::problem(format!("a router cannot have {} scores", other.name()))),
+        other => Err(problem(format!("a router cannot have {} scores", other.name()))),
     }
 }
 
@@ -151,7 +155,7 @@ fn picks_on_logits(spec: &RouterSpec) -> Result<u32> {
     match spec.pick_on {
         PickOn::Scores => Ok(0),
         PickOn::Logits => Ok(1),
-        other => Err(Cuda::problem(format!("a router cannot have experts picked on {other:?}"))),
+        other => Err(problem(format!("a router cannot have experts picked on {other:?}"))),
     }
 }
 
@@ -159,10 +163,11 @@ fn picks_on_logits(spec: &RouterSpec) -> Result<u32> {
 pub(crate) fn route_all(cuda: &Cuda, tokens: usize, out: &mut CudaRouting) -> Result<()> {
     out.reset(cuda, tokens, 1)?;
     let params = RouteAllParams {
-        top_k_index: out.top_k_index(),
-        top_k_weights: out.top_k_weights(),
+        top_k_index: out.top_k_index(cuda),
+        top_k_weights: out.top_k_weights(cuda),
         tokens: tokens as u64,
     };
     let threads = ROUTE_ALL.threads as usize;
-    cuda.launch(&ROUTE_ALL, [tokens.div_ceil(threads), 1, 1], 0, params)
+    // SAFETY: `route_all` takes a `RouteAllParams`; `out` was given one place for each token.
+    unsafe { cuda.launch(&ROUTE_ALL, [tokens.div_ceil(threads), 1, 1], 0, params) }
 }

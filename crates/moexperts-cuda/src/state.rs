@@ -1,31 +1,32 @@
-//! What layers keep of sequences between forwards.
+//! The state of layers between forwards: what they keep of each sequence.
 
 use moexperts_core::{Result, StateSpec, checks};
 
 use crate::{
-    attention::{KvGroup, KvLayer},
+    attention::kv::{KvGroup, KvLayer},
     cuda::Cuda,
+    error::problem,
 };
 
-/// What all layers keep of all sequences. Layers of equal states are a group, which shares memory
-/// and what kernels are told of a batch.
+/// The state of all layers for all sequences. Layers of equal states are a group, which shares memory
+/// and the plan of a batch.
 #[derive(Debug)]
 pub struct State {
-    layers: Vec<Layer>,
+    layers: Vec<LayerState>,
     kv_groups: Vec<KvGroup>,
     sequences: usize,
 }
 
-/// What one layer keeps.
+/// The state of one layer.
 #[derive(Debug)]
-struct Layer {
+struct LayerState {
     spec: StateSpec,
     kept: Kept,
 }
 
 #[derive(Debug, Clone, Copy)]
 enum Kept {
-    /// A layer of a group.
+    /// Keys and values, as a layer of a group.
     Kv {
         group: usize,
         index: usize,
@@ -39,7 +40,7 @@ impl State {
         let mut state = Self { layers: Vec::new(), kv_groups: Vec::new(), sequences };
         for &spec in layers {
             let kept = state.push_kept(spec)?;
-            state.layers.push(Layer { spec, kept });
+            state.layers.push(LayerState { spec, kept });
         }
         Ok(state)
     }
@@ -59,34 +60,34 @@ impl State {
                 Ok(Kept::Kv { group, index: self.kv_groups[group].push_layer() })
             }
             StateSpec::None => Ok(Kept::Nothing),
-            _ => Err(Cuda::problem(format!("a state of {spec:?} is not supported"))),
+            _ => Err(problem(format!("a state of {spec:?} is not supported"))),
         }
     }
 
-    /// Allocates for that many positions of a sequence.
+    /// Allocates memory for a number of positions of a sequence.
     pub(crate) fn reserve(&mut self, cuda: &Cuda, sequence: usize, positions: usize) -> Result<()> {
         checks::indices("sequence", [sequence], self.sequences)?;
         self.kv_groups.iter_mut().try_for_each(|group| group.reserve(cuda, sequence, positions))
     }
 
-    /// Whether all layers can go on at a position of a sequence.
+    /// Whether all layers can continue at a position of a sequence.
     pub(crate) fn can_cut(&self, sequence: usize, position: usize) -> bool {
         let mut groups = self.kv_groups.iter();
         sequence < self.sequences && groups.all(|group| group.can_cut(sequence, position))
     }
 
-    /// Bytes that are allocated.
+    /// Bytes of allocated memory.
     pub(crate) fn size_bytes(&self) -> usize {
         self.kv_groups.iter().map(KvGroup::size_bytes).sum()
     }
 
-    /// What a layer is described to keep.
+    /// The description of a layer's state.
     pub(crate) fn spec(&self, layer: usize) -> Result<&StateSpec> {
         checks::indices("layer", [layer], self.layers.len())?;
         Ok(&self.layers[layer].spec)
     }
 
-    /// The keys and values of a layer, if it keeps such.
+    /// The keys and values of a layer, if it keeps them.
     pub(crate) fn kv(&mut self, layer: usize) -> Option<KvLayer<'_>> {
         match self.layers.get(layer)?.kept {
             Kept::Kv { group: group_index, index } => {

@@ -1,4 +1,4 @@
-//! The kernels of attention.cu, and which of them runs.
+//! The kernels of attention.cu, and the choice among them.
 
 use bytemuck::NoUninit;
 use moexperts_core::{AttentionSpec, Error, Result};
@@ -6,10 +6,12 @@ use moexperts_core::{AttentionSpec, Error, Result};
 use crate::{
     cuda::Cuda,
     driver::DevicePtr,
+    error::problem,
     kernels::{ATTENTION, Kernel},
 };
 
-/// `MIN_PART` and `MOST_PARTS` of attention.cu: keys of a part at least, and parts at most.
+/// `MIN_PART` and `MOST_PARTS` of attention.cu: keys of a part at least, so that merging the
+/// parts stays a small part of the work; and parts at most.
 const MIN_PART: usize = 64;
 const MOST_PARTS: usize = 64;
 
@@ -79,7 +81,7 @@ impl Attend {
     }
 
     const fn few(rows: usize, value_dim: usize, name: &'static str) -> Self {
-        // Four warps with two times eight keys.
+        // Four warps, each with two times eight keys.
         Self { rows, keys: 64, value_dim, kernel: Kernel::new(&ATTENTION, name, 128) }
     }
 }
@@ -107,12 +109,12 @@ static FEW: [Attend; 5] = [
 
 /// A kernel and the shared memory of its blocks.
 #[derive(Clone, Copy)]
-pub(super) struct Chosen {
+pub(super) struct ChosenKernel {
     pub(super) attend: &'static Attend,
     pub(super) shared_bytes: usize,
 }
 
-impl Chosen {
+impl ChosenKernel {
     /// The kernel for tiles of many rows.
     pub(super) fn many(cuda: &Cuda, spec: &AttentionSpec) -> Result<Self> {
         let [depth, _] = depths(spec);
@@ -142,8 +144,8 @@ impl Chosen {
     }
 
     fn runs_on(&self, cuda: &Cuda, spec: &AttentionSpec) -> bool {
-        let there_is = cuda.properties().shared_bytes_per_block as usize;
-        spec.head_dim <= MOST_HEAD_DIM && self.shared_bytes <= there_is
+        let available = cuda.properties().shared_bytes_per_block as usize;
+        spec.head_dim <= MOST_HEAD_DIM && self.shared_bytes <= available
     }
 }
 
@@ -160,27 +162,25 @@ pub(super) fn part_values(spec: &AttentionSpec) -> usize {
 /// Shared memory of `attend_few`.
 fn few_bytes(attend: &Attend, spec: &AttentionSpec) -> usize {
     let (rows, [depth, _]) = (attend.rows, depths(spec));
-    // Each warp has the weights of eight keys besides; then its results take the place of all this.
+    // Each warp also has the weights of eight keys. In the end the results replace all but the queries.
     let weights = 4 * (8 * (rows + 4) + rows);
     let keys = attend.keys * (depth + 4) + weights;
     let results = 4 * rows * part_values(spec);
     4 * (rows * (depth + 4) + keys.max(results))
 }
 
-/// Parts, at most, that the keys of a tile of few rows are divided into.
+/// Number of parts, at most, into which the keys of a tile of few rows are divided.
 pub(super) fn splits(keys: usize) -> usize {
     keys.next_power_of_two().div_ceil(MIN_PART).min(MOST_PARTS)
 }
 
-/// Whether there are kernels for an attention, with sinks or without.
+/// Checks that there are kernels for an attention, with sinks or without.
 pub(crate) fn check(cuda: &Cuda, spec: &AttentionSpec) -> Result<()> {
-    Chosen::many(cuda, spec)?;
-    Chosen::few(cuda, spec, 1).map(drop)
+    ChosenKernel::many(cuda, spec)?;
+    ChosenKernel::few(cuda, spec, 1).map(drop)
 }
 
 fn no_kernel(spec: &AttentionSpec) -> Error {
     let widest = spec.head_dim.max(spec.value_dim);
-    Cuda::problem(format!(
-        "attention with heads of {widest} values is not supported, the CPU has it"
-    ))
+    problem(format!("attention with heads of {widest} values is not supported, the CPU has it"))
 }

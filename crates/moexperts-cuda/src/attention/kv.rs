@@ -1,7 +1,7 @@
-//! Keys and values of layers that keep the same.
+//! Keys and values of layers with equal states.
 //!
-//! Position `p` is in slot `p` of a layer, or in slot `p % ring` where it has a window: a power of two
-//! of slots, of which those of positions that are not seen any more are used again.
+//! Position `p` is in slot `p` of a layer, or in slot `p % ring` where it has a window: a ring is a power
+//! of two of slots, and the slots of positions that are no longer seen are reused.
 
 use moexperts_core::{
     Batch, Result, checks,
@@ -9,25 +9,25 @@ use moexperts_core::{
 };
 
 use super::plan::Place;
-use crate::{cuda::Cuda, driver::Work, memory::Buffer};
+use crate::{cuda::Cuda, error::problem, runtime::buffer::CudaBuffer};
 
 /// Values of a key or a value are f32.
 const VALUE_BYTES: usize = 4;
 
-/// Slots that a sequence has memory for are a multiple of this.
+/// Slots are allocated in multiples of this, so that memory grows in few steps.
 const SLOTS: usize = 64;
 
-/// Tokens of a part of a span that is read in parts are a multiple of this: whole tiles of rows, so
-/// that the tiles of all parts are those of the span.
+/// A span that is read in parts is cut at multiples of this many tokens: whole tiles of rows, so that the
+/// tiles of the parts are those of the span.
 const ALIGN: usize = 64;
 
-/// Slots of a ring beside those that a token sees, at least.
+/// Slots of a ring beside those that a token sees, at least: a prompt is read in parts as long.
 const CHUNK: usize = 512;
 
 /// The largest ring; kernels count positions in 32 bits.
 const MOST_RING: usize = 1 << 31;
 
-/// Keys and values of some layers that keep the same, of all sequences.
+/// Keys and values of layers with equal states, for all sequences.
 #[derive(Debug)]
 pub(crate) struct KvGroup {
     kv_heads: usize,
@@ -35,14 +35,14 @@ pub(crate) struct KvGroup {
     value_dim: usize,
     window: Option<usize>,
     layers: usize,
-    sequences: Vec<Sequence>,
+    sequences: Vec<KvSequence>,
 }
 
-/// One sequence: of each layer, keys [slots, kv_heads, key stride] and then values
+/// One sequence: for each layer, keys [slots, kv_heads, key stride] and then values
 /// [slots, kv_heads, value stride].
 #[derive(Debug)]
-struct Sequence {
-    buffer: Buffer,
+struct KvSequence {
+    buffer: CudaBuffer,
     /// Slots of a layer.
     slots: usize,
     /// Positions that each layer holds.
@@ -51,26 +51,26 @@ struct Sequence {
 
 /// The keys and values of a layer.
 pub(crate) struct KvLayer<'a> {
-    /// Which of the groups.
+    /// The index of the group.
     pub(crate) group_index: usize,
     pub(crate) group: &'a mut KvGroup,
-    /// Which of its layers.
+    /// The index of the layer in its group.
     pub(crate) index: usize,
 }
 
 impl KvGroup {
-    /// Of no layer.
+    /// A group without layers.
     pub(crate) fn new(
         [kv_heads, head_dim, value_dim]: [usize; 3],
         window: Option<usize>,
         sequences: usize,
     ) -> Self {
-        let sequence = || Sequence { buffer: Buffer::default(), slots: 0, held: Vec::new() };
+        let sequence = || KvSequence { buffer: CudaBuffer::default(), slots: 0, held: Vec::new() };
         let sequences = (0..sequences).map(|_| sequence()).collect();
         Self { kv_heads, head_dim, value_dim, window, layers: 0, sequences }
     }
 
-    /// Adds a layer, before anything is read: its index in the group.
+    /// Adds a layer, before anything is read. Returns its index in the group.
     pub(crate) fn push_layer(&mut self) -> usize {
         self.sequences.iter_mut().for_each(|sequence| sequence.held.push(Held::default()));
         self.layers += 1;
@@ -88,7 +88,7 @@ impl KvGroup {
         self.head_strides().map(|stride| self.kv_heads * stride)
     }
 
-    /// Slots of a ring, if that is what the layers have.
+    /// Slots of a ring, if the layers have rings.
     fn ring(&self) -> Option<usize> {
         let ring = (self.window? - 1).checked_add(CHUNK)?.checked_next_power_of_two()?;
         (ring <= MOST_RING).then_some(ring)
@@ -99,7 +99,7 @@ impl KvGroup {
         self.ring().map_or(u32::MAX, |ring| (ring - 1) as u32)
     }
 
-    /// What a round of a batch is limited to.
+    /// The limits of a round of a batch.
     pub(super) fn limits(&self) -> RoundLimits {
         RoundLimits { window: self.window, align: ALIGN }
     }
@@ -114,7 +114,7 @@ impl KvGroup {
         self.sequences[sequence].slots
     }
 
-    /// Allocates for that many positions of a sequence, or for as many as a layer holds.
+    /// Allocates memory for a number of positions of a sequence, or for as many as a layer holds.
     pub(crate) fn reserve(&mut self, cuda: &Cuda, sequence: usize, positions: usize) -> Result<()> {
         let old = &self.sequences[sequence];
         let positions = positions.min(self.ring().unwrap_or(usize::MAX));
@@ -129,8 +129,8 @@ impl KvGroup {
         let (slots, bytes) = positions
             .checked_next_multiple_of(SLOTS)
             .and_then(bytes_of)
-            .ok_or_else(|| Cuda::problem(format!("no memory for {positions} positions")))?;
-        let mut buffer = Buffer::default();
+            .ok_or_else(|| problem(format!("no memory for {positions} positions")))?;
+        let mut buffer = CudaBuffer::default();
         if bytes > 0 {
             buffer.reserve(cuda, bytes)?;
         }
@@ -141,11 +141,7 @@ impl KvGroup {
             for (first, width) in firsts.into_iter().zip(widths) {
                 let at = |slots: usize| (layer * layer_values + first) * slots * VALUE_BYTES;
                 let bytes = held.to * width * VALUE_BYTES;
-                if bytes > 0 {
-                    let from = old.buffer.ptr().offset(at(old.slots));
-                    let to = buffer.ptr().offset(at(slots));
-                    cuda.submit(Work::Copy { from, to, bytes })?;
-                }
+                buffer.copy_from(cuda, at(slots), (&old.buffer, at(old.slots)), bytes)?;
             }
         }
         let sequence = &mut self.sequences[sequence];
@@ -153,18 +149,18 @@ impl KvGroup {
         Ok(())
     }
 
-    /// Whether the layers can go on at a position of a sequence.
+    /// Whether the layers can continue at a position of a sequence.
     pub(crate) fn can_cut(&self, sequence: usize, position: usize) -> bool {
         self.sequences[sequence].held.iter().all(|held| held.can_cut(position, self.window))
     }
 
-    /// Bytes that are allocated.
+    /// Bytes of allocated memory.
     pub(crate) fn size_bytes(&self) -> usize {
         self.sequences.iter().map(|sequence| sequence.buffer.bytes()).sum()
     }
 
-    /// Whether a layer, which is `index` here and `layer` of all, can read a batch; allocates for
-    /// it.
+    /// Checks that a layer, which is `index` here and `layer` of all, can read a batch, and allocates
+    /// memory for it.
     pub(super) fn begin(
         &mut self,
         cuda: &Cuda,
@@ -182,10 +178,10 @@ impl KvGroup {
         Ok(())
     }
 
-    /// Counts what a layer has read as held, and what was there before as not.
+    /// Counts the positions of a batch as held by a layer, and those that they replaced as not.
     pub(super) fn commit(&mut self, index: usize, batch: &Batch) {
         for span in batch.spans() {
-            let Sequence { slots, held, .. } = &mut self.sequences[span.sequence];
+            let KvSequence { slots, held, .. } = &mut self.sequences[span.sequence];
             let held = &mut held[index];
             held.cut(span.start);
             held.to = span.start + span.tokens;
@@ -193,15 +189,15 @@ impl KvGroup {
         }
     }
 
-    /// Counts nothing as held that a layer may have written, or written over, when it failed to read
-    /// a batch.
+    /// Counts the positions that a layer may have written or overwritten, when it failed to read a batch,
+    /// as not held.
     pub(super) fn forget(&mut self, index: usize, batch: &Batch) {
         self.commit(index, batch);
         for span in batch.spans() {
             let held = &mut self.sequences[span.sequence].held[index];
             let from = held.from;
             held.cut(span.start);
-            // It must be possible to go on where the rest ends.
+            // Positions are of use only if a layer can continue after them.
             let rest = Held { from, to: held.to };
             if !rest.can_cut(rest.to, self.window) {
                 *held = Held::default();
@@ -209,13 +205,13 @@ impl KvGroup {
         }
     }
 
-    /// Where a sequence is.
-    pub(super) fn place(&self, sequence: usize) -> Place {
-        let Sequence { buffer, slots, .. } = &self.sequences[sequence];
+    /// The addresses of a sequence.
+    pub(super) fn place(&self, cuda: &Cuda, sequence: usize) -> Place {
+        let KvSequence { buffer, slots, .. } = &self.sequences[sequence];
         let [keys, values] = self.slot_values().map(|width| slots * width);
         Place {
-            keys: buffer.ptr(),
-            values: buffer.ptr().offset(keys * VALUE_BYTES),
+            keys: buffer.ptr(cuda),
+            values: buffer.ptr(cuda).offset(keys * VALUE_BYTES),
             layer_stride: keys + values,
         }
     }
@@ -231,7 +227,7 @@ mod tests {
     fn after_failure(window: Option<usize>, held: usize, start: usize, tokens: usize) -> Held {
         let mut group = KvGroup::new([1, 4, 4], window, 1);
         group.push_layer();
-        // As if there were memory.
+        // No kernel runs, so no memory is needed.
         group.sequences[0].slots = group.ring().unwrap_or(4096);
         let batch = |start, tokens| Batch::new(vec![Span { sequence: 0, start, tokens }]);
         group.commit(0, &batch(0, held));
@@ -240,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn what_failed_launches_may_have_written_over_is_not_held() {
+    fn positions_that_failed_launches_may_have_overwritten_are_not_held() {
         assert_eq!(after_failure(None, 2000, 2000, 5), Held { from: 0, to: 2000 });
         assert_eq!(after_failure(None, 2000, 1500, 5), Held { from: 0, to: 1500 });
         // Of a ring of 1024 slots.

@@ -1,15 +1,15 @@
-//! What kernels are told of a batch, in the device's memory: what varies from token to token,
-//! positions above all, so that the launches of one decode step are those of the next.
+//! The plan of a batch, in the device's memory: it holds what varies from token to token, positions above
+//! all, so that the launches of one decode step are those of the next.
 
-use bytemuck::{Pod, Zeroable};
+use bytemuck::NoUninit;
 use moexperts_core::{Result, positions::Part};
 
-use crate::{cuda::Cuda, driver::DevicePtr, memory::Buffer};
+use crate::{cuda::Cuda, driver::DevicePtr, runtime::buffer::CudaBuffer};
 
 /// `Span` of attention.cu.
-#[derive(Clone, Copy, Pod, Zeroable)]
+#[derive(Clone, Copy, NoUninit)]
 #[repr(C)]
-struct Span {
+struct PlannedSpan {
     keys: DevicePtr,
     values: DevicePtr,
     layer_stride: u64,
@@ -20,14 +20,14 @@ struct Span {
 }
 
 /// `Tile` of attention.cu.
-#[derive(Clone, Copy, Pod, Zeroable)]
+#[derive(Clone, Copy, NoUninit)]
 #[repr(C)]
-struct Tile {
+struct PlannedTile {
     span: u32,
     row: u32,
 }
 
-/// Where kernels find the keys and values of a sequence.
+/// The addresses of the keys and values of a sequence.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Place {
     /// The keys of the first layer.
@@ -38,8 +38,10 @@ pub(super) struct Place {
     pub(super) layer_stride: usize,
 }
 
-/// Whether a span has few rows: its keys are divided among blocks too.
+/// Whether a span has few rows. Such a span has too few tiles for all multiprocessors, so its keys are
+/// divided among blocks too.
 pub(super) fn has_few_rows(group: usize, span_tokens: usize) -> bool {
+    /// A tile of many rows has as many.
     const FEW_ROWS: usize = 64;
     span_tokens == 1 || span_tokens * group <= FEW_ROWS
 }
@@ -51,27 +53,27 @@ pub(super) struct Tiling {
     pub(super) group: usize,
     /// Rows of a tile of a span that has many.
     pub(super) many_rows: usize,
-    /// Rows of a tile of a span that has few; none if all spans count as such of many.
+    /// Rows of a tile of a span that has few; `None` if all spans are treated as having many.
     pub(super) few_rows: Option<usize>,
 }
 
-/// Neighbours in a plan.
+/// A section of a plan: spans or tiles that are neighbours.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Section {
-    /// Where they begin, in words.
+    /// The first word.
     at: usize,
-    /// How many there are.
+    /// Number of spans or tiles.
     pub(super) len: usize,
 }
 
 impl Section {
-    /// Where they are in a copy of the plan on the device.
+    /// The address of the section in a copy of the plan on the device.
     pub(super) fn ptr(self, plan: DevicePtr) -> DevicePtr {
         plan.offset(4 * self.at)
     }
 }
 
-/// What is read at once.
+/// A part of a batch that is read at once.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Round {
     pub(super) tokens: usize,
@@ -89,7 +91,7 @@ pub(super) struct Plan {
     rounds: Vec<Round>,
     /// The words that the device has.
     uploaded: Vec<u32>,
-    buffer: Buffer,
+    buffer: CudaBuffer,
 }
 
 impl Plan {
@@ -114,7 +116,7 @@ impl Plan {
         let mut round = Round { spans: self.section(), ..Round::default() };
         for part in parts {
             let Place { keys, values, layer_stride } = place(part);
-            self.push(Span {
+            self.push(PlannedSpan {
                 keys,
                 values,
                 layer_stride: layer_stride as u64,
@@ -127,15 +129,15 @@ impl Plan {
         }
         round.spans.len = parts.len();
         let Tiling { group, many_rows, few_rows } = tiling;
-        // By the whole span: in how many parts it is read changes no bit.
+        // Decided by the whole span, so that reading it in parts changes no bit.
         let few = |part: &Part| few_rows.is_some() && has_few_rows(group, part.span.tokens);
         round.many = self.push_tiles(parts, group, many_rows, |part| !few(part));
         round.few = self.push_tiles(parts, group, few_rows.unwrap_or(1), few);
         self.rounds.push(round);
     }
 
-    /// Adds the tiles of the parts that are `chosen`; what sees the most keys comes first, as it
-    /// takes longest.
+    /// Adds the tiles of the parts that are `chosen`. Those that see the most keys come first: they take
+    /// longest, and started last they would run alone.
     fn push_tiles(
         &mut self,
         parts: &[Part],
@@ -146,7 +148,7 @@ impl Plan {
         let mut section = self.section();
         for (span, part) in parts.iter().enumerate().filter(|(_, part)| chosen(part)) {
             for row in (0..part.tokens * group).step_by(tile_rows).rev() {
-                self.push(Tile { span: span as u32, row: row as u32 });
+                self.push(PlannedTile { span: span as u32, row: row as u32 });
                 section.len += 1;
             }
         }
@@ -157,19 +159,19 @@ impl Plan {
         Section { at: self.words.len(), len: 0 }
     }
 
-    fn push<T: Pod>(&mut self, value: T) {
+    fn push<T: NoUninit>(&mut self, value: T) {
         self.words.extend_from_slice(bytemuck::cast_slice(&[value]));
     }
 
-    /// Brings the plan to the device. The layers of a group have the same in a forward: the first
-    /// brings it whether the device has it or not, so that every forward submits the same.
+    /// Uploads the plan. The layers of a group share it in a forward: the first uploads it even if the
+    /// device has it already, so that every forward submits the same work.
     pub(super) fn upload(&mut self, cuda: &Cuda, first: bool) -> Result<DevicePtr> {
         if first || self.words != self.uploaded {
             self.uploaded.clear();
-            cuda.upload(&self.words, &mut self.buffer)?;
+            self.buffer.upload(cuda, &self.words)?;
             self.uploaded.clone_from(&self.words);
         }
-        Ok(self.buffer.ptr())
+        Ok(self.buffer.ptr(cuda))
     }
 
     /// The plan itself, in words of 32 bits.

@@ -6,12 +6,13 @@ use moexperts_core::{DeviceKind, Execution, ExpertsBackend, Result};
 
 use crate::{
     cuda::Cuda,
+    error::DEVICE,
     experts,
-    replay::{self, Recording},
+    runtime::replay::{self, Recording},
 };
 
 impl Execution for Cuda {
-    const NAME: &'static str = "CUDA";
+    const NAME: &'static str = DEVICE;
     const KIND: DeviceKind = DeviceKind::Gpu;
     const CAPTURES_GRAPHS: bool = true;
 

@@ -1,10 +1,10 @@
-//! The memory of the GPU: what lies there and how it gets there.
+//! The memory of the GPU: tensors, weights, routings and states.
 
 use moexperts_core::{Matrix, Memory, Result, Routing, StateSpec, WeightFormat, checks};
 
 use crate::{
     cuda::Cuda,
-    memory::{CudaMatrix, CudaRouting, CudaTensor, CudaVector},
+    runtime::memory::{CudaMatrix, CudaRouting, CudaTensor, CudaVector},
     state::State,
 };
 
@@ -47,8 +47,7 @@ impl Memory for Cuda {
     }
 
     fn read_tensor(&self, tensor: &CudaTensor, out: &mut Vec<f32>) -> Result<()> {
-        out.resize(tensor.len(), 0.0);
-        self.read(tensor.ptr(), out)
+        tensor.read(self, out)
     }
 
     fn new_routing(&self, pairs: usize) -> Result<CudaRouting> {

@@ -6,11 +6,12 @@ use moexperts_core::{
 };
 
 use crate::{
-    activation, attention,
+    attention,
     cuda::Cuda,
-    elementwise, linear,
-    memory::{CudaMatrix, CudaRouting, CudaTensor, CudaVector},
-    norm, rope, routing, rows,
+    elementwise::{activation, norm, rope, rows, values},
+    product::linear,
+    routing,
+    runtime::memory::{CudaMatrix, CudaRouting, CudaTensor, CudaVector},
 };
 
 impl Operations for Cuda {
@@ -146,26 +147,26 @@ impl Operations for Cuda {
         gate: Option<&CudaTensor>,
         up: &mut CudaTensor,
     ) -> Result<()> {
-        elementwise::activate(self, activation, gate, up)
+        values::activate(self, activation, gate, up)
     }
 
     fn add(&self, x: &mut CudaTensor, y: &CudaTensor, scale: f32) -> Result<()> {
-        elementwise::add(self, x, y, scale)
+        values::add(self, x, y, scale)
     }
 
     fn add_gated(&self, x: &mut CudaTensor, y: &CudaTensor, gate: &CudaTensor) -> Result<()> {
-        elementwise::add_gated(self, x, y, gate)
+        values::add_gated(self, x, y, gate)
     }
 
     fn gate(&self, x: &mut CudaTensor, gate: &CudaTensor, function: GateFunction) -> Result<()> {
-        elementwise::gate(self, x, gate, function)
+        values::gate(self, x, gate, function)
     }
 
     fn scale(&self, x: &mut CudaTensor, factor: f32) -> Result<()> {
-        elementwise::scale(self, x, factor)
+        values::scale(self, x, factor)
     }
 
     fn clamp(&self, x: &mut CudaTensor, limit: f32) -> Result<()> {
-        elementwise::clamp(self, x, limit)
+        values::clamp(self, x, limit)
     }
 }

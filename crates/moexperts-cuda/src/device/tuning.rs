@@ -2,11 +2,11 @@
 
 use moexperts_core::{Knob, Result, Tuning};
 
-use crate::{cuda::Cuda, linear, memory::CudaMatrix, tuning::KNOBS};
+use crate::{cuda::Cuda, product::linear, runtime::memory::CudaMatrix, tuning::KNOBS};
 
 impl Tuning for Cuda {
     fn knobs(&self) -> &'static [Knob] {
-        KNOBS
+        &KNOBS
     }
 
     fn with_knob(&self, index: usize, value: usize) -> Self {

@@ -1,8 +1,7 @@
-//! Compiled modules, kept on disk.
+//! Compiled modules, cached on disk.
 
 use std::{
-    env, fs,
-    hash::{DefaultHasher, Hash, Hasher},
+    fs,
     io::Write,
     path::{Path, PathBuf},
     process,
@@ -12,15 +11,15 @@ use std::{
 use moexperts_core::Result;
 
 use super::nvrtc::{self, Nvrtc};
-use crate::kernels::Module;
+use crate::{environment::cache_folder, kernels::Module};
 
-/// Compiles modules for one architecture, each once for all runs of the program.
+/// Compiles modules for one architecture, each only if no earlier run of the program has.
 #[derive(Debug)]
 pub(super) struct Cubins {
     architecture: String,
-    /// `None` if there is no folder to keep them in.
+    /// The folder of the cache; `None` if nothing is cached.
     folder: Option<PathBuf>,
-    /// Found when something has to be compiled.
+    /// The compiler; searched when something has to be compiled.
     nvrtc: OnceLock<Nvrtc>,
 }
 
@@ -30,12 +29,9 @@ impl Cubins {
         Self { architecture, folder, nvrtc: OnceLock::new() }
     }
 
-    /// The folder they are kept in if nobody says another: `cubin` in `$XDG_CACHE_HOME/moexperts` or
-    /// `~/.cache/moexperts`.
+    /// The folder of the cache: `cubin` in `$XDG_CACHE_HOME/moexperts` or `~/.cache/moexperts`.
     pub(super) fn default_folder() -> Option<PathBuf> {
-        let set = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        let cache = set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")))?;
-        Some(cache.join("moexperts").join("cubin"))
+        Some(cache_folder()?.join("moexperts").join("cubin"))
     }
 
     /// Whether a module is on disk.
@@ -54,31 +50,30 @@ impl Cubins {
         }
     }
 
-    /// What the driver loads for a module: what is on disk, if `load` takes it, else what is compiled
-    /// now.
+    /// Loads a module with `load`: from disk, or compiled now if it is not there or cannot be loaded.
     ///
     /// # Errors
-    /// If the module cannot be compiled; what `load` says of it then.
+    /// If the module cannot be compiled, or not be loaded then.
     pub(super) fn load<T>(&self, module: &Module, load: impl Fn(&[u8]) -> Result<T>) -> Result<T> {
         let file = self.file(module);
         if let Some(cubin) = file.as_ref().and_then(|file| fs::read(file).ok()) {
             match load(&cubin) {
                 Ok(loaded) => return Ok(loaded),
-                Err(error) => tracing::debug!(%error, "a kept cubin is not taken"),
+                Err(error) => tracing::debug!(%error, "a cached cubin cannot be loaded"),
             }
         }
         load(&self.compile_to(module, file.as_deref())?)
     }
 
-    /// Compiles a module and keeps it in a file.
+    /// Compiles a module and writes it to a file.
     fn compile_to(&self, module: &Module, file: Option<&Path>) -> Result<Vec<u8>> {
         tracing::info!(module = module.name(), architecture = self.architecture, "compiling");
         let cubin = self.nvrtc()?.compile(module, &self.architecture)?;
         if let Some(file) = file
-            && let Err(error) = keep(file, &cubin)
+            && let Err(error) = write_whole(file, &cubin)
         {
-            // The next run compiles again, that is all.
-            tracing::debug!(file = %file.display(), %error, "a cubin cannot be kept");
+            // The next run compiles again; this one goes on.
+            tracing::debug!(file = %file.display(), %error, "a cubin cannot be cached");
         }
         Ok(cubin)
     }
@@ -97,19 +92,27 @@ impl Cubins {
         }
     }
 
-    /// Where a module is kept; its name says everything that the cubin depends on.
+    /// The file of a module. Its name depends on everything that the cubin depends on.
     fn file(&self, module: &Module) -> Option<PathBuf> {
         let folder = self.folder.as_ref()?;
-        let mut hasher = DefaultHasher::new();
-        nvrtc::source(module).hash(&mut hasher);
-        nvrtc::options(&self.architecture).hash(&mut hasher);
+        let options = nvrtc::options(&self.architecture).join(" ");
+        let hash = fnv_1a(&[&nvrtc::source(module), &options]);
         let name = module.name().trim_end_matches(".cu");
-        Some(folder.join(format!("{name}-{}-{:016x}.cubin", self.architecture, hasher.finish())))
+        Some(folder.join(format!("{name}-{}-{hash:016x}.cubin", self.architecture)))
     }
 }
 
-/// Writes a file at once, so that nobody reads half of it.
-fn keep(file: &Path, bytes: &[u8]) -> std::io::Result<()> {
+/// FNV-1a over some texts, each ended by a byte that is in none of them. It is the same in every version
+/// of the compiler, as the name of a file on disk has to be.
+fn fnv_1a(texts: &[&str]) -> u64 {
+    let bytes = texts.iter().flat_map(|text| text.bytes().chain([0xff]));
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
+    })
+}
+
+/// Writes a file under another name and renames it, so that no other process reads half of it.
+fn write_whole(file: &Path, bytes: &[u8]) -> std::io::Result<()> {
     if let Some(folder) = file.parent() {
         fs::create_dir_all(folder)?;
     }
@@ -120,4 +123,18 @@ fn keep(file: &Path, bytes: &[u8]) -> std::io::Result<()> {
         let _ = fs::remove_file(&part);
     }
     done
+}
+
+#[cfg(test)]
+mod tests {
+    use super::fnv_1a;
+
+    #[test]
+    fn the_hash_is_fnv_1a_and_depends_on_where_a_text_ends() {
+        assert_eq!(fnv_1a(&[]), 0xcbf2_9ce4_8422_2325);
+        // The published hash of "foobar", then one more step for the end.
+        let end = (0x8594_4171_f739_67e8_u64 ^ 0xff).wrapping_mul(0x100_0000_01b3);
+        assert_eq!(fnv_1a(&["foobar"]), end);
+        assert_ne!(fnv_1a(&["foo", "bar"]), fnv_1a(&["foob", "ar"]));
+    }
 }

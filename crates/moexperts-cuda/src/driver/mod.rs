@@ -1,4 +1,4 @@
-//! What a GPU's driver does for this crate: memory, launches in order, graphs.
+//! The driver of a GPU: its memory, its work in order, graphs of work.
 //!
 //! Everything above is written over [`Driver`]. [`nvidia`] is the one users have; tests have one
 //! that runs the same kernels on the host.
@@ -6,37 +6,25 @@
 mod cubins;
 pub mod nvidia;
 pub mod nvrtc;
+mod work;
 
 use std::fmt::Debug;
 
-use bytemuck::{Pod, Zeroable};
 use moexperts_core::Result;
 
+pub use self::work::{BorrowedWork, DevicePtr, Launch, OwnedWork, Work};
 use crate::kernels::Module;
 
-/// An address in the device's memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Pod, Zeroable)]
-#[repr(transparent)]
-pub struct DevicePtr(pub u64);
-
-impl DevicePtr {
-    /// The address so many bytes further.
-    #[must_use]
-    pub const fn offset(self, bytes: usize) -> Self {
-        Self(self.0 + bytes as u64)
-    }
-}
-
-/// What a device is.
+/// A description of a device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Properties {
     /// `NVIDIA H200`.
     pub name: String,
     /// Compute capability, as (major, minor).
     pub compute_capability: (u32, u32),
-    /// Multiprocessors.
+    /// Number of multiprocessors.
     pub multiprocessors: u32,
-    /// Bytes of shared memory a block can ask for.
+    /// Bytes of shared memory that a block may have at most.
     pub shared_bytes_per_block: u32,
     /// Bytes of the second-level cache.
     pub l2_bytes: u64,
@@ -44,51 +32,18 @@ pub struct Properties {
     pub memory_bytes: u64,
 }
 
-/// A kernel with its grid and its argument.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Launch<'a> {
-    /// Where the kernel is.
-    pub module: &'static Module,
-    /// Its name in the source.
-    pub kernel: &'static str,
-    /// Blocks.
-    pub grid: [u32; 3],
-    /// Threads of a block.
-    pub threads: u32,
-    /// Bytes of dynamic shared memory.
-    pub shared_bytes: u32,
-    /// The one argument of the kernel, by value.
-    pub params: &'a [u8],
-}
-
-/// Something the device does in its order.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Work<'a> {
-    /// Runs a kernel.
-    Launch(Launch<'a>),
-    /// Brings bytes to the device; they are read before [`Driver::submit`] returns.
-    Upload {
-        /// Where to.
-        to: DevicePtr,
-        /// What.
-        bytes: &'a [u8],
-    },
-    /// Copies bytes on the device; the two do not overlap.
-    Copy {
-        /// Where from.
-        from: DevicePtr,
-        /// Where to.
-        to: DevicePtr,
-        /// How many bytes.
-        bytes: usize,
-    },
-    /// Zeroes bytes on the device.
-    Zero {
-        /// Where.
-        at: DevicePtr,
-        /// How many bytes.
-        bytes: usize,
-    },
+impl Properties {
+    /// A device of a compute capability, without memory or multiprocessors: set the other fields.
+    pub fn new(name: impl Into<String>, compute_capability: (u32, u32)) -> Self {
+        Self {
+            name: name.into(),
+            compute_capability,
+            multiprocessors: 0,
+            shared_bytes_per_block: 0,
+            l2_bytes: 0,
+            memory_bytes: 0,
+        }
+    }
 }
 
 /// A matrix of 16-bit elements that the tensor memory accelerator reads in boxes, each 128-byte
@@ -114,10 +69,19 @@ pub struct TensorMapSpec {
 /// them.
 pub type TensorMap = [u8; 128];
 
-/// A device's memory, and its work in the order it was submitted: what comes later sees what came
-/// before. All methods can be called from any thread.
-pub trait Driver: Debug + Send + Sync + 'static {
-    /// What the device is.
+/// A device's memory, and its work in the order it was submitted: later work sees what earlier work
+/// wrote. All methods can be called from any thread.
+///
+/// # Safety
+/// Implementations keep these promises, on which callers base accesses of memory:
+/// - What [`alloc`](Self::alloc) returns is memory of at least that size, which overlaps no other
+///   allocation until it is freed.
+/// - Memory that is freed can still be used by all work submitted before.
+/// - Work does what [`Work`] says and accesses nothing else; bytes of the host are read before
+///   [`submit`](Self::submit) or [`capture`](Self::capture) returns.
+/// - [`read`](Self::read) and [`Graph::launch`] come after all work submitted before.
+pub unsafe trait Driver: Debug + Send + Sync + 'static {
+    /// Describes the device.
     fn properties(&self) -> &Properties;
 
     /// Whether a module can be launched on this machine without being compiled first.
@@ -135,14 +99,18 @@ pub trait Driver: Debug + Send + Sync + 'static {
         Ok(())
     }
 
-    /// Memory of at least so many bytes (not 0), aligned to 256; the values are unspecified.
+    /// Allocates at least `bytes` bytes (not 0), aligned to 256; the values are unspecified.
     ///
     /// # Errors
-    /// If there is no room: how much was needed, and how much is free.
+    /// If there is not enough memory: how much was needed, and how much is free.
     fn alloc(&self, bytes: usize) -> Result<DevicePtr>;
 
     /// Gives memory back, after the work submitted so far.
-    fn free(&self, ptr: DevicePtr);
+    ///
+    /// # Safety
+    /// `ptr` was returned by [`alloc`](Self::alloc) of this driver and not freed since. No work
+    /// submitted or launched after this uses the memory.
+    unsafe fn free(&self, ptr: DevicePtr);
 
     /// Bytes of memory that are free.
     ///
@@ -150,40 +118,49 @@ pub trait Driver: Debug + Send + Sync + 'static {
     /// If the device does not answer.
     fn free_bytes(&self) -> Result<u64>;
 
-    /// Does something after everything submitted before.
+    /// Does some work after all work submitted before.
     ///
     /// # Errors
     /// If a kernel cannot be compiled, or the device refuses.
-    fn submit(&self, work: Work<'_>) -> Result<()>;
+    ///
+    /// # Safety
+    /// Every range of memory that the work names lies in memory allocated by this driver and not
+    /// freed. The kernel of a launch takes one struct by value, of which the parameters are the
+    /// bytes; with this grid and these parameters it accesses such memory alone.
+    unsafe fn submit(&self, work: BorrowedWork<'_>) -> Result<()>;
 
-    /// Reads bytes, after everything submitted before.
+    /// Reads bytes, after all work submitted before.
     ///
     /// # Errors
     /// If the device failed at something before.
-    fn read(&self, from: DevicePtr, out: &mut [u8]) -> Result<()>;
+    ///
+    /// # Safety
+    /// The bytes from `from` on, as many as `out` has, lie in memory allocated by this driver and not
+    /// freed.
+    unsafe fn read(&self, from: DevicePtr, out: &mut [u8]) -> Result<()>;
 
-    /// Waits for everything submitted before.
+    /// Waits for all work submitted before.
     ///
     /// # Errors
     /// If the device failed at something before.
     fn synchronize(&self) -> Result<()>;
 
-    /// Some work captured as a graph, to be launched many times; nothing is done now.
+    /// Captures some work as a graph, to be launched many times; nothing is done now.
     ///
     /// # Errors
     /// If a kernel cannot be compiled, or the device refuses.
-    fn capture(&self, works: &[Work<'_>]) -> Result<Box<dyn Graph>>;
+    fn capture(&self, works: &[BorrowedWork<'_>]) -> Result<Box<dyn Graph>>;
 
-    /// How the tensor memory accelerator reads a matrix.
+    /// Describes a matrix for the tensor memory accelerator. Reads nothing of it.
     ///
     /// # Errors
-    /// If the device has none, or the matrix is not aligned as it has to be.
+    /// If the device has no such accelerator, or the matrix is not aligned as it has to be.
     fn tensor_map(&self, spec: TensorMapSpec) -> Result<TensorMap>;
 
     /// Nanoseconds that the device takes for some work, from its own clock.
     ///
     /// # Errors
-    /// As [`submit`](Self::submit).
+    /// Those of `work`, or if the device fails.
     fn time(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<f64>;
 }
 
@@ -193,6 +170,9 @@ pub trait Graph: Debug + Send {
     /// their lengths.
     ///
     /// # Errors
-    /// If the device refuses.
-    fn launch(&mut self, uploads: &[&[u8]]) -> Result<()>;
+    /// If the lengths differ or the device refuses.
+    ///
+    /// # Safety
+    /// What [`Driver::submit`] requires holds now for all of the captured work.
+    unsafe fn launch(&mut self, uploads: &[&[u8]]) -> Result<()>;
 }

@@ -1,7 +1,10 @@
-//! NVRTC, the compiler that comes as a library.
+//! NVRTC, NVIDIA's compiler of CUDA C++, a library.
+//!
+//! It is loaded and bound here because it may be anywhere: in a toolkit, in a Python package, or in the
+//! file that a variable names. cudarc's `nvrtc` takes no path, and panics where the library is missing;
+//! what is needed of it are seven functions.
 
 use std::{
-    env,
     ffi::{CStr, CString, c_char, c_int, c_void},
     fmt, fs,
     path::{Path, PathBuf},
@@ -12,12 +15,10 @@ use libloading::{Library, Symbol};
 use moexperts_core::Result;
 
 use crate::{
-    cuda::Cuda,
+    environment::{CONDA_PREFIX, CUDA_HOME, CUDA_PATH, NVRTC, VIRTUAL_ENV},
+    error::problem as device_problem,
     kernels::{Module, PRELUDE},
 };
-
-/// The file of the library, for who has it somewhere else.
-const VARIABLE: &str = "MOEXPERTS_NVRTC";
 
 /// The library's names, newest first.
 #[cfg(not(windows))]
@@ -33,9 +34,9 @@ type Status = c_int;
 /// A loaded NVRTC.
 pub struct Nvrtc {
     library: Library,
-    /// What it loads itself, kept where it finds it.
+    /// A library that it loads by name, and finds because it is loaded already.
     _builtins: Option<Library>,
-    /// Where it was found.
+    /// The file or the name by which it was found.
     path: PathBuf,
 }
 
@@ -52,33 +53,34 @@ impl Nvrtc {
     /// # Errors
     /// [`Error::Device`](moexperts_core::Error::Device) that names every place.
     pub fn find() -> Result<Self> {
-        if let Some(path) = env::var_os(VARIABLE) {
+        if let Some(path) = NVRTC.get() {
             return Self::open(Path::new(&path)).map_err(|problem| {
                 let path = path.display();
-                Cuda::problem(format!("cannot load NVRTC from {VARIABLE}=`{path}`: {problem}"))
+                device_problem(format!("cannot load NVRTC from {}=`{path}`: {problem}", NVRTC.name))
             });
         }
         let folders = folders();
         let here = NAMES.iter().map(PathBuf::from);
         let there = folders.iter().flat_map(|folder| NAMES.map(|name| folder.join(name)));
         for path in here.chain(there) {
-            // One that is not there is no error while there are other places.
+            // An error here means the next place; only the last one is reported, with all places.
             if let Ok(found) = Self::open(&path) {
                 tracing::debug!(path = %found.path.display(), "found NVRTC");
                 return Ok(found);
             }
         }
         let folders: Vec<String> = folders.iter().map(|f| f.display().to_string()).collect();
-        Err(Cuda::problem(format!(
-            "NVRTC, the compiler of the kernels, was not found: looked for {} where the system looks \
-             for libraries{}; install the CUDA toolkit or the Python package `nvidia-cuda-nvrtc`, or \
-             set {VARIABLE} to the library's file",
+        Err(device_problem(format!(
+            "NVRTC, the compiler of the kernels, was not found: no {} where the system looks for \
+             libraries{}; install the CUDA toolkit or the Python package `nvidia-cuda-nvrtc`, or set {} \
+             to the library's file",
             NAMES.map(|name| format!("`{name}`")).join(", "),
             if folders.is_empty() {
                 String::new()
             } else {
-                format!(", and in {}", folders.join(", "))
+                format!(", nor in {}", folders.join(", "))
             },
+            NVRTC.name,
         )))
     }
 
@@ -87,25 +89,26 @@ impl Nvrtc {
     /// # Errors
     /// If it cannot be loaded, or is no NVRTC.
     fn open(path: &Path) -> Result<Self, libloading::Error> {
-        // It looks for its builtins by name alone, so they have to be there already where its own
-        // folder is not one the system looks into.
+        // NVRTC loads its builtins by name, which fails if its folder is none that the system searches,
+        // unless they are loaded already.
         let builtins = path.parent().and_then(builtins);
-        // SAFETY: NVIDIA's libraries may be loaded at any time, from any thread.
+        // SAFETY: loading runs the initialisers of a library of NVIDIA's, found beside NVRTC by its name;
+        // they may run at any time, on any thread.
         let builtins = builtins.and_then(|path| unsafe { Library::new(path) }.ok());
-        // SAFETY: as above.
+        // SAFETY: as above; the file is NVRTC by its name, or because the user says so.
         let library = unsafe { Library::new(path) }?;
-        // SAFETY: only looked up, to see whether this is NVRTC.
+        // SAFETY: the symbol is looked up to see whether this is NVRTC, and not used.
         unsafe { library.get::<*const c_void>(b"nvrtcGetCUBIN\0") }?;
         Ok(Self { library, _builtins: builtins, path: path.to_owned() })
     }
 
-    /// Compiles a module for an architecture (`sm_90a`): what the driver loads.
+    /// Compiles a module for an architecture (`sm_90a`) into a cubin, which the driver loads.
     ///
     /// # Errors
-    /// [`Error::Device`](moexperts_core::Error::Device) with what the compiler says.
+    /// [`Error::Device`](moexperts_core::Error::Device) with the log of the compiler.
     pub fn compile(&self, module: &Module, architecture: &str) -> Result<Vec<u8>> {
         self.try_compile(module, architecture).map_err(|problem| {
-            Cuda::problem(format!(
+            device_problem(format!(
                 "`{}` cannot be compiled for {architecture} by {}: {problem}",
                 module.name(),
                 self.path.display()
@@ -120,7 +123,8 @@ impl Nvrtc {
         let options = options.into_iter().collect::<Result<Vec<_>, _>>()?;
         let options: Vec<*const c_char> = options.iter().map(|option| option.as_ptr()).collect();
         let program = OwnProgram::new(self, &source, &name)?;
-        // SAFETY: the signature is that of nvrtc.h, and the options live until it returns.
+        // SAFETY: the signature is that of nvrtc.h. The program exists, and the options are as many strings
+        // as said, which live until the call returns.
         let status = unsafe {
             let compile: Symbol<
                 '_,
@@ -141,7 +145,7 @@ impl Nvrtc {
     }
 
     fn error(&self, status: Status) -> String {
-        // SAFETY: the signature is that of nvrtc.h; what it returns is a constant string.
+        // SAFETY: the signature is that of nvrtc.h, which says that the result is a constant string.
         let text = unsafe {
             self.library
                 .get::<unsafe extern "C" fn(Status) -> *const c_char>(b"nvrtcGetErrorString\0")
@@ -151,7 +155,7 @@ impl Nvrtc {
     }
 }
 
-/// What went wrong, before it is known to whom it is told.
+/// The text of an error, before it is said which module and architecture it is about.
 struct Problem(String);
 
 impl<E: std::error::Error> From<E> for Problem {
@@ -175,7 +179,8 @@ struct OwnProgram<'a> {
 impl<'a> OwnProgram<'a> {
     fn new(nvrtc: &'a Nvrtc, source: &CStr, name: &CStr) -> Result<Self, Problem> {
         let mut program: Program = ptr::null_mut();
-        // SAFETY: the signature is that of nvrtc.h; it copies the strings, and there are no headers.
+        // SAFETY: the signature is that of nvrtc.h. It copies both strings, which end with 0, and reads no
+        // headers, as there are 0.
         let status = unsafe {
             let create: Symbol<
                 '_,
@@ -194,11 +199,11 @@ impl<'a> OwnProgram<'a> {
         Ok(Self { nvrtc, program })
     }
 
-    /// What two functions give, of which the first says how many bytes the second writes.
+    /// The bytes that the function `get` writes, as many as the function `size_of` says.
     fn bytes(&self, size_of: &[u8], get: &[u8]) -> Result<Vec<u8>, Problem> {
         let mut size = 0_usize;
-        // SAFETY: the signatures are those of nvrtc.h, which all these pairs share; the second writes
-        // as many bytes as the first has said.
+        // SAFETY: the pairs of functions that are passed here have these signatures in nvrtc.h. The second
+        // writes as many bytes as the first says, which is how long `bytes` is.
         unsafe {
             let size_of: Symbol<'_, unsafe extern "C" fn(Program, *mut usize) -> Status> =
                 self.nvrtc.library.get(size_of)?;
@@ -214,7 +219,7 @@ impl<'a> OwnProgram<'a> {
 
 impl Drop for OwnProgram<'_> {
     fn drop(&mut self) {
-        // SAFETY: the signature is that of nvrtc.h, and nobody else has the program.
+        // SAFETY: the signature is that of nvrtc.h; `self` owns the program.
         unsafe {
             let destroy: Result<Symbol<'_, unsafe extern "C" fn(*mut Program) -> Status>, _> =
                 self.nvrtc.library.get(b"nvrtcDestroyProgram\0");
@@ -225,7 +230,7 @@ impl Drop for OwnProgram<'_> {
     }
 }
 
-/// The text of a module, with what comes before every module.
+/// The text of a module, after the prelude.
 pub(super) fn source(module: &Module) -> String {
     let mut source = String::new();
     for (name, text) in PRELUDE.iter().chain(module.files) {
@@ -234,7 +239,7 @@ pub(super) fn source(module: &Module) -> String {
     source
 }
 
-/// How every module is compiled.
+/// The options that every module is compiled with.
 pub(super) fn options(architecture: &str) -> [String; 2] {
     [format!("--gpu-architecture={architecture}"), "--std=c++17".to_owned()]
 }
@@ -248,15 +253,16 @@ fn builtins(folder: &Path) -> Option<PathBuf> {
     fs::read_dir(folder).ok()?.filter_map(|entry| Some(entry.ok()?.path())).find(is_builtins)
 }
 
-/// The folders that may hold the library, beside those the system looks into.
+/// The folders that may hold the library, beside those that the system searches.
 fn folders() -> Vec<PathBuf> {
     let mut folders = Vec::new();
     let toolkits =
-        ["CUDA_PATH", "CUDA_HOME"].into_iter().filter_map(env::var_os).map(PathBuf::from);
+        [CUDA_PATH, CUDA_HOME].into_iter().filter_map(|variable| variable.get()).map(PathBuf::from);
     for toolkit in toolkits.chain([PathBuf::from("/usr/local/cuda")]) {
         folders.extend(["lib64", "lib", "bin"].map(|folder| toolkit.join(folder)));
     }
-    for environment in ["VIRTUAL_ENV", "CONDA_PREFIX"].into_iter().filter_map(env::var_os) {
+    for environment in [VIRTUAL_ENV, CONDA_PREFIX].into_iter().filter_map(|variable| variable.get())
+    {
         let python = |path: &PathBuf| {
             path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("python"))
         };

@@ -3,21 +3,22 @@
 use moexperts_core::{ExpertsBackend, ExpertsCall, ExpertsSpec, Result, checks};
 
 use super::{
-    layer::{Layer, Ordered, Room},
+    call::check_call,
+    layer::{GroupedLayer, GroupedScratch, OrderedPairs},
     tables::Tables,
 };
 use crate::{
     cuda::Cuda,
-    memory::{CudaTensor, Indices},
+    runtime::{buffer::Indices, memory::CudaTensor},
 };
 
-/// The reference among the backends: it reads the routing, and for each expert that was hit, in
-/// ascending id, it submits the gate and up products with their activation, then the down product; in
-/// the end the weighted sum.
+/// The reference among the backends: it reads the routing, then submits for each chosen expert, in
+/// ascending order, the gate and up products with their activation and the down product; in the end the
+/// weighted sum.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Eager;
 
-/// The order of the pairs, brought to the device.
+/// The order of the pairs, uploaded.
 #[derive(Debug, Default)]
 struct Order {
     offsets: Indices,
@@ -35,7 +36,7 @@ impl ExpertsBackend<Cuda> for Eager {
     }
 
     fn forward(&self, call: ExpertsCall<'_, Cuda>, out: &mut CudaTensor) -> Result<()> {
-        super::check_call(self.name(), &call, out)?;
+        check_call(self.name(), &call, out)?;
         let (cuda, experts) = (call.device, call.experts.spec().experts);
         let tables = Tables::of(cuda, call.experts)?;
         let routing = call.routing.to_host(cuda)?;
@@ -48,17 +49,20 @@ impl ExpertsBackend<Cuda> for Eager {
         let offsets: Vec<u32> = (0..=experts).map(|expert| begins(expert) as u32).collect();
         let top_k = routing.top_k() as u32;
         let order = call.scratch.slot::<Order>();
-        let ordered = Ordered {
+        let ordered = OrderedPairs {
             offsets: order.offsets.upload(cuda, offsets.iter().copied())?,
             tokens: order.tokens.upload(cuda, pairs.iter().map(|pair| pair / top_k))?,
             pairs: order.pairs.upload(cuda, pairs.iter().copied())?,
         };
-        let room = call.scratch.slot::<Room>();
-        let layer = Layer::new(cuda, call.experts, call.x, call.routing, &tables, room)?;
+        let scratch = call.scratch.slot::<GroupedScratch>();
+        let layer = GroupedLayer::new(cuda, call.experts, call.x, call.routing, &tables, scratch)?;
         for (expert, range) in offsets.windows(2).enumerate() {
-            layer.run(ordered, expert, 1, (range[1] - range[0]) as usize)?;
+            // SAFETY: the offsets of all experts, and a token and a pair of the call for each position, were
+            // uploaded above; `check_call` found that x, routing and results fit these experts.
+            unsafe { layer.run(ordered, expert, 1, (range[1] - range[0]) as usize) }?;
         }
-        layer.combine(call.routing, out)
+        // SAFETY: `run` has computed every expert that a pair names; `out` is [T, H], as `check_call` found.
+        unsafe { layer.combine(call.routing, out) }
     }
 
     fn groups_tokens(&self) -> bool {

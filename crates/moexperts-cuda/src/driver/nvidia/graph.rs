@@ -8,35 +8,13 @@ use cudarc::driver::{
 };
 use moexperts_core::Result;
 
-use super::{Gpu, refused};
+use super::{error::refused, event::Event, gpu::Gpu};
 use crate::{
-    cuda::Cuda,
-    driver::{Graph, Work},
+    driver::{BorrowedWork, Graph, Work},
+    error::problem as device_problem,
 };
 
-/// A place in a stream.
-#[derive(Debug)]
-pub(super) struct Event(pub(super) sys::CUevent);
-
-impl Event {
-    pub(super) fn new() -> Result<Self, DriverError> {
-        result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT).map(Self)
-    }
-
-    pub(super) fn record(&self, stream: sys::CUstream) -> Result<(), DriverError> {
-        // SAFETY: the event lives, and the stream as long as its GPU.
-        unsafe { result::event::record(self.0, stream) }
-    }
-}
-
-impl Drop for Event {
-    fn drop(&mut self) {
-        // SAFETY: nobody else has it.
-        let _ = unsafe { result::event::destroy(self.0) };
-    }
-}
-
-/// Memory of the host that the GPU reads by itself.
+/// Page-locked memory of the host, which the GPU reads by itself.
 #[derive(Debug)]
 struct Pinned {
     at: *mut c_void,
@@ -45,24 +23,24 @@ struct Pinned {
 
 impl Pinned {
     fn new(bytes: usize) -> Result<Self> {
-        // SAFETY: flags of 0 ask for nothing special.
+        // SAFETY: allocates; 0 are the default flags.
         let at = unsafe { result::malloc_host(bytes.max(1), 0) }
             .map_err(refused(&format!("reserving {bytes} bytes of page-locked memory")))?;
-        // SAFETY: so many bytes were given.
+        // SAFETY: `malloc_host` returned `bytes` bytes, which nothing else uses yet.
         unsafe { at.cast::<u8>().write_bytes(0, bytes) };
         Ok(Self { at, bytes })
     }
 
     fn bytes(&mut self) -> &mut [u8] {
-        // SAFETY: so many bytes were given and written, and the borrow keeps others away; the GPU
-        // only reads.
+        // SAFETY: `new` allocated and zeroed `bytes` bytes, and `self` is borrowed mutably. The GPU reads
+        // them during a launch of the graph, whose end is waited for before they are borrowed again.
         unsafe { slice::from_raw_parts_mut(self.at.cast(), self.bytes) }
     }
 }
 
 impl Drop for Pinned {
     fn drop(&mut self) {
-        // SAFETY: nobody else has it, and who dropped it has waited for the GPU.
+        // SAFETY: `self` owns the memory; `NvidiaGraph::drop` has waited for the GPU to read it.
         let _ = unsafe { result::free_host(self.at) };
     }
 }
@@ -70,16 +48,16 @@ impl Drop for Pinned {
 /// Work captured as a CUDA graph.
 pub(super) struct NvidiaGraph {
     executable: sys::CUgraphExec,
-    /// What the uploads bring, one after another.
+    /// The bytes of the uploads, one after another.
     uploads: Pinned,
     lengths: Vec<usize>,
     /// The end of the last launch.
     done: Event,
-    /// The last to go, since everything above is of its context.
+    /// The last field, dropped last: all others belong to its context.
     gpu: Arc<Gpu>,
 }
 
-// SAFETY: handles of the driver, which takes them on any thread; the memory is the graph's own.
+// SAFETY: handles, which the driver takes on any thread, and memory that only this graph accesses.
 unsafe impl Send for NvidiaGraph {}
 
 impl fmt::Debug for NvidiaGraph {
@@ -89,39 +67,45 @@ impl fmt::Debug for NvidiaGraph {
 }
 
 impl NvidiaGraph {
-    /// Some work, captured on a stream of its own.
+    /// Captures some work.
     ///
     /// # Errors
     /// If the device refuses.
-    pub(super) fn new(gpu: &Arc<Gpu>, works: &[Work<'_>]) -> Result<Self> {
-        let length = |work: &Work<'_>| match work {
+    pub(super) fn new(gpu: &Arc<Gpu>, works: &[BorrowedWork<'_>]) -> Result<Self> {
+        let length = |work: &BorrowedWork<'_>| match work {
             Work::Upload { bytes, .. } => Some(bytes.len()),
             _ => None,
         };
         let lengths: Vec<usize> = works.iter().filter_map(length).collect();
         let mut uploads = Pinned::new(lengths.iter().sum())?;
         let problem = refused("capturing a graph");
-        // A stream of its own: what other threads submit meanwhile is not captured.
+        // A separate stream, so that work that other threads submit meanwhile is not captured.
         let stream = CaptureStream::new().map_err(&problem)?;
-        // SAFETY: the stream lives; other threads may do what they like meanwhile.
+        // SAFETY: `stream` exists until this returns. The mode is that of a capture by this thread: calls of
+        // other threads are not affected.
         unsafe {
             let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
             result::stream::begin_capture(stream.0, mode).map_err(&problem)?;
         }
-        let mut room = uploads.bytes();
-        let submitted = works.iter().try_for_each(|&work| match work {
-            Work::Upload { to, bytes } => {
-                let (from, rest) = std::mem::take(&mut room).split_at_mut(bytes.len());
-                room = rest;
-                gpu.submit(stream.0, Work::Upload { to, bytes: from })
-            }
-            other => gpu.submit(stream.0, other),
+        let mut left = uploads.bytes();
+        let submitted = works.iter().try_for_each(|&work| {
+            let work = match work {
+                Work::Upload { to, bytes } => {
+                    let (from, rest) = std::mem::take(&mut left).split_at_mut(bytes.len());
+                    left = rest;
+                    BorrowedWork::Upload { to, bytes: from }
+                }
+                other => other,
+            };
+            // SAFETY: the stream is captured, so nothing is accessed now; the caller of `launch` promises
+            // that the memory is allocated then. `uploads` stays as long as the graph.
+            unsafe { gpu.submit(stream.0, work) }
         });
-        // SAFETY: the capture has to end, whatever came of it.
+        // SAFETY: the capture was begun on this stream; it has to end even if it failed.
         let graph = unsafe { result::stream::end_capture(stream.0) };
         submitted?;
         let graph = graph.map_err(&problem)?;
-        // SAFETY: the graph was given just now, and is not needed once there is one to launch.
+        // SAFETY: the graph was captured just now; what is launched does not depend on it any more.
         let executable = unsafe {
             let executable = result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0));
             let _ = result::graph::destroy(graph);
@@ -133,24 +117,25 @@ impl NvidiaGraph {
 }
 
 impl Graph for NvidiaGraph {
-    fn launch(&mut self, uploads: &[&[u8]]) -> Result<()> {
+    unsafe fn launch(&mut self, uploads: &[&[u8]]) -> Result<()> {
         self.gpu.bind()?;
         let lengths = uploads.iter().map(|bytes| bytes.len());
         if !lengths.eq(self.lengths.iter().copied()) {
-            return Err(Cuda::problem("a graph is launched with uploads of other lengths"));
+            return Err(device_problem("a graph is launched with uploads of other lengths"));
         }
         let problem = refused("launching a graph");
         // The last launch may still read what is about to be written; an event that was never
         // recorded is done.
-        // SAFETY: the event lives.
+        // SAFETY: the event exists as long as the graph.
         unsafe { result::event::synchronize(self.done.0) }.map_err(&problem)?;
-        let mut room = self.uploads.bytes();
+        let mut left = self.uploads.bytes();
         for bytes in uploads {
-            let (to, rest) = room.split_at_mut(bytes.len());
+            let (to, rest) = left.split_at_mut(bytes.len());
             to.copy_from_slice(bytes);
-            room = rest;
+            left = rest;
         }
-        // SAFETY: the graph lives; the memory it uses does, as who captured it owes.
+        // SAFETY: the executable graph is destroyed when `self` is dropped; the caller promises that the
+        // memory it uses is allocated.
         unsafe { result::graph::launch(self.executable, self.gpu.stream) }.map_err(&problem)?;
         self.done.record(self.gpu.stream).map_err(&problem)
     }
@@ -159,7 +144,8 @@ impl Graph for NvidiaGraph {
 impl Drop for NvidiaGraph {
     fn drop(&mut self) {
         if self.gpu.bind().is_ok() {
-            // SAFETY: nobody else has the graph; it may be under way, and reads `uploads`.
+            // SAFETY: `self` owns the event and the graph, which may still run and read `uploads`: its end is
+            // waited for.
             unsafe {
                 let _ = result::event::synchronize(self.done.0);
                 let _ = result::graph::exec_destroy(self.executable);
@@ -179,7 +165,7 @@ impl CaptureStream {
 
 impl Drop for CaptureStream {
     fn drop(&mut self) {
-        // SAFETY: nobody else has it.
+        // SAFETY: `self` owns the stream.
         let _ = unsafe { result::stream::destroy(self.0) };
     }
 }

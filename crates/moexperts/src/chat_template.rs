@@ -110,5 +110,6 @@ fn compile(_template: &str, _tokenizer_config: Option<&Config>) -> Result<Box<dy
     Err(crate::error::Error::not_built("a chat template", "chat-template"))
 }
 
-#[cfg(all(test, feature = "chat-template"))]
+#[cfg(test)]
+#[cfg(feature = "chat-template")]
 mod tests;

@@ -92,5 +92,6 @@ fn read(file: &str, _bytes: &[u8]) -> Result<Arc<dyn Engine>> {
     Err(Error::not_built(format!("`{file}`"), "tokenizer"))
 }
 
-#[cfg(all(test, feature = "tokenizer"))]
+#[cfg(test)]
+#[cfg(feature = "tokenizer")]
 mod tests;

@@ -160,5 +160,6 @@ impl Stops {
     }
 }
 
-#[cfg(all(test, feature = "tokenizer"))]
+#[cfg(test)]
+#[cfg(feature = "tokenizer")]
 mod tests;

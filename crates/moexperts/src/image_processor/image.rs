@@ -81,5 +81,6 @@ fn check_size(width: u64, height: u64) -> Result<(), String> {
     Ok(())
 }
 
-#[cfg(all(test, feature = "images"))]
+#[cfg(test)]
+#[cfg(feature = "images")]
 mod tests;

@@ -12,7 +12,8 @@ mod settings;
 mod smart_resize;
 mod video;
 
-#[cfg(all(test, feature = "images"))]
+#[cfg(test)]
+#[cfg(feature = "images")]
 mod tests;
 
 pub use self::{image::Image, patches::PixelValues, settings::PatchShape, video::VideoProcessor};

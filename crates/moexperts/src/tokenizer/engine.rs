@@ -1,19 +1,27 @@
 //! The crate `tokenizers` as the engine of a [`Tokenizer`](super::Tokenizer).
 
-use std::sync::Arc;
+use std::{panic::catch_unwind, sync::Arc};
+
+use serde::de::IgnoredAny;
 
 use super::Engine;
 use crate::error::{Error, Result};
 
 /// Reads a `tokenizer.json`, without its truncation and padding.
 pub(super) fn read(file: &str, bytes: &[u8]) -> Result<Arc<dyn Engine>> {
-    let read = tokenizers::Tokenizer::from_bytes(bytes).and_then(|mut tokenizer| {
-        tokenizer.with_padding(None).with_truncation(None)?;
-        Ok(tokenizer)
-    });
-    match read {
-        Ok(tokenizer) => Ok(Arc::new(tokenizer)),
-        Err(error) => Err(Error::Tokenizer { file: file.to_owned(), problem: error.to_string() }),
+    let failed = |problem| Error::Tokenizer { file: file.to_owned(), problem };
+    // The crate panics where JSON is broken within a decoder: broken JSON does not reach it.
+    serde_json::from_slice::<IgnoredAny>(bytes).map_err(|error| failed(error.to_string()))?;
+    let read = || {
+        tokenizers::Tokenizer::from_bytes(bytes).and_then(|mut tokenizer| {
+            tokenizer.with_padding(None).with_truncation(None)?;
+            Ok(tokenizer)
+        })
+    };
+    match catch_unwind(read) {
+        Ok(Ok(tokenizer)) => Ok(Arc::new(tokenizer)),
+        Ok(Err(error)) => Err(failed(error.to_string())),
+        Err(_) => Err(failed("is not a tokenizer that can be read".to_owned())),
     }
 }
 

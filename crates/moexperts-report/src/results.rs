@@ -246,8 +246,8 @@ impl Results {
     /// # Errors
     /// If it cannot be read, is something else, has another version, is damaged or contradicts itself.
     pub fn read(path: &Path) -> Result<Self> {
-        let bytes = fs::read(path)
-            .map_err(|source| ReportError::Read { path: path.to_owned(), source })?;
+        let bytes =
+            fs::read(path).map_err(|source| ReportError::Read { path: path.to_owned(), source })?;
         Self::parse(&bytes, path)
     }
 

@@ -25,9 +25,9 @@ fn word() -> impl Strategy<Value = Value> {
 }
 
 fn work() -> impl Strategy<Value = Value> {
-    [number(), number(), number()].prop_map(|[forwards, flops, bytes]| {
-        json!({ "forwards": forwards, "flops": flops, "bytes": bytes })
-    })
+    [number(), number(), number()].prop_map(
+        |[forwards, flops, bytes]| json!({ "forwards": forwards, "flops": flops, "bytes": bytes }),
+    )
 }
 
 fn target() -> impl Strategy<Value = Value> {

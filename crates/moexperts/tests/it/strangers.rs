@@ -16,7 +16,7 @@ use proptest::{collection::vec, prelude::*, sample::Index};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::common::{CASES, data};
+use crate::common::{CASES, data, greedy};
 
 #[derive(Debug)]
 struct Bytes(Vec<u8>);
@@ -295,9 +295,7 @@ proptest! {
         let folder = folder(case, &[("config.json", changed)]);
         let path = folder.path().to_str().unwrap();
         if let Ok(model) = AutoModel::from_pretrained(path, LoadOptions::new()) {
-            let mut options = GenerateOptions::default();
-            options.max_new_tokens = Some(2);
-            let _ = model.generate("a", &options);
+            let _ = model.generate("a", &greedy(2));
         }
     }
 }

@@ -2,22 +2,20 @@
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
-use moexperts::{
-    Device, GenerationStats, LanguageModel, core::Execution, inspect::ProcessMemory, units::counted,
-};
+use moexperts::{GenerationStats, LanguageModel, inspect::ProcessMemory, units::counted};
 use moexperts_bench::{hardware::Hardware, output::text::bytes};
 
 /// The lines after a generation.
 #[derive(Debug)]
-pub(crate) struct Summary<'a, D: Device> {
-    pub(crate) model: &'a LanguageModel<D>,
+pub(crate) struct Summary<'a> {
+    pub(crate) model: &'a LanguageModel,
     pub(crate) load: Duration,
     pub(crate) stats: GenerationStats,
     /// As in the options of the generation.
     pub(crate) decode_switch: bool,
 }
 
-impl<D: Hardware> fmt::Display for Summary<'_, D> {
+impl fmt::Display for Summary<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { model, load, stats, decode_switch } = self;
         writeln!(f, "load     {:.3} s, {}", load.as_secs_f64(), model.origin())?;
@@ -30,7 +28,9 @@ impl<D: Hardware> fmt::Display for Summary<'_, D> {
         if let Some(memory) = ProcessMemory::now() {
             writeln!(f, "memory   {}", taken(memory))?;
         }
-        writeln!(f, "device   {}", model.device().summary())?;
+        if let Some(device) = model.device() {
+            writeln!(f, "device   {}", device.summary())?;
+        }
         writeln!(f, "experts  {}", executed(model, *decode_switch))
     }
 }
@@ -55,12 +55,13 @@ pub(crate) fn backends(names: &BTreeMap<String, String>) -> String {
 }
 
 /// What runs the experts: the backends, and another one if that decodes.
-pub(crate) fn executed<D: Device>(model: &LanguageModel<D>, decode_switch: bool) -> String {
+pub(crate) fn executed(model: &LanguageModel, decode_switch: bool) -> String {
     let names = model.experts_implementation();
     let all = backends(&names);
     // The part that decodes is the one that writes text.
     let prefill = names.get(model.spec().backbone).map_or("", String::as_str);
-    match <D::Experts>::decode_experts(prefill) {
+    let device = model.device();
+    match device.as_ref().map_or(prefill, |device| device.decode_experts(prefill)) {
         decode if decode != prefill && decode_switch => format!("{all}, decode {decode}"),
         _ => all,
     }

@@ -24,9 +24,9 @@ pub enum DeviceName {
 }
 
 /// A device that was found by its name. Models load on it and run on it without a type parameter; for
-/// what is generic over [`Device`](crate::Device), a `match` tells the devices apart.
+/// what is generic over [`Device`](crate::Device), a `match` tells the devices apart: it has to have an
+/// arm for each, so the list is exhaustive.
 #[derive(Debug, Clone)]
-#[non_exhaustive]
 pub enum AnyDevice {
     /// The processor.
     Cpu(Cpu),

@@ -87,7 +87,7 @@ fn a_decode_step_allocates_nothing() {
 fn wait_for_silence() {
     let mut before = usize::MAX;
     loop {
-        let now = ALLOCATIONS.load(Ordering::Relaxed);
+        let now = ALLOCATOR.allocations();
         if now == before {
             return;
         }

@@ -9,10 +9,10 @@ use std::{
 };
 
 use moexperts::{
-    Device, Error, ExpertsImplementation, GenerateOptions, LanguageModel, Message, Prompt, Session,
-    Visual,
+    AnyDevice, Error, ExpertsImplementation, GenerateOptions, LanguageModel, Message, Prompt,
+    Session, Visual,
 };
-use moexperts_bench::{interrupts::Interrupts, on_device, output::print};
+use moexperts_bench::{interrupts::Interrupts, output::print};
 use rustyline::error::ReadlineError;
 
 use super::{
@@ -38,10 +38,10 @@ const HELP: &str = "\
 ";
 
 pub(super) fn run(args: &ChatArgs) -> Result<(), CliError> {
-    on_device!(args.model.load.device.find()?, device => chat(args, device))
+    chat(args, args.model.load.device.find()?)
 }
 
-fn chat<D: Device>(args: &ChatArgs, device: D) -> Result<(), CliError> {
+fn chat(args: &ChatArgs, device: AnyDevice) -> Result<(), CliError> {
     let model = load_model(device, &args.model)?;
     check_tokenizer(&model)?;
     compile(&model, &args.compile, vec![1], Vec::new())?;
@@ -59,7 +59,8 @@ fn chat<D: Device>(args: &ChatArgs, device: D) -> Result<(), CliError> {
         options,
     };
     let (origin, backends) = (model.origin(), chat.backends());
-    eprintln!("{origin} on {}, experts {backends}; /help lists the commands", D::NAME);
+    let device = model.device_name();
+    eprintln!("{origin} on {device}, experts {backends}; /help lists the commands");
     if let Conversation::Text(_) = chat.conversation {
         eprintln!("the model has no chat template: your lines are continued as plain text");
     }
@@ -95,14 +96,14 @@ fn chat_hint(error: &CliError) -> Option<String> {
 }
 
 /// A conversation in progress.
-struct Chat<'a, D: Device> {
-    model: &'a LanguageModel<D>,
+struct Chat<'a> {
+    model: &'a LanguageModel,
     options: GenerateOptions,
     conversation: Conversation,
     /// Images that go with the next message.
     shown: Vec<Visual>,
     /// Keys and values of what was said; made anew if there are none.
-    session: Option<Session<D>>,
+    session: Option<Session>,
 }
 
 /// What was said so far.
@@ -114,7 +115,7 @@ enum Conversation {
 }
 
 impl Conversation {
-    fn new<D: Device>(model: &LanguageModel<D>) -> Self {
+    fn new(model: &LanguageModel) -> Self {
         match model.chat_template() {
             Some(_) => Self::Messages(Vec::new(), Vec::new()),
             None => Self::Text(String::new()),
@@ -122,9 +123,9 @@ impl Conversation {
     }
 
     /// Itself with the user's line and images, as a prompt.
-    fn with<D: Device>(
+    fn with(
         &self,
-        model: &LanguageModel<D>,
+        model: &LanguageModel,
         line: &str,
         shown: &[Visual],
     ) -> Result<(Self, Prompt), CliError> {
@@ -152,7 +153,7 @@ impl Conversation {
     }
 }
 
-impl<D: Device> Chat<'_, D> {
+impl Chat<'_> {
     /// Continues the conversation; an error leaves it as it was.
     fn answer(&mut self, line: &str) -> Result<(), CliError> {
         let (mut conversation, prompt) = self.conversation.with(self.model, line, &self.shown)?;

@@ -5,8 +5,8 @@ use std::{
     time::Instant,
 };
 
-use moexperts::{Device, Image, LanguageModel, Message, Prompt, Visual};
-use moexperts_bench::{hardware::Hardware, on_device, output::print};
+use moexperts::{AnyDevice, Image, LanguageModel, Message, Prompt, Visual};
+use moexperts_bench::output::print;
 
 use super::{
     check_tokenizer, compile, encode, encode_messages, load_model, open_images, prepare_images,
@@ -23,7 +23,7 @@ pub(super) fn run(args: &GenerateArgs) -> Result<(), CliError> {
     let frames = open_images(&args.pictures.frame)?;
     let input = Input { prompt, images, frames };
     let start = Instant::now();
-    on_device!(args.model.load.device.find()?, device => generate(args, input, device, start))
+    generate(args, input, args.model.load.device.find()?, start)
 }
 
 /// What is to be continued.
@@ -34,10 +34,10 @@ pub(super) struct Input {
 }
 
 /// - `start`: when loading began
-pub(super) fn generate<D: Hardware>(
+pub(super) fn generate(
     args: &GenerateArgs,
     input: Input,
-    device: D,
+    device: AnyDevice,
     start: Instant,
 ) -> Result<(), CliError> {
     let model = load_model(device, &args.model)?;
@@ -66,8 +66,8 @@ pub(super) fn generate<D: Hardware>(
 
 /// The prompt as it is where it has its own placeholders, or no pictures go with it; else in the
 /// chat template, if there is one.
-fn encode_prompt<D: Device>(
-    model: &LanguageModel<D>,
+fn encode_prompt(
+    model: &LanguageModel,
     prompt: &str,
     visuals: &[Visual],
     chat: bool,

@@ -9,7 +9,7 @@ mod kernels;
 use std::num::NonZero;
 
 use moexperts::{
-    AnyDevice, Cpu, Device, Error, LanguageModel,
+    AnyDevice, Cpu, Error, LanguageModel,
     blocks::{Mixer, VisionSpec},
     core::DeviceKind,
     inspect::{Machine, Memory},
@@ -17,8 +17,7 @@ use moexperts::{
     units::counted,
 };
 use moexperts_bench::{
-    hardware::{Bandwidth, Hardware},
-    on_device,
+    hardware::{Bandwidth, Hardware as _},
     output::{print, text::bytes},
 };
 
@@ -29,25 +28,20 @@ pub(super) fn run(args: &InspectArgs) -> Result<(), CliError> {
     let device = args.model.load.device.find()?;
     let cpu = match &device {
         AnyDevice::Cpu(cpu) => cpu.clone(),
-        AnyDevice::Cuda(_) => Cpu::new(args.model.load.device.cpu()).map_err(Error::from)?,
+        _ => Cpu::new(args.model.load.device.cpu()).map_err(Error::from)?,
     };
-    on_device!(device, device => inspect(args, &cpu, device))
+    inspect(args, &cpu, &device)
 }
 
-pub(super) fn inspect<D: Hardware>(
-    args: &InspectArgs,
-    cpu: &Cpu,
-    device: D,
-) -> Result<(), CliError> {
-    let model = load_model(device, &args.model)?;
-    let device = model.device();
+pub(super) fn inspect(args: &InspectArgs, cpu: &Cpu, device: &AnyDevice) -> Result<(), CliError> {
+    let model = load_model(device.clone(), &args.model)?;
     let mut meter = device.meter(None).map_err(Error::from)?;
     let bandwidth = meter.bandwidth().map_err(Error::from)?;
     drop(meter);
     let sections = [
         ("Machine".to_owned(), machine(cpu, device, &bandwidth)),
-        ("Devices".to_owned(), devices::list::<D>(cpu, args.model.load.device.device)),
-        (format!("Experts backends on {}", D::NAME), backends::support(device)),
+        ("Devices".to_owned(), devices::list(cpu, device.kind(), args.model.load.device.device)),
+        (format!("Experts backends on {}", device.name()), backends::support(device)),
         kernels::section(cpu, device)?,
         ("Environment".to_owned(), environment::variables()),
         ("Model".to_owned(), describe(&model, &bandwidth)),
@@ -79,7 +73,7 @@ fn listed(names: impl IntoIterator<Item = impl ToString>) -> String {
     names.into_iter().map(|name| name.to_string()).collect::<Vec<_>>().join(", ")
 }
 
-fn machine<D: Hardware>(cpu: &Cpu, device: &D, bandwidth: &Bandwidth) -> String {
+fn machine(cpu: &Cpu, device: &AnyDevice, bandwidth: &Bandwidth) -> String {
     let Machine { processor, isa, isas, threads, memory } = Machine::of(cpu);
     let mut rows = Vec::new();
     if let Some(name) = processor {
@@ -97,7 +91,7 @@ fn machine<D: Hardware>(cpu: &Cpu, device: &D, bandwidth: &Bandwidth) -> String 
     table(rows)
 }
 
-fn describe<D: Device>(model: &LanguageModel<D>, bandwidth: &Bandwidth) -> String {
+fn describe(model: &LanguageModel, bandwidth: &Bandwidth) -> String {
     let spec = model.spec();
     let mut rows = vec![
         ("origin", model.origin().to_owned()),
@@ -120,8 +114,8 @@ fn describe<D: Device>(model: &LanguageModel<D>, bandwidth: &Bandwidth) -> Strin
         ("context", counted(spec.max_position_embeddings, "token")),
         ("experts backend", summary::executed(model, true)),
     ]);
-    if let Some(tower) = model.vision_tower() {
-        rows.extend(vision(tower.spec()));
+    if let Some(spec) = model.vision() {
+        rows.extend(vision(spec));
     }
     rows.extend(weights(model, bandwidth));
     table(rows)
@@ -160,16 +154,13 @@ fn vision(spec: &VisionSpec) -> [(&'static str, String); 3] {
     ]
 }
 
-fn weights<D: Device>(
-    model: &LanguageModel<D>,
-    bandwidth: &Bandwidth,
-) -> Vec<(&'static str, String)> {
+fn weights(model: &LanguageModel, bandwidth: &Bandwidth) -> Vec<(&'static str, String)> {
     let (spec, report) = (model.spec(), model.load_report());
-    let vision = model.vision_tower().map_or(0, |tower| tower.spec().total_weights());
+    let vision = model.vision().map_or(0, VisionSpec::total_weights);
     let [total, active] = [spec.total_weights() + vision, spec.active_weights()].map(parameters);
     let [in_place, converted] =
         [report.in_place_bytes, report.converted_bytes].map(|count| bytes(count as u64));
-    let used = match D::KIND {
+    let used = match model.device_kind() {
         DeviceKind::Cpu => "used in place",
         DeviceKind::Gpu => "copied as stored",
     };

@@ -1,7 +1,7 @@
 //! `moexperts logits`.
 
-use moexperts::{Device, Image, LanguageModel, Prompt, Visual, image_processor::PixelValues};
-use moexperts_bench::{on_device, output::file};
+use moexperts::{AnyDevice, Image, LanguageModel, PixelValues, Prompt, Visual};
+use moexperts_bench::output::file;
 use safetensors::tensor::{Dtype, TensorView};
 
 use super::{encode, load_model, open_images, prepare_images};
@@ -10,13 +10,13 @@ use crate::{args::LogitsArgs, error::CliError};
 pub(super) fn run(args: &LogitsArgs) -> Result<(), CliError> {
     file::check(&args.output)?;
     let images = open_images(&args.image)?;
-    on_device!(args.model.load.device.find()?, device => write(args, &images, device))
+    write(args, &images, args.model.load.device.find()?)
 }
 
-pub(super) fn write<D: Device>(
+pub(super) fn write(
     args: &LogitsArgs,
     images: &[Image],
-    device: D,
+    device: AnyDevice,
 ) -> Result<(), CliError> {
     let model = load_model(device, &args.model)?;
     let visuals = prepare_images(&model, images)?;
@@ -51,8 +51,8 @@ impl Tensor {
     }
 }
 
-fn tensors<D: Device>(
-    model: &LanguageModel<D>,
+fn tensors(
+    model: &LanguageModel,
     prompt: &Prompt,
     visuals: &[Visual],
 ) -> Result<Vec<Tensor>, CliError> {

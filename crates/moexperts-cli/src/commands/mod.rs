@@ -9,7 +9,7 @@ mod tests;
 
 use std::{ffi::OsString, path::Path};
 
-use moexperts::{Device, Image, LanguageModel, Message, Prompt, Visual};
+use moexperts::{AnyDevice, Image, LanguageModel, Message, Prompt, Visual};
 
 use crate::{
     args::{Command, CompileArgs, ModelArgs},
@@ -30,7 +30,7 @@ pub(crate) fn run(command: Command, words: &[OsString]) -> Result<(), CliError> 
     }
 }
 
-fn load_model<D: Device>(device: D, args: &ModelArgs) -> Result<LanguageModel<D>, CliError> {
+fn load_model(device: AnyDevice, args: &ModelArgs) -> Result<LanguageModel, CliError> {
     let options = args.load.options();
     let options = match &args.experts_implementation {
         Some(choice) => options.experts_implementation(choice.clone()),
@@ -41,8 +41,8 @@ fn load_model<D: Device>(device: D, args: &ModelArgs) -> Result<LanguageModel<D>
 }
 
 /// Compiles a model for some shapes if it is to be, and says what came of it.
-fn compile<D: Device>(
-    model: &LanguageModel<D>,
+fn compile(
+    model: &LanguageModel,
     args: &CompileArgs,
     batch_sizes: Vec<usize>,
     prompt_tokens: Vec<usize>,
@@ -54,7 +54,7 @@ fn compile<D: Device>(
 }
 
 /// Whether text can be given to the model.
-fn check_tokenizer<D: Device>(model: &LanguageModel<D>) -> Result<(), CliError> {
+fn check_tokenizer(model: &LanguageModel) -> Result<(), CliError> {
     match model.tokenizer() {
         Some(_) => Ok(()),
         None => Err(CliError::NoTokenizer { origin: model.origin().to_owned() }),
@@ -62,18 +62,14 @@ fn check_tokenizer<D: Device>(model: &LanguageModel<D>) -> Result<(), CliError> 
 }
 
 /// A text and the pictures its placeholders stand for.
-fn encode<D: Device>(
-    model: &LanguageModel<D>,
-    text: &str,
-    visuals: &[Visual],
-) -> Result<Prompt, CliError> {
+fn encode(model: &LanguageModel, text: &str, visuals: &[Visual]) -> Result<Prompt, CliError> {
     check_tokenizer(model)?;
     Ok(model.prompt(text, visuals.to_vec(), true)?)
 }
 
 /// A conversation with the beginning of the model's turn.
-fn encode_messages<D: Device>(
-    model: &LanguageModel<D>,
+fn encode_messages(
+    model: &LanguageModel,
     messages: &[Message],
     visuals: &[Visual],
 ) -> Result<Prompt, CliError> {
@@ -90,9 +86,6 @@ fn open_images<P: AsRef<Path>>(paths: &[P]) -> Result<Vec<Image>, CliError> {
 }
 
 /// Makes images ready for the model.
-fn prepare_images<D: Device>(
-    model: &LanguageModel<D>,
-    images: &[Image],
-) -> Result<Vec<Visual>, CliError> {
+fn prepare_images(model: &LanguageModel, images: &[Image]) -> Result<Vec<Visual>, CliError> {
     Ok(images.iter().map(|image| model.prepare_image(image)).collect::<Result<_, _>>()?)
 }

@@ -3,7 +3,7 @@
 use std::{fs, time::Instant};
 
 use clap::Parser as _;
-use moexperts::{Cpu, CpuOptions, Cuda, DeviceName};
+use moexperts::{AnyDevice, Cpu, CpuOptions, DeviceName};
 use moexperts_bench::hardware::Hardware as _;
 use moexperts_cuda_emulator::{EmulatorOptions, test_devices};
 use safetensors::SafeTensors;
@@ -19,14 +19,14 @@ use crate::{
 const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/qwen2_moe");
 
 /// One with little memory, so that little is measured.
-fn gpu() -> Cuda {
+fn gpu() -> AnyDevice {
     let options = EmulatorOptions {
         multiprocessors: 4,
         memory_bytes: 64 << 20,
         ..EmulatorOptions::default()
     };
     let (_, gpu) = test_devices(&[options]).pop().expect("a device for the options");
-    gpu
+    gpu.into()
 }
 
 fn cpu() -> Cpu {
@@ -52,7 +52,7 @@ fn logits_are_those_of_the_cpu() {
     };
     logits::write(&args, &[], gpu()).unwrap();
     let got = read();
-    logits::write(&args, &[], cpu()).unwrap();
+    logits::write(&args, &[], cpu().into()).unwrap();
     let expected = read();
     assert_eq!(got.len(), expected.len());
     let largest = expected.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
@@ -73,14 +73,14 @@ fn text_is_written_and_the_backend_that_decodes_is_shown() {
     assert_eq!(executed(&model, false), "grouped_mm");
     model.set_experts_implementation("eager").unwrap();
     assert_eq!(executed(&model, true), "eager");
-    let summary = model.device().summary();
+    let summary = model.device().unwrap().summary();
     assert!(summary.starts_with("CUDA, ") && summary.ends_with(" in use"), "{summary}");
-    assert_eq!(executed(&load_model(cpu(), &args.model).unwrap(), true), "grouped_mm");
+    assert_eq!(executed(&load_model(cpu().into(), &args.model).unwrap(), true), "grouped_mm");
 }
 
 #[test]
 fn a_gpu_is_inspected() {
     let Command::Inspect(args) = parse(&["inspect", "--compile", "default"]) else { panic!() };
     assert_eq!(args.model.load.device.device, DeviceName::Auto);
-    inspect::inspect(&args, &cpu(), gpu()).unwrap();
+    inspect::inspect(&args, &cpu(), &gpu()).unwrap();
 }

@@ -6,7 +6,7 @@ use moexperts_core::{DType, Device, DeviceKind};
 
 use super::{
     device_model::DeviceModel,
-    runner::{CompiledPlans, Runner},
+    runner::{CompiledPlans, Runner, text_only},
 };
 use crate::{
     any_device::AnyDevice,
@@ -181,6 +181,14 @@ impl LanguageModel {
     /// The description of the vision tower, if the model is multimodal.
     pub fn vision(&self) -> Option<&VisionSpec> {
         self.runner.vision().map(|(spec, _)| spec)
+    }
+
+    /// The description of the vision tower.
+    ///
+    /// # Errors
+    /// [`Error::TextOnly`] if the model reads text only.
+    pub fn require_vision(&self) -> Result<&VisionSpec> {
+        self.vision().ok_or_else(|| text_only(self.origin(), self.spec()))
     }
 
     /// Element type of the vision tower's weights, if the model is multimodal.

@@ -5,11 +5,7 @@ use std::{fs, path::Path, sync::Arc};
 
 use moexperts::{
     AutoModel, ChatTemplate, DType, GenerateOptions, GenerationConfig, Image, LoadOptions, Message,
-    Tokenizer,
-    checkpoint::Checkpoint,
-    config::Config,
-    families,
-    weights::AsPublished,
+    Tokenizer, checkpoint::Checkpoint, config::Config, families, weights::AsPublished,
 };
 use moexperts_core::Storage;
 use proptest::{collection::vec, prelude::*, sample::Index};

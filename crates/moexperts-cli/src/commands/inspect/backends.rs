@@ -1,10 +1,11 @@
 //! Which experts each backend runs.
 
-use moexperts::{Device, inspect};
+use moexperts::{AnyDevice, inspect};
+use moexperts_bench::on_device;
 
 /// A line a property, a column a backend.
-pub(super) fn support<D: Device>(device: &D) -> String {
-    let backends = inspect::backend_support(device);
+pub(super) fn support(device: &AnyDevice) -> String {
+    let backends = on_device!(device, device => inspect::backend_support(device));
     let properties: Vec<&str> = match backends.first() {
         Some(first) => first.properties.iter().map(|(property, _)| *property).collect(),
         None => Vec::new(),

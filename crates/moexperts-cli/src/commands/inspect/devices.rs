@@ -1,7 +1,7 @@
-//! The devices there are, and the backends of each.
+//! The devices of this machine, and the backends of each.
 
 use moexperts::{
-    Cpu, Device, DeviceName,
+    Cpu, DeviceName,
     core::DeviceKind,
     inspect::{self, DeviceFacts},
 };
@@ -10,9 +10,10 @@ use super::{listed, table};
 
 /// A line a device, by the name that `--device` takes.
 ///
+/// - `kind`: that of the device in use
 /// - `chosen`: the device in use, as it was named
-pub(super) fn list<D: Device>(cpu: &Cpu, chosen: DeviceName) -> String {
-    let used = match (D::KIND, chosen) {
+pub(super) fn list(cpu: &Cpu, kind: DeviceKind, chosen: DeviceName) -> String {
+    let used = match (kind, chosen) {
         (DeviceKind::Cpu, _) => DeviceName::Cpu,
         (DeviceKind::Gpu, DeviceName::Cuda(ordinal)) => DeviceName::Cuda(ordinal),
         (DeviceKind::Gpu, _) => DeviceName::Cuda(0),

@@ -1,18 +1,20 @@
 //! Which kernels compute.
 
 use moexperts::{
-    Cpu, DType, Device, Error,
+    AnyDevice, Cpu, DType, Error,
     core::DeviceKind,
     inspect::{CpuKernel, KernelChoice, cpu_kernels, kernel_choices},
     units::counted,
 };
 
+use moexperts_bench::on_device;
+
 use super::{listed, table};
 use crate::error::CliError;
 
 /// The title of the section and its lines.
-pub(super) fn section<D: Device>(cpu: &Cpu, device: &D) -> Result<(String, String), CliError> {
-    Ok(match D::KIND {
+pub(super) fn section(cpu: &Cpu, device: &AnyDevice) -> Result<(String, String), CliError> {
+    Ok(match device.kind() {
         DeviceKind::Cpu => {
             ("Kernels by dtype of the weights, the best first".to_owned(), of_cpu(cpu))
         }
@@ -38,10 +40,11 @@ fn of_cpu(cpu: &Cpu) -> String {
     table(DType::ALL.map(row)) + "  * in use\n"
 }
 
-fn of_device<D: Device>(device: &D) -> Result<String, CliError> {
+fn of_device(device: &AnyDevice) -> Result<String, CliError> {
     let named = |KernelChoice { rows, kernel }| format!("{kernel} (from {})", counted(rows, "row"));
     let row = |dtype: DType| {
-        Ok((dtype.name(), listed(kernel_choices(device, dtype)?.into_iter().map(named))))
+        let choices = on_device!(device, device => kernel_choices(device, dtype))?;
+        Ok((dtype.name(), listed(choices.into_iter().map(named))))
     };
     let rows: Result<Vec<_>, Error> = DType::ALL.into_iter().map(row).collect();
     Ok(table(rows?))

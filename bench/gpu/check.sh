@@ -170,14 +170,23 @@ run_environment() {
 }
 
 run_tests() {
-    local failed=() passed=0 executable name status count
+    local failed=() passed=0 executable name status count chosen
     for executable in "$pack"/test-*; do
         name=${executable##*/test-}
         echo "-- $name"
+        chosen=()
+        [ ! -f "$pack/filter-$name" ] || chosen=("$(<"$pack/filter-$name")")
+        if [ -n "$filter" ]; then
+            # Both filters have to match; the executable itself would run what matches either.
+            mapfile -t chosen < <("$executable" --list --skip compiles:: "${chosen[@]}" 2>/dev/null |
+                sed -n 's/: test$//p' | grep -F -- "$filter")
+            [ ${#chosen[@]} -gt 0 ] || continue
+            chosen+=(--exact)
+        fi
         # One that hangs leaves time for the others. `compiles` needs no GPU and takes minutes.
         MOEXPERTS_TEST_GPU=$device \
-            bounded timeout $((limit * 2 / 3)) "$executable" --skip compiles:: \
-            ${filter:+"$filter"} 2>&1 | tee "$temporary/test"
+            bounded timeout $((limit * 2 / 3)) "$executable" --skip compiles:: "${chosen[@]}" 2>&1 |
+            tee "$temporary/test"
         status=${PIPESTATUS[0]}
         count=$(sed -n 's/^test result: .* \([0-9]*\) passed.*/\1/p' "$temporary/test")
         passed=$((passed + ${count:-0}))

@@ -221,9 +221,7 @@ mod tests {
         let options = CpuOptions { threads: 2.try_into().ok(), isa: None };
         let found = AnyDevice::find(DeviceName::Cpu, options).unwrap();
         assert_eq!((found.name(), found.kind()), ("CPU", DeviceKind::Cpu));
-        let AnyDevice::Cpu(cpu) = &found else { panic!("the name is that of the CPU") };
-        assert_eq!(cpu.thread_count(), 2);
-        assert!(matches!(AnyDevice::of(cpu), Some(AnyDevice::Cpu(_))));
+        assert!(found.describe().contains("2 threads"), "{}", found.describe());
     }
 
     #[cfg(feature = "cuda")]

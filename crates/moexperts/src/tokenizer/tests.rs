@@ -71,6 +71,11 @@ fn a_broken_file_is_refused() {
         "tokenizer.json: EOF while parsing a value at line 1 column 12"
     );
     assert!(matches!(refused(b"{}"), Error::Tokenizer { .. }));
+    // Within a decoder, which the crate unwraps.
+    let text = String::from_utf8(TOKENIZER.to_vec()).unwrap();
+    let start = text.find("\"decoder\"").unwrap();
+    let broken = text[..start].to_owned() + &text[start..].replacen("true", "-rue", 1);
+    assert!(refused(broken.as_bytes()).to_string().contains("invalid number at line 44"));
 }
 
 proptest! {

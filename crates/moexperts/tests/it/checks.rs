@@ -4,7 +4,10 @@ use moexperts::{
     CompileMode, CompileOptions, DType, Device, Error, LanguageModel, Stage, core::made,
 };
 
-use crate::common::{BACKENDS, Golden, assert_close, greedy, rms};
+use crate::{
+    common::{BACKENDS, Golden, assert_close, greedy, rms},
+    pictures,
+};
 
 /// Relative to the largest value of a tensor: transformers' own f32 results are this near to f64.
 pub(crate) const F32_TOLERANCE: f64 = 1e-4;
@@ -74,6 +77,32 @@ pub(crate) fn batched_greedy_tokens(case: &str, model: &LanguageModel) {
         tokens[event.sequence].push(event.token);
     }
     assert_eq!(tokens.concat(), golden.ids("batch_greedy_ids"), "{case} {}", model.device_name());
+}
+
+/// Features, logits and greedy tokens of prompts with pictures, from their pixel values.
+pub(crate) fn prompts_with_pictures<D: Device>(model: &LanguageModel) {
+    let on_device = model.on::<D>().unwrap();
+    for name in pictures::PROMPTS {
+        let golden = pictures::golden(name);
+        let visuals = pictures::visuals(name, &golden);
+        let read =
+            |tensor: &D::Tensor| made(|out| on_device.device().read_tensor(tensor, out)).unwrap();
+        let tower = on_device.vision_tower().unwrap();
+        let features = visuals.iter().map(|visual| tower.features(visual.pixels()).unwrap());
+        let embeddings: Vec<f32> = features.flat_map(|f| read(&f.embeddings)).collect();
+        if !visuals.is_empty() {
+            let expected = golden.values("vision.pooler_output");
+            assert_close(name, &embeddings, expected, F32_TOLERANCE);
+        }
+        let patches: usize = visuals.iter().map(|visual| visual.pixels().patches()).sum();
+        let prompt = model.prompt_of_tokens(golden.ids("input_ids"), visuals).unwrap();
+        let logits = model.logits(prompt.clone()).unwrap();
+        assert_close(name, &logits, golden.values("logits"), F32_TOLERANCE);
+        let mut events = model.generate_tokens(vec![prompt], &greedy(20)).unwrap();
+        let tokens: Vec<u32> = events.by_ref().map(|event| event.unwrap().token).collect();
+        assert_eq!(tokens, golden.ids("greedy_ids"), "{name}");
+        assert_eq!(events.stats().patches, patches, "{name}");
+    }
 }
 
 /// The logits of a model in half precision are no further from f64 than transformers'.

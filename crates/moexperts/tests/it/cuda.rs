@@ -4,16 +4,13 @@ use std::sync::{Arc, Mutex};
 
 use moexperts::{
     Amount, AnyDevice, AutoModel, CompileMode, CompileOptions, Cuda, DType, LanguageModel,
-    LoadOptions, Progress,
-    core::{Memory as _, made},
-    cuda::CudaTensor,
-    files::ModelFiles,
+    LoadOptions, Progress, files::ModelFiles,
 };
 use moexperts_cuda_emulator::{Emulator, EmulatorOptions, test_devices, test_gpu};
 
 use crate::{
-    checks::{self, F32_TOLERANCE},
-    common::{CASES, Golden, assert_close, data, greedy},
+    checks,
+    common::{CASES, Golden, data, greedy},
     pictures,
 };
 
@@ -48,27 +45,7 @@ fn greedy_tokens_in_f32_are_transformers() {
 
 #[test]
 fn prompts_with_pictures_in_f32_are_transformers() {
-    let model = in_f32(pictures::CASE);
-    let on_gpu = model.on::<Cuda>().unwrap();
-    for name in pictures::PROMPTS {
-        let golden = pictures::golden(name);
-        let visuals = pictures::visuals(name, &golden);
-        let read =
-            |tensor: &CudaTensor| made(|out| on_gpu.device().read_tensor(tensor, out)).unwrap();
-        let tower = on_gpu.vision_tower().unwrap();
-        let features = visuals.iter().map(|visual| tower.features(visual.pixels()).unwrap());
-        let embeddings: Vec<f32> = features.flat_map(|f| read(&f.embeddings)).collect();
-        if !visuals.is_empty() {
-            let expected = golden.values("vision.pooler_output");
-            assert_close(name, &embeddings, expected, F32_TOLERANCE);
-        }
-        let prompt = model.prompt_of_tokens(golden.ids("input_ids"), visuals).unwrap();
-        let logits = model.logits(prompt.clone()).unwrap();
-        assert_close(name, &logits, golden.values("logits"), F32_TOLERANCE);
-        let events = model.generate_tokens(vec![prompt], &greedy(20)).unwrap();
-        let tokens: Vec<u32> = events.map(|event| event.unwrap().token).collect();
-        assert_eq!(tokens, golden.ids("greedy_ids"), "{name}");
-    }
+    checks::prompts_with_pictures::<Cuda>(&in_f32(pictures::CASE));
 }
 
 #[test]

@@ -1,8 +1,12 @@
 //! What a library without some of its features does, and how it refuses the rest.
 
-use moexperts::{AutoModel, AutoModelForCausalLm, LoadOptions};
+use moexperts::{AutoModel, AutoModelForCausalLm, Cpu, DType, LoadOptions};
 
-use crate::common::{CASES, Golden, data, greedy, shared};
+use crate::{
+    checks,
+    common::{CASES, Golden, data, greedy, shared},
+    pictures,
+};
 
 /// No feature is needed to run a model on token ids; a tokenizer and a template among its files do
 /// not matter.
@@ -10,13 +14,21 @@ use crate::common::{CASES, Golden, data, greedy, shared};
 fn a_model_of_every_family_generates_token_ids() {
     for case in CASES {
         let golden = Golden::open(case);
-        let model = shared(case, Some(moexperts::DType::F32));
+        let model = shared(case, Some(DType::F32));
         let events = model.generate_tokens(vec![golden.ids("input_ids")], &greedy(20)).unwrap();
         let tokens: Vec<u32> = events.map(|event| event.unwrap().token).collect();
         assert_eq!(tokens, golden.ids("greedy_ids"), "{case}");
         let is_there = data(case).join("tokenizer.json").exists();
         assert_eq!(model.tokenizer().is_some(), is_there && cfg!(feature = "tokenizer"), "{case}");
     }
+}
+
+#[test]
+fn a_multimodal_model_reads_pictures_as_pixels() {
+    let path = data(pictures::CASE);
+    let options = LoadOptions::new().dtype(DType::F32);
+    let model = AutoModel::from_pretrained(path.to_str().unwrap(), options).unwrap();
+    checks::prompts_with_pictures::<Cpu>(&model);
 }
 
 #[cfg(not(feature = "tokenizer"))]

@@ -122,7 +122,7 @@ def project(module: nn.Module, name: str, expert: int, x: torch.Tensor) -> torch
     return y + getattr(module, f"{name}_bias")[expert].double() if module.has_bias else y
 
 
-# So many roundings of a dtype, in units of its epsilon, may part a result from the formula, relative
+# The most roundings, in units of the dtype's epsilon, between a result and the formula, relative
 # to the largest value: two products' inputs, what leaves the activation, and the result.
 ROUNDINGS = 4
 

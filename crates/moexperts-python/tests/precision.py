@@ -85,7 +85,7 @@ class Losses:
 
     @property
     def may_be_chance(self) -> bool:
-        """Whether an implementation as good as eager loses so many with a chance above CHANCE."""
+        """Whether an implementation as good as eager loses that many with a probability above CHANCE."""
         as_many = sum(math.comb(self.decided, n) for n in range(self.lost, self.decided + 1))
         return as_many > CHANCE * 2**self.decided
 

@@ -140,9 +140,9 @@ def replaced_implementations(
 
 def _build(model_class: type[PreTrainedModel]) -> PreTrainedModel:
     if model_class.forward is torch.nn.Module.forward:
-        raise CannotRun("no forward of its own")
+        raise CannotRun("no own forward")
     if not dataclasses.is_dataclass(model_class.config_class):
-        raise CannotRun("no config class of its own")
+        raise CannotRun("no own config class")
     with reason_of("config"):
         config = tiny_config(model_class.config_class)
     torch.manual_seed(SEED)

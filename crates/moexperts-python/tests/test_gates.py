@@ -89,7 +89,7 @@ def test_a_gate_that_almost_is_one_of_the_kernels_is_not_taken_for_it() -> None:
 
 
 def experts_classes() -> list[type[nn.Module]]:
-    """The experts of the installed transformers that have a gate of their own."""
+    """The experts of the installed transformers that have their own gate."""
     classes = []
     for family in pkgutil.iter_modules(transformers.models.__path__):
         name = f"transformers.models.{family.name}.modeling_{family.name}"

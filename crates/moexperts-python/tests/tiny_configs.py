@@ -17,7 +17,7 @@ MOE_INTERMEDIATE = 40
 EXPERTS_PER_TOKEN = 3
 
 PAD, BOS, EOS = 0, 1, 2
-# Every other special token of a config gets an id of its own, from here up to FIRST_TEXT_ID.
+# Every other special token of a config gets a separate id, from here up to FIRST_TEXT_ID.
 FIRST_SPECIAL_ID = 3
 FIRST_TEXT_ID = 32
 

@@ -18,7 +18,7 @@ function drawHead(view) {
 
 /**
  * The fastest of each workload in which two backends were measured: whether the ranges of the others
- * stay clear of its own, and how many times as fast it is as the best of eager.
+ * do not overlap its range, and the ratio of eager's best time to its time.
  */
 function workloadWinners(view) {
   const timed = (cells) =>

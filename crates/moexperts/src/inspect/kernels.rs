@@ -39,7 +39,7 @@ pub fn cpu_kernels(cpu: &Cpu, weights: DType) -> Vec<CpuKernel> {
 pub struct KernelChoice {
     /// The fewest rows, of those asked about, that it is chosen for.
     pub rows: usize,
-    /// Its name, as [`Tuning::kernel_name`](crate::Tuning::kernel_name) says.
+    /// Its name, as [`Tuning::kernel_name`](crate::core::Tuning::kernel_name) says.
     pub kernel: String,
 }
 

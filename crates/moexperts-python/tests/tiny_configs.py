@@ -25,8 +25,8 @@ FIRST_TEXT_ID = 32
 # as much in the output as in a trained model; with the usual 0.02 they vanish beside the tolerance.
 INITIALIZER_RANGE = HIDDEN**-0.5
 
-# Fields that many configs share. A field is shrunk where the config has it; a field that is None
-# by default stays so, as None switches a feature off.
+# Fields that many configs share. A field is shrunk where the config has it; a field with the default
+# None keeps it, as None switches a feature off.
 SHRUNK: Mapping[str, Any] = {
     **dict.fromkeys(
         [

@@ -57,9 +57,9 @@ pub enum Error {
     Option {
         /// The option, as in `generation_config.json`.
         option: &'static str,
-        /// What it is.
+        /// Its value.
         got: String,
-        /// What it may be.
+        /// The values it may have.
         expected: String,
     },
     /// A key of an `experts_implementation` map that names no part of the model.

@@ -15,7 +15,7 @@ const ROWS: [usize; 5] = [1, 8, 32, 128, 1024];
 pub struct KernelChoice {
     /// The fewest rows, of those tried, that it is chosen for.
     pub rows: usize,
-    /// Its name, see [`Tuning::kernel_name`](moexperts_core::Tuning::kernel_name).
+    /// Its name, see [`Tuning::kernel_name`](crate::core::Tuning::kernel_name).
     pub kernel: String,
 }
 

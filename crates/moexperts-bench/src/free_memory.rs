@@ -17,7 +17,7 @@ pub(crate) struct FreeMemory {
 }
 
 impl FreeMemory {
-    pub(crate) fn now<D: Hardware>(device: &D) -> Self {
+    pub(crate) fn now(device: &dyn Hardware) -> Self {
         let machine = Memory::now().map(|memory| memory.available_bytes);
         Self { machine, own: device.own_memory() }
     }

@@ -32,10 +32,7 @@ impl MachineLimits {
     /// Measures for the first time.
     ///
     /// - `dtype`: that of the weights whose operations are counted, if they are
-    pub(crate) fn measure<D: Hardware>(
-        device: &D,
-        dtype: Option<DType>,
-    ) -> Result<Self, BenchError> {
+    pub(crate) fn measure(device: &dyn Hardware, dtype: Option<DType>) -> Result<Self, BenchError> {
         let mut limits = Self {
             meter: device.meter(dtype).map_err(Error::from)?,
             bytes_per_second: Vec::new(),

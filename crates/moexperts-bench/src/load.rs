@@ -1,6 +1,6 @@
 //! Loading a model as the command line names it.
 
-use moexperts::{AutoModel, Device, LanguageModel, LoadOptions, files::ModelFiles};
+use moexperts::{AnyDevice, AutoModel, LanguageModel, LoadOptions, files::ModelFiles};
 
 use crate::{error::BenchError, output::progress};
 
@@ -11,12 +11,12 @@ pub type DefaultModel = fn() -> Result<ModelFiles, moexperts::Error>;
 ///
 /// # Errors
 /// If there is no such model, or it cannot be loaded.
-pub fn load<D: Device>(
-    device: D,
+pub fn load(
+    device: AnyDevice,
     model: Option<&str>,
     options: LoadOptions,
     default: DefaultModel,
-) -> Result<LanguageModel<D>, BenchError> {
+) -> Result<LanguageModel, BenchError> {
     Ok(match model {
         Some(model) => {
             AutoModel::from_pretrained_on(device, model, options.progress(progress::bars()))?

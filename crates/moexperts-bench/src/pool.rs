@@ -107,7 +107,7 @@ impl Pool {
 }
 
 /// How many threads fill a pool for a device: as many as it computes with, or all.
-pub(crate) fn filling_threads<D: Hardware>(device: &D) -> usize {
+pub(crate) fn filling_threads(device: &dyn Hardware) -> usize {
     let all = || thread::available_parallelism().map_or(1, usize::from);
     device.threads().unwrap_or_else(all)
 }

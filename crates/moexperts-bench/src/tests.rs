@@ -57,7 +57,7 @@ fn a_model_is_measured() {
     let rest = ["--repetitions", "1", "--compile", "none,reduce-overhead", "--json"];
     let words = [&words[..], &rest, &[file.to_str().unwrap()]].concat();
     let BenchCommand::Model(args) = parse(&words) else { panic!() };
-    model::bench(&args, gpu(), Instant::now(), no_default).unwrap();
+    model::bench(&args, gpu().into(), Instant::now(), no_default).unwrap();
     let rows: Vec<Value> = serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap();
     assert_eq!(rows.len(), 6);
     for row in rows {
@@ -80,8 +80,10 @@ fn a_sweep_says_what_decodes_and_goes_on_on_another_device() {
         Sweep::new(&args, &[], folder, no_default).unwrap()
     };
     let auto = DTypeArg::Auto;
-    sweep().finish_with(|sweep| sweep.target(gpu_of(4 << 20), DeviceName::Cuda(2), auto)).unwrap();
-    sweep().finish_with(|sweep| sweep.target(cpu(), DeviceName::Auto, auto)).unwrap();
+    sweep()
+        .finish_with(|sweep| sweep.target(gpu_of(4 << 20).into(), DeviceName::Cuda(2), auto))
+        .unwrap();
+    sweep().finish_with(|sweep| sweep.target(cpu().into(), DeviceName::Auto, auto)).unwrap();
 
     let results = Results::read(&folder.path().join("results.json")).unwrap();
     let decoding = results.cells.iter().map(|cell| {

@@ -77,6 +77,16 @@ impl AnyDevice {
         }
     }
 
+    /// The name of the backend that decodes, where the user has chosen this one: see
+    /// [`Execution::decode_experts`](crate::core::Execution::decode_experts).
+    pub fn decode_experts<'a>(&self, prefill: &'a str) -> &'a str {
+        match self {
+            Self::Cpu(_) => Cpu::decode_experts(prefill),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(_) => Cuda::decode_experts(prefill),
+        }
+    }
+
     /// Waits until all operations so far are done, for measurements.
     ///
     /// # Errors

@@ -7,7 +7,8 @@ use std::sync::{
 };
 
 use moexperts::{
-    DType, Device, ExpertsBackend, ExpertsCall, ExpertsSpec, LanguageModel,
+    Cpu, Cuda, DType, Device, DeviceModel, ExpertsBackend, ExpertsCall, ExpertsInterface,
+    ExpertsSpec, LanguageModel,
     core::{Result, Routing, WeightFormat},
 };
 use moexperts_report::Work;
@@ -27,16 +28,19 @@ pub(crate) struct Counted {
 /// of the pairs, of everything else all, but for the head, whose products are of the last token of
 /// a prompt. Every backend chooses the same tokens. The model runs operation by operation afterwards.
 /// None if it is to stop before: that is asked after every token.
-pub(crate) fn count<D: Device>(
-    model: &LanguageModel<D>,
-    backend: &Backend<D::Experts>,
+pub(crate) fn count(
+    model: &LanguageModel,
+    backend: &str,
     task: &TimedGeneration,
     stop: impl Fn() -> bool,
 ) -> std::result::Result<Option<Counted>, BenchError> {
     let tally = Arc::new(Tally::default());
-    let counting = Counting { inner: Arc::clone(backend), tally: Arc::clone(&tally) };
     model.reset_compile();
-    model.set_experts_backend(Arc::new(counting))?;
+    match (model.on::<Cpu>(), model.on::<Cuda>()) {
+        (Some(model), _) => tally_on(model, backend, &tally)?,
+        (_, Some(model)) => tally_on(model, backend, &tally)?,
+        _ => unreachable!("models are loaded on a device with a name"),
+    }
     let mut generation = model.generate_tokens(task.prompts.clone(), &task.options())?;
     // The first token comes with the prompt.
     generation.next().transpose()?;
@@ -48,7 +52,7 @@ pub(crate) fn count<D: Device>(
         }
     }
     let decode = tally.take();
-    model.set_experts_implementation(backend.name())?;
+    model.set_experts_implementation(backend)?;
 
     let beside = Beside::experts(model);
     let batch = task.prompts.len();
@@ -58,6 +62,16 @@ pub(crate) fn count<D: Device>(
         prefill: beside.and(prefill, 1, prompt_tokens, batch),
         decode: beside.and(decode, steps, steps * batch, steps * batch),
     }))
+}
+
+/// Has a backend run a model's experts, and adds up what they do.
+fn tally_on<D: Device>(
+    model: &DeviceModel<D>,
+    backend: &str,
+    tally: &Arc<Tally>,
+) -> moexperts::Result<()> {
+    let inner = ExpertsInterface::get::<D::Experts>(backend)?;
+    model.set_experts_backend(Arc::new(Counting { inner, tally: Arc::clone(tally) }))
 }
 
 /// Weights that are read whatever the routing.
@@ -70,7 +84,7 @@ struct Beside {
 }
 
 impl Beside {
-    fn experts<D: Device>(model: &LanguageModel<D>) -> Self {
+    fn experts(model: &LanguageModel) -> Self {
         let spec = model.spec();
         let head = spec.vocab_size * spec.hidden_size;
         // Only a model without experts has no dtype here, and it has nothing to compare.
@@ -163,7 +177,7 @@ fn hit(routing: &Routing, experts: usize) -> (usize, usize) {
 
 #[cfg(test)]
 mod tests {
-    use moexperts::{AutoModelForCausalLm, ExpertsInterface, LoadOptions};
+    use moexperts::{AutoModelForCausalLm, LoadOptions};
 
     use super::*;
 
@@ -177,10 +191,9 @@ mod tests {
     fn one_sequence_reads_what_inspect_says() {
         const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/qwen2_moe");
         let model = AutoModelForCausalLm::from_pretrained(MODEL, LoadOptions::new()).unwrap();
-        let backend = ExpertsInterface::get("eager").unwrap();
         let counted = |batch, prompt| {
             let task = TimedGeneration::random(&model, batch, prompt, 4, 0);
-            count(&model, &backend, &task, || false).unwrap().unwrap()
+            count(&model, "eager", &task, || false).unwrap().unwrap()
         };
         let spec = model.spec();
         let dtype = model.dtype().unwrap();

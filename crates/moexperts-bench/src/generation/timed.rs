@@ -2,9 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use moexperts::{Device, GenerateOptions, LanguageModel};
+use moexperts::{GenerateOptions, LanguageModel};
 
-use crate::{error::BenchError, hardware::Hardware, random::Random};
+use crate::{
+    error::BenchError,
+    hardware::{Hardware as _, device_of},
+    random::Random,
+};
 
 /// A generation to be timed: a batch of random prompts, and how many tokens follow each.
 #[derive(Debug)]
@@ -29,8 +33,8 @@ pub(crate) struct Taken {
 
 impl TimedGeneration {
     /// - `new_tokens`: at least 2: the first comes with the prompt
-    pub(crate) fn random<D: Device>(
-        model: &LanguageModel<D>,
+    pub(crate) fn random(
+        model: &LanguageModel,
         batch: usize,
         prompt_tokens: usize,
         new_tokens: usize,
@@ -60,12 +64,13 @@ impl TimedGeneration {
     }
 
     /// Runs it to its end, or none if it is to stop before: that is asked after every token.
-    pub(crate) fn run<D: Hardware>(
+    pub(crate) fn run(
         &self,
-        model: &LanguageModel<D>,
+        model: &LanguageModel,
         stop: impl Fn() -> bool,
     ) -> Result<Option<Taken>, BenchError> {
-        model.device().forget_peak_memory();
+        let device = device_of(model);
+        device.forget_peak_memory();
         let start = Instant::now();
         let mut generation = model.generate_tokens(self.prompts.clone(), &self.options())?;
         for event in generation.by_ref() {
@@ -80,15 +85,12 @@ impl TimedGeneration {
             generation: time,
             prefill: stats.prefill,
             decode: stats.decode,
-            peak_memory_bytes: model.device().peak_memory(),
+            peak_memory_bytes: device.peak_memory(),
         }))
     }
 
     /// Runs it to its end.
-    pub(crate) fn finish<D: Hardware>(
-        &self,
-        model: &LanguageModel<D>,
-    ) -> Result<Taken, BenchError> {
+    pub(crate) fn finish(&self, model: &LanguageModel) -> Result<Taken, BenchError> {
         Ok(self.run(model, || false)?.expect("nothing stops it"))
     }
 }

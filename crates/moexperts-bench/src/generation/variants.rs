@@ -1,36 +1,37 @@
 //! The backends and the ways to compile that take part.
 
-use moexperts::{CompiledPlans, Device, Error, LanguageModel};
+use moexperts::{CompiledPlans, Error, LanguageModel};
 
 use crate::{
     args::{CompileLimits, Compiling},
-    backends::Backend,
     error::BenchError,
 };
 
 /// A backend in a way to compile.
 #[derive(Debug)]
-pub(crate) struct Variant<D: Device> {
-    pub(crate) backend: Backend<D::Experts>,
+pub(crate) struct Variant {
+    /// Its name.
+    pub(crate) backend: String,
     pub(crate) compile: Compiling,
     /// What compiling made.
-    plans: Option<CompiledPlans<D>>,
+    plans: Option<CompiledPlans>,
 }
 
-impl<D: Device> Variant<D> {
+impl Variant {
     /// Makes the model run so.
-    pub(crate) fn choose(&self, model: &LanguageModel<D>) -> Result<(), BenchError> {
+    pub(crate) fn choose(&self, model: &LanguageModel) -> Result<(), BenchError> {
         // What is compiled may not be allowed with this backend.
         model.set_compiled(None)?;
-        model.set_experts_implementation(self.backend.name())?;
+        model.set_experts_implementation(self.backend.as_str())?;
         Ok(model.set_compiled(self.plans.clone())?)
     }
 }
 
 /// What was chosen.
 #[derive(Debug)]
-pub(crate) struct Chosen<'a, D: Device> {
-    pub(crate) backends: &'a [Backend<D::Experts>],
+pub(crate) struct Chosen<'a> {
+    /// Names.
+    pub(crate) backends: &'a [String],
     pub(crate) ways: &'a [Compiling],
     pub(crate) limits: &'a CompileLimits,
     /// Shapes that plans are made for.
@@ -40,27 +41,24 @@ pub(crate) struct Chosen<'a, D: Device> {
 
 /// What takes part.
 #[derive(Debug)]
-pub(crate) struct Variants<D: Device> {
-    pub(crate) able: Vec<Variant<D>>,
+pub(crate) struct Variants {
+    pub(crate) able: Vec<Variant>,
     /// Backends that break a `fullgraph`.
-    pub(crate) broken: Vec<(Backend<D::Experts>, Compiling, Error)>,
+    pub(crate) broken: Vec<(String, Compiling, Error)>,
     /// A line for each compilation.
     pub(crate) lines: Vec<String>,
 }
 
-impl<D: Device> Variants<D> {
+impl Variants {
     /// Every backend in every way.
-    pub(crate) fn all(
-        model: &LanguageModel<D>,
-        chosen: &Chosen<'_, D>,
-    ) -> Result<Self, BenchError> {
+    pub(crate) fn all(model: &LanguageModel, chosen: &Chosen<'_>) -> Result<Self, BenchError> {
         let mut variants = Self { able: Vec::new(), broken: Vec::new(), lines: Vec::new() };
         for &compile in chosen.ways {
             // One compilation for all backends: what does not depend on them they share.
             let mut plans = None;
             for backend in chosen.backends {
                 model.set_compiled(None)?;
-                model.set_experts_implementation(backend.name())?;
+                model.set_experts_implementation(backend.as_str())?;
                 let compiled = match (compile, &plans) {
                     (Compiling::None, _) => Ok(()),
                     (Compiling::Mode(_), Some(_)) => model.set_compiled(plans.clone()),

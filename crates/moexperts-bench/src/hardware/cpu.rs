@@ -3,8 +3,8 @@
 use std::fs;
 
 use moexperts::{
-    Cpu, DType, Execution as _,
-    core::Result,
+    Cpu, DType,
+    core::{Execution as _, Result},
     cpu::limits::peak,
     inspect::{ProcessMemory, describe_cpu, read_bandwidth},
     units::counted,

@@ -1,8 +1,8 @@
 //! A GPU.
 
 use moexperts::{
-    Cuda, DType, Execution as _,
-    core::Result,
+    Cuda, DType,
+    core::{Execution as _, Result},
     cuda::{driver::Properties, limits::Limits},
     inspect::describe_gpu,
 };

@@ -1,12 +1,13 @@
 //! The devices the program runs on: what it says of each, and how it measures them.
 
+mod any;
 mod cpu;
 mod cuda;
 
-use moexperts::{DType, Device, core::Result};
+use moexperts::{AnyDevice, DType, LanguageModel, core::Result};
 
 /// A device as the program shows and measures it.
-pub trait Hardware: Device<Experts = Self> {
+pub trait Hardware {
     /// Threads it computes with, where their number is the user's to choose.
     fn threads(&self) -> Option<usize>;
 
@@ -70,7 +71,17 @@ pub struct Peak {
     pub of: String,
 }
 
-/// The device as files of results have it: `cpu`.
-pub(crate) fn device_name<D: Device>() -> String {
-    D::NAME.to_lowercase()
+/// The device of a model that [`load`](crate::load) returned.
+///
+/// # Panics
+/// If the model is on a device of a caller's own type, which [`load`](crate::load) does not take.
+pub fn device_of(model: &LanguageModel) -> AnyDevice {
+    model.device().expect("models are loaded on a device with a name")
+}
+
+/// A device as files of results have it: `cpu`.
+///
+/// - `name`: as messages have it
+pub(crate) fn device_name(name: &str) -> String {
+    name.to_lowercase()
 }

@@ -184,20 +184,19 @@ impl<D: Device> Contestant<'_, D> {
 
 #[cfg(test)]
 mod tests {
-    use moexperts::{Cpu, CpuOptions, Cuda, DType, ExpertsSpec};
+    use moexperts::{Cpu, CpuOptions, Cuda, DType, ExpertsInterface, ExpertsSpec};
     use moexperts_cuda_emulator::{EmulatorOptions, test_devices};
 
     use super::{super::weights::Weights, *};
-    use crate::{backends::Backends, free_memory::FreeMemory, hardware::Hardware};
+    use crate::{free_memory::FreeMemory, hardware::Hardware};
 
-    fn measured<D: Hardware>(device: &D, free: FreeMemory) -> Vec<Measured> {
+    fn measured<D: Hardware + Device<Experts = D>>(device: &D, free: FreeMemory) -> Vec<Measured> {
         let spec = ExpertsSpec::gated_silu(64, 32, 8, DType::Bf16.into());
         let weights = Weights::random(device, spec, 3, free).unwrap();
-        let (backends, _) = Backends::named(&[]).unwrap().able(|_| Ok::<_, Error>(())).unwrap();
         let cell = LayerCell {
             device,
             sets: &weights.sets,
-            backends: &backends,
+            backends: &ExpertsInterface::all(),
             size: Size { tokens: 3, experts: 8, top_k: 2 },
             routing: RoutingKind::Uniform,
             seed: 1,

@@ -5,7 +5,7 @@ mod routing;
 mod row;
 mod weights;
 
-use moexperts::{DType, Device, Error, ExpertsSpec};
+use moexperts::{DType, Device, Error, ExpertsInterface, ExpertsSpec};
 
 use self::{
     cell::LayerCell,
@@ -30,8 +30,11 @@ pub(crate) fn run(args: &BenchLayerArgs) -> Result<(), BenchError> {
     crate::on_device!(args.device.find()?, device => bench(args, &device))
 }
 
-fn bench<D: Hardware>(args: &BenchLayerArgs, device: &D) -> Result<(), BenchError> {
-    let backends = Backends::<D>::named(&args.common.experts_implementation)?;
+fn bench<D: Hardware + Device<Experts = D>>(
+    args: &BenchLayerArgs,
+    device: &D,
+) -> Result<(), BenchError> {
+    let backends = Backends::on(device, &args.common.experts_implementation)?;
     let groups: Vec<LayerGroup<'_>> = args
         .shape
         .0
@@ -63,13 +66,13 @@ struct LayerGroup<'a> {
     dtype: DType,
 }
 
-struct LayerBench<'a, D: Device> {
+struct LayerBench<'a, D> {
     args: &'a BenchLayerArgs,
     device: &'a D,
-    backends: &'a Backends<D>,
+    backends: &'a Backends,
 }
 
-impl<D: Hardware> LayerBench<'_, D> {
+impl<D: Hardware + Device<Experts = D>> LayerBench<'_, D> {
     fn group(&self, group: &LayerGroup<'_>, report: &mut Report) -> Result<(), BenchError> {
         let Self { args, device, backends } = *self;
         let spec = &group.shape.spec(group.dtype);
@@ -98,7 +101,7 @@ impl<D: Hardware> LayerBench<'_, D> {
                 seed: args.seed,
                 time: args.time,
             };
-            let (device, threads) = (&device_name::<D>(), device.threads());
+            let (device, threads) = (&device_name(D::NAME), device.threads());
             let subject = Subject { shape, spec, device, threads, tokens };
             for measured in cell.measure()? {
                 let row = LayerRow::new(&subject, measured, &limits);
@@ -112,11 +115,15 @@ impl<D: Hardware> LayerBench<'_, D> {
 
 /// The backends that can run these experts, and why the others cannot.
 fn able<D: Device<Experts = D>>(
-    backends: &Backends<D>,
+    backends: &Backends,
     spec: &ExpertsSpec,
     device: &D,
 ) -> Result<(Vec<Backend<D>>, Vec<String>), BenchError> {
-    backends.able(|backend| backend.check(spec, device).map_err(Error::from))
+    backends.able(|name| {
+        let backend = ExpertsInterface::get(name)?;
+        backend.check(spec, device)?;
+        Ok::<_, Error>(backend)
+    })
 }
 
 fn described(routing: RoutingKind) -> &'static str {

@@ -37,7 +37,7 @@ pub(crate) struct Weights<D: Device> {
     pub(crate) note: Option<String>,
 }
 
-impl<D: Hardware> Weights<D> {
+impl<D: Hardware + Device<Experts = D>> Weights<D> {
     /// Random ones, in at most half of the free memory.
     pub(crate) fn random(
         device: &D,

@@ -1,35 +1,34 @@
 //! One cell: a batch of prompts, by each backend in each way to compile in turn.
 
-use moexperts::{Device, LanguageModel};
+use moexperts::LanguageModel;
 
 use crate::{
     args::BenchModelArgs,
     error::BenchError,
     generation::{TimedGeneration, Variant, count},
-    hardware::Hardware,
 };
 
 /// What is to be measured.
-pub(crate) struct ModelCell<'a, D: Device> {
+pub(crate) struct ModelCell<'a> {
     pub(crate) args: &'a BenchModelArgs,
-    pub(crate) model: &'a LanguageModel<D>,
-    pub(crate) variants: &'a [Variant<D>],
+    pub(crate) model: &'a LanguageModel,
+    pub(crate) variants: &'a [Variant],
     pub(crate) batch: usize,
     pub(crate) prompt_tokens: usize,
 }
 
 /// What one backend took in one way to compile.
 #[derive(Debug)]
-pub(crate) struct Measured<'a, D: Device> {
-    pub(crate) variant: &'a Variant<D>,
+pub(crate) struct Measured<'a> {
+    pub(crate) variant: &'a Variant,
     pub(crate) prefill_seconds: Vec<f64>,
     pub(crate) decode_seconds: Vec<f64>,
     pub(crate) peak_memory_bytes: Option<u64>,
 }
 
-impl<D: Hardware> ModelCell<'_, D> {
+impl ModelCell<'_> {
     /// What each took, and the bytes of weights that decoding read.
-    pub(crate) fn measure(&self) -> Result<(Vec<Measured<'_, D>>, f64), BenchError> {
+    pub(crate) fn measure(&self) -> Result<(Vec<Measured<'_>>, f64), BenchError> {
         let Self { args, model, variants, batch, prompt_tokens } = *self;
         let task = TimedGeneration::random(model, batch, prompt_tokens, args.new_tokens, args.seed);
         let Some(first) = variants.first() else { return Ok((Vec::new(), 0.0)) };
@@ -41,7 +40,7 @@ impl<D: Hardware> ModelCell<'_, D> {
             decode_seconds: Vec::new(),
             peak_memory_bytes: None,
         };
-        let mut all: Vec<Measured<'_, D>> = variants.iter().map(measured).collect();
+        let mut all: Vec<Measured<'_>> = variants.iter().map(measured).collect();
         for measured in &all {
             // What is made on first use is made now.
             measured.variant.choose(model)?;
@@ -57,10 +56,10 @@ impl<D: Hardware> ModelCell<'_, D> {
     }
 }
 
-impl<D: Hardware> Measured<'_, D> {
+impl Measured<'_> {
     fn generation(
         &mut self,
-        model: &LanguageModel<D>,
+        model: &LanguageModel,
         task: &TimedGeneration,
     ) -> Result<(), BenchError> {
         let taken = task.finish(model)?;

@@ -5,7 +5,7 @@ mod row;
 
 use std::{num::NonZero, time::Instant};
 
-use moexperts::{Device, LanguageModel};
+use moexperts::{AnyDevice, LanguageModel};
 
 use self::{
     cell::ModelCell,
@@ -16,7 +16,7 @@ use crate::{
     backends::Backends,
     error::BenchError,
     generation::{Chosen, Variants},
-    hardware::Hardware,
+    hardware::{Hardware as _, device_of},
     limits::MachineLimits,
     load::{DefaultModel, load},
     output::{file, table::Report, text::cached},
@@ -27,22 +27,22 @@ pub(crate) fn run(args: &BenchModelArgs, default: DefaultModel) -> Result<(), Be
         file::check(path)?;
     }
     let start = Instant::now();
-    crate::on_device!(args.load.device.find()?, device => bench(args, device, start, default))
+    bench(args, args.load.device.find()?, start, default)
 }
 
 /// - `start`: when loading began
-pub(crate) fn bench<D: Hardware>(
+pub(crate) fn bench(
     args: &BenchModelArgs,
-    device: D,
+    device: AnyDevice,
     start: Instant,
     default: DefaultModel,
 ) -> Result<(), BenchError> {
-    let backends = Backends::<D>::named(&args.common.experts_implementation)?;
+    let backends = Backends::on_any(&device, &args.common.experts_implementation)?;
     let model = &load(device, args.load.model.as_deref(), args.load.options(), default)?;
     let load_seconds = start.elapsed().as_secs_f64();
     check_context(args, model)?;
     let (able, mut reasons) =
-        backends.able(|backend| model.set_experts_implementation(backend.name()))?;
+        backends.able(|name| model.set_experts_implementation(name).map(|()| name.to_owned()))?;
     let counts = |counts: &[NonZero<usize>]| counts.iter().map(|count| count.get()).collect();
     let Variants { able: variants, broken, lines } = Variants::all(
         model,
@@ -61,11 +61,12 @@ pub(crate) fn bench<D: Hardware>(
         reasons.push(error.to_string());
     }
 
+    let device = &device_of(model);
     let rows = variants.len() * args.batch.len() * args.prompt_tokens.len();
     let columns = ModelRow::columns(&variants);
     let mut report = Report::new(columns, rows, args.common.json.as_deref());
     let dtype = model.dtype().map_or(String::new(), |dtype| format!(", {dtype}"));
-    report.line(&format!("machine   {}", model.device().machine()))?;
+    report.line(&format!("machine   {}", device.machine()))?;
     report.line(&format!("model     {}{dtype}, loaded in {load_seconds:.3} s", model.origin()))?;
     report.line("limits    the median of what was measured up to a row")?;
     for line in lines {
@@ -79,7 +80,7 @@ pub(crate) fn bench<D: Hardware>(
     report.line("")?;
     report.titles()?;
 
-    let mut limits = MachineLimits::measure(model.device(), None)?;
+    let mut limits = MachineLimits::measure(device, None)?;
     for batch in args.batch.iter().map(|batch| batch.get()) {
         for prompt_tokens in args.prompt_tokens.iter().map(|tokens| tokens.get()) {
             report.doing(format!("batch {batch}, {prompt_tokens} prompt tokens"));
@@ -99,10 +100,7 @@ pub(crate) fn bench<D: Hardware>(
     report.line(&limits.summary(model.origin()))
 }
 
-fn check_context<D: Device>(
-    args: &BenchModelArgs,
-    model: &LanguageModel<D>,
-) -> Result<(), BenchError> {
+fn check_context(args: &BenchModelArgs, model: &LanguageModel) -> Result<(), BenchError> {
     let context = model.spec().max_position_embeddings;
     let prompts = args.prompt_tokens.iter().map(|tokens| tokens.get());
     match prompts.max() {

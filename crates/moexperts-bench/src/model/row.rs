@@ -1,13 +1,13 @@
 //! A row: what one backend did with one batch of prompts.
 
-use moexperts::{DType, Device, LanguageModel};
+use moexperts::{DType, LanguageModel};
 use moexperts_report::Statistics;
 use serde::Serialize;
 
 use super::cell::Measured;
 use crate::{
     generation::Variant,
-    hardware::{Hardware, device_name},
+    hardware::{Hardware as _, device_name, device_of},
     output::{
         table::Column,
         text::{bytes, digits, percent, rounded},
@@ -37,8 +37,8 @@ pub(crate) struct ModelRow {
 }
 
 /// What a row is about, beside the measurement.
-pub(crate) struct Subject<'a, D: Device> {
-    pub(crate) model: &'a LanguageModel<D>,
+pub(crate) struct Subject<'a> {
+    pub(crate) model: &'a LanguageModel,
     pub(crate) load_seconds: f64,
     pub(crate) batch: usize,
     pub(crate) prompt_tokens: usize,
@@ -49,11 +49,7 @@ pub(crate) struct Subject<'a, D: Device> {
 
 impl ModelRow {
     /// - `bandwidth`: bytes the machine reads a second
-    pub(crate) fn new<D: Hardware>(
-        subject: &Subject<'_, D>,
-        measured: &Measured<'_, D>,
-        bandwidth: f64,
-    ) -> Self {
+    pub(crate) fn new(subject: &Subject<'_>, measured: &Measured<'_>, bandwidth: f64) -> Self {
         let Subject { model, load_seconds, batch, prompt_tokens, new_tokens, decode_bytes } =
             *subject;
         let prefill = Statistics::of(&measured.prefill_seconds).median;
@@ -63,12 +59,12 @@ impl ModelRow {
         Self {
             model: model.origin().to_owned(),
             dtype: model.dtype().map(DType::name),
-            device: device_name::<D>(),
-            threads: model.device().threads(),
+            device: device_name(model.device_name()),
+            threads: device_of(model).threads(),
             batch,
             prompt_tokens,
             new_tokens,
-            implementation: measured.variant.backend.name().to_owned(),
+            implementation: measured.variant.backend.clone(),
             compile: measured.variant.compile.to_string(),
             load_s: rounded(load_seconds),
             prefill_tok_per_s: rounded((batch * prompt_tokens) as f64 / prefill),
@@ -80,8 +76,8 @@ impl ModelRow {
     }
 
     /// The columns of the table, for these variants.
-    pub(crate) fn columns<D: Device>(variants: &[Variant<D>]) -> Vec<Column> {
-        let backends = variants.iter().map(|variant| variant.backend.name());
+    pub(crate) fn columns(variants: &[Variant]) -> Vec<Column> {
+        let backends = variants.iter().map(|variant| variant.backend.as_str());
         vec![
             Column::words("implementation", backends),
             Column::words("compile", variants.iter().map(|variant| variant.compile.to_string())),

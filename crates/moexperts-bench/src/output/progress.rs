@@ -60,6 +60,8 @@ impl Progress for Bars {
         let (amount, template) = match amount {
             Amount::Bytes(bytes) => (bytes, TEMPLATE),
             Amount::Steps(steps) => (steps, STEPS_TEMPLATE),
+            // Work whose amount has no unit known here goes on without a bar.
+            _ => return,
         };
         let bar =
             ProgressBar::new(amount).with_style(style(template)).with_message(what.to_owned());

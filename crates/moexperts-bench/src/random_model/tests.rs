@@ -1,5 +1,5 @@
 use moexperts::{
-    AutoModel, Cpu, CpuOptions, Device, GenerateOptions, LanguageModel, LoadOptions, Stage,
+    AnyDevice, AutoModel, Cpu, CpuOptions, GenerateOptions, LanguageModel, LoadOptions, Stage,
     blocks::{Attention, Mixer, Moe, QkNorm},
     core::Storage as _,
 };
@@ -9,7 +9,6 @@ use safetensors::SafeTensors;
 use super::*;
 use crate::{
     args::Shapes,
-    hardware::Hardware,
     pool::{ALIGNMENT, filling_threads},
     random::Random,
 };
@@ -50,17 +49,17 @@ fn small(name: &str, dtype: DType) -> RandomModel {
     RandomModel::described(name.to_owned(), &config, dtype).unwrap()
 }
 
-fn load(model: RandomModel, seed: u64) -> LanguageModel<Cpu> {
-    load_on(Cpu::new(CpuOptions::default()).unwrap(), model, seed)
+fn load(model: RandomModel, seed: u64) -> LanguageModel {
+    load_on(Cpu::new(CpuOptions::default()).unwrap().into(), model, seed)
 }
 
-fn load_on<D: Hardware>(device: D, model: RandomModel, seed: u64) -> LanguageModel<D> {
+fn load_on(device: AnyDevice, model: RandomModel, seed: u64) -> LanguageModel {
     let files = model.files(seed, AMPLE, filling_threads(&device)).unwrap();
     AutoModel::from_files_on(device, files, LoadOptions::new()).unwrap()
 }
 
 /// What two prompts are continued with.
-fn tokens<D: Device>(model: &LanguageModel<D>, backend: &str) -> Vec<Vec<u32>> {
+fn tokens(model: &LanguageModel, backend: &str) -> Vec<Vec<u32>> {
     model.set_experts_implementation(backend).unwrap();
     let options = GenerateOptions {
         max_new_tokens: Some(6),
@@ -313,7 +312,7 @@ fn the_smallest_and_odd_numbers_run() {
 #[test]
 fn a_gpu_says_the_same() {
     let (_, gpu) = test_devices(&[EmulatorOptions::default()]).pop().unwrap();
-    let on_gpu = load_on(gpu, small("qwen1.5-moe", DType::F32), 0);
+    let on_gpu = load_on(gpu.into(), small("qwen1.5-moe", DType::F32), 0);
     let on_cpu = load(small("qwen1.5-moe", DType::F32), 0);
     assert_eq!(tokens(&on_gpu, "grouped_mm"), tokens(&on_cpu, "grouped_mm"));
 }
@@ -351,7 +350,7 @@ fn experts_are_hit_about_alike_in_every_layer() {
             routing.top_k_index().iter().for_each(|&expert| hits[layer][expert as usize] += 1);
         }
     };
-    model.logits_observed(ids, &mut observe).unwrap();
+    model.on::<Cpu>().unwrap().logits_observed(ids, &mut observe).unwrap();
     // 250 each, if it were exact.
     assert!(hits.as_flattened().iter().all(|hits| (150..350).contains(hits)), "{hits:?}");
 }

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use moexperts::{Device, LanguageModel, core::Execution};
+use moexperts::LanguageModel;
 use moexperts_report::{Cell, Key};
 
 use super::state::Sweep;
 use crate::{
     error::BenchError,
     generation::{Counted, Taken, TimedGeneration, Variant, count},
-    hardware::Hardware,
+    hardware::device_of,
     output::text::rounded,
 };
 
@@ -19,13 +19,13 @@ const TOKENS_PER_STEP: usize = 32;
 
 /// What is to be measured together.
 #[derive(Debug)]
-pub(crate) struct SweepGroup<'v, D: Device> {
+pub(crate) struct SweepGroup<'v> {
     pub(crate) task: TimedGeneration,
     /// What has not all its runs yet.
-    pub(crate) pending: Vec<(Key, &'v Variant<D>)>,
+    pub(crate) pending: Vec<(Key, &'v Variant)>,
 }
 
-impl<D: Hardware> SweepGroup<'_, D> {
+impl SweepGroup<'_> {
     /// What its combinations have in common.
     pub(crate) fn title(&self) -> String {
         let Some((Key { batch, sequence, new_tokens, .. }, _)) = self.pending.first() else {
@@ -54,7 +54,7 @@ impl<D: Hardware> SweepGroup<'_, D> {
     pub(crate) fn measure(
         &self,
         sweep: &mut Sweep<'_>,
-        model: &LanguageModel<D>,
+        model: &LanguageModel,
     ) -> Result<(), BenchError> {
         let mut contestants = self.first_runs(sweep, model)?;
         let Some((_, first)) = contestants.first() else { return Ok(()) };
@@ -76,8 +76,8 @@ impl<D: Hardware> SweepGroup<'_, D> {
     fn first_runs(
         &self,
         sweep: &mut Sweep<'_>,
-        model: &LanguageModel<D>,
-    ) -> Result<Vec<(Cell, &Variant<D>)>, BenchError> {
+        model: &LanguageModel,
+    ) -> Result<Vec<(Cell, &Variant)>, BenchError> {
         let mut contestants = Vec::new();
         let mut cleared = Vec::new();
         for (key, variant) in &self.pending {
@@ -85,7 +85,7 @@ impl<D: Hardware> SweepGroup<'_, D> {
             model.clear_backend_caches();
             match self.run(sweep, model, variant) {
                 Ok(taken) => {
-                    let mut cell = sweep.cell(key).unwrap_or_else(|| cell::<D>(key));
+                    let mut cell = sweep.cell(key).unwrap_or_else(|| cell(model, key));
                     cell.peak_memory_bytes = taken.peak_memory_bytes;
                     contestants.push((cell, *variant));
                     if model.backend_cache_bytes() > 0 {
@@ -111,8 +111,8 @@ impl<D: Hardware> SweepGroup<'_, D> {
     fn turn(
         &self,
         sweep: &Sweep<'_>,
-        model: &LanguageModel<D>,
-        contestants: &mut [(Cell, &Variant<D>)],
+        model: &LanguageModel,
+        contestants: &mut [(Cell, &Variant)],
     ) -> Result<(), BenchError> {
         for (cell, variant) in contestants {
             if cell.runs() < sweep.repetitions() {
@@ -130,8 +130,8 @@ impl<D: Hardware> SweepGroup<'_, D> {
     fn run(
         &self,
         sweep: &Sweep<'_>,
-        model: &LanguageModel<D>,
-        variant: &Variant<D>,
+        model: &LanguageModel,
+        variant: &Variant,
     ) -> Result<Taken, BenchError> {
         variant.choose(model)?;
         let taken = self.task.run(model, || sweep.interrupts.stopped())?;
@@ -141,6 +141,7 @@ impl<D: Hardware> SweepGroup<'_, D> {
 }
 
 /// A cell without runs.
-fn cell<D: Device>(key: &Key) -> Cell {
-    Cell::new(key.clone(), <D::Experts>::decode_experts(&key.implementation).to_owned())
+fn cell(model: &LanguageModel, key: &Key) -> Cell {
+    let decode = device_of(model).decode_experts(&key.implementation).to_owned();
+    Cell::new(key.clone(), decode)
 }

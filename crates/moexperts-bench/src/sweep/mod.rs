@@ -30,7 +30,7 @@ pub(crate) fn run(
         for (index, &(device, dtype)) in targets.iter().enumerate() {
             sweep.targets_left = targets.len() - index - 1;
             match args.find(device) {
-                Ok(found) => crate::on_device!(found, found => sweep.target(found, device, dtype)?),
+                Ok(found) => sweep.target(found, device, dtype)?,
                 Err(error) => {
                     let name = Name { device: device.to_string(), dtype: None };
                     sweep.skip(name.skipped(error.to_string()));

@@ -1,6 +1,5 @@
 //! What a sweep shows while it runs.
 
-use moexperts::Device;
 use moexperts_report::{CellSummary, Key, Results, Skipped, summaries};
 
 use crate::{
@@ -12,8 +11,8 @@ use crate::{
 };
 
 /// The columns of the table, for these variants.
-pub(crate) fn columns<D: Device>(variants: &[Variant<D>]) -> Vec<Column> {
-    let backends = variants.iter().map(|variant| variant.backend.name());
+pub(crate) fn columns(variants: &[Variant]) -> Vec<Column> {
+    let backends = variants.iter().map(|variant| variant.backend.as_str());
     vec![
         Column::words("implementation", backends),
         Column::words("compile", variants.iter().map(|variant| variant.compile.to_string())),

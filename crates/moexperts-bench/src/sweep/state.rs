@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, ffi::OsString};
 
 use indicatif::ProgressBar;
-use moexperts::{DType, Device, DeviceName, LanguageModel};
+use moexperts::{DType, DeviceName, LanguageModel};
 use moexperts_report::{Cell, Key, Results, Skipped, Target};
 
 use super::{folder::Folder, row};
@@ -26,11 +26,11 @@ pub(crate) struct Name {
 
 impl Name {
     /// - `device`: as the user named it
-    pub(crate) fn of<D: Device>(model: &LanguageModel<D>, device: DeviceName) -> Self {
+    pub(crate) fn of(model: &LanguageModel, device: DeviceName) -> Self {
         let device = match device {
             // GPUs of one machine are told apart.
             DeviceName::Cuda(1..) => device.to_string(),
-            _ => device_name::<D>(),
+            _ => device_name(model.device_name()),
         };
         Self { device, dtype: Some(model.dtype().map_or("none", DType::name).to_owned()) }
     }

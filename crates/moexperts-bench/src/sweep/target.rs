@@ -2,7 +2,7 @@
 
 use std::{num::NonZero, time::Instant};
 
-use moexperts::{AutoModel, DType, DeviceName, LanguageModel};
+use moexperts::{AnyDevice, AutoModel, DType, DeviceName, LanguageModel};
 use moexperts_report::{Key, Target};
 
 use super::{
@@ -17,7 +17,7 @@ use crate::{
     error::BenchError,
     free_memory::FreeMemory,
     generation::{Chosen, TimedGeneration, Variant, Variants},
-    hardware::Hardware,
+    hardware::{Hardware as _, device_of},
     limits::MachineLimits,
     load::load,
     output::{
@@ -30,9 +30,9 @@ use crate::{
 
 impl Sweep<'_> {
     /// Everything on a device in a dtype.
-    pub(crate) fn target<D: Hardware>(
+    pub(crate) fn target(
         &mut self,
-        device: D,
+        device: AnyDevice,
         name: DeviceName,
         dtype: DTypeArg,
     ) -> Result<(), BenchError> {
@@ -45,7 +45,7 @@ impl Sweep<'_> {
         }
         let load_seconds = start.elapsed().as_secs_f64();
         self.folder.enter_model(&mut self.results, model.origin())?;
-        let mut limits = MachineLimits::measure(model.device(), model.dtype())?;
+        let mut limits = MachineLimits::measure(&device_of(model), model.dtype())?;
         let variants = self.variants(name, model)?;
         let target = self.describe(name, model, load_seconds, &variants.lines)?;
         let known = self.results.targets[target].clone();
@@ -79,11 +79,7 @@ impl Sweep<'_> {
         self.show(|| table.line(&limits.summary(model.origin())))
     }
 
-    fn load<D: Hardware>(
-        &self,
-        device: D,
-        dtype: DTypeArg,
-    ) -> Result<LanguageModel<D>, BenchError> {
+    fn load(&self, device: AnyDevice, dtype: DTypeArg) -> Result<LanguageModel, BenchError> {
         let args = self.args;
         let (Some(shape), Some(layers)) = (&args.shape, args.layers) else {
             return load(device, args.model.as_deref(), args.load_options(dtype), self.default);
@@ -95,15 +91,11 @@ impl Sweep<'_> {
     }
 
     /// The backends and ways to compile that can run; the others are listed.
-    fn variants<D: Hardware>(
-        &mut self,
-        name: &Name,
-        model: &LanguageModel<D>,
-    ) -> Result<Variants<D>, BenchError> {
+    fn variants(&mut self, name: &Name, model: &LanguageModel) -> Result<Variants, BenchError> {
         let args = self.args;
-        let backends = Backends::<D>::named(&distinct(args.backends()))?;
-        let (able, refused) =
-            backends.sorted_out(|backend| model.set_experts_implementation(backend.name()));
+        let backends = Backends::on_any(&device_of(model), &distinct(args.backends()))?;
+        let (able, refused) = backends
+            .sorted_out(|name| model.set_experts_implementation(name).map(|()| name.to_owned()));
         for refused in refused {
             let mut skipped = name.skipped(refused.error.to_string());
             skipped.implementation = Some(refused.name);
@@ -128,21 +120,21 @@ impl Sweep<'_> {
         for (backend, compile, error) in &variants.broken {
             let mut skipped = name.skipped(error.to_string());
             skipped.compile = Some(compile.to_string());
-            skipped.implementation = Some(backend.name().to_owned());
+            skipped.implementation = Some(backend.clone());
             self.skip(skipped);
         }
         Ok(variants)
     }
 
     /// Enters the target, or finds it, and says where.
-    fn describe<D: Hardware>(
+    fn describe(
         &mut self,
         name: &Name,
-        model: &LanguageModel<D>,
+        model: &LanguageModel,
         load_seconds: f64,
         compiled: &[String],
     ) -> Result<usize, BenchError> {
-        let device = model.device();
+        let device = device_of(model);
         let weights = model.load_report();
         let few = cached(weights.in_place_bytes + weights.converted_bytes);
         let compiled = compiled.iter().map(|line| format!("compiled {line}"));
@@ -154,12 +146,12 @@ impl Sweep<'_> {
     }
 
     /// What is measured together, and what of it is not complete yet.
-    fn groups<'v, D: Hardware>(
+    fn groups<'v>(
         &mut self,
         name: &Name,
-        model: &LanguageModel<D>,
-        variants: &'v [Variant<D>],
-    ) -> Vec<SweepGroup<'v, D>> {
+        model: &LanguageModel,
+        variants: &'v [Variant],
+    ) -> Vec<SweepGroup<'v>> {
         let args = self.args;
         let context = model.spec().max_position_embeddings;
         let mut groups = Vec::new();
@@ -175,14 +167,14 @@ impl Sweep<'_> {
                         self.skip(skipped);
                         continue;
                     }
-                    let key = |variant: &Variant<D>| Key {
+                    let key = |variant: &Variant| Key {
                         device: name.device.clone(),
                         dtype: name.dtype.clone().unwrap_or_default(),
                         batch,
                         sequence,
                         new_tokens,
                         compile: variant.compile.to_string(),
-                        implementation: variant.backend.name().to_owned(),
+                        implementation: variant.backend.clone(),
                     };
                     let keyed = variants.iter().map(|variant| (key(variant), variant));
                     self.planned.extend(variants.iter().map(key));

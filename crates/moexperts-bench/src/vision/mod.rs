@@ -5,14 +5,17 @@ mod row;
 use std::time::{Duration, Instant};
 
 use moexperts::{
-    CompiledPlans, Device, Error, Image, LanguageModel, blocks::VisionSpec, units::counted,
+    AnyDevice, CompiledPlans, DType, Error, Image, LanguageModel,
+    blocks::VisionSpec,
+    families::{Task, model_types},
+    units::counted,
 };
 
-use self::row::{Measured, VisionRow};
+use self::row::{Measured, Subject, VisionRow};
 use crate::{
     args::{BenchVisionArgs, Compiling, ImageSize},
     error::BenchError,
-    hardware::Hardware,
+    hardware::{Hardware as _, device_of},
     limits::MachineLimits,
     load::{DefaultModel, load},
     output::{file, table::Report},
@@ -24,39 +27,50 @@ pub(crate) fn run(args: &BenchVisionArgs, default: DefaultModel) -> Result<(), B
     if let Some(path) = &args.json {
         file::check(path)?;
     }
-    crate::on_device!(args.load.device.find()?, device => bench(args, device, default))
+    bench(args, args.load.device.find()?, default)
 }
 
-pub(crate) fn bench<D: Hardware>(
+pub(crate) fn bench(
     args: &BenchVisionArgs,
-    device: D,
+    device: AnyDevice,
     default: DefaultModel,
 ) -> Result<(), BenchError> {
     let model = &load(device, args.load.model.as_deref(), args.load.options(), default)?;
-    let tower = model.require_vision()?;
+    let (tower, dtype) = tower(model)?;
+    let device = &device_of(model);
     let ways = ways(args, model)?;
     let names: Vec<Compiling> = ways.iter().map(|(compile, _)| *compile).collect();
     let columns = VisionRow::columns(&args.image_size, &names);
     let rows = args.image_size.len() * ways.len();
     let mut report = Report::new(columns, rows, args.json.as_deref());
-    report.line(&format!("machine   {}", model.device().machine()))?;
+    report.line(&format!("machine   {}", device.machine()))?;
     report.line(&format!("model     {}", model.origin()))?;
-    report.line(&format!("tower     {}, {}", described(tower.spec()), tower.dtype()))?;
+    report.line(&format!("tower     {}, {dtype}", described(tower)))?;
     report.line("limits    the median of what was measured up to a row")?;
     report.line("")?;
     report.titles()?;
 
-    let mut limits = MachineLimits::measure(model.device(), Some(tower.dtype()))?;
+    let mut limits = MachineLimits::measure(device, Some(dtype))?;
     for &size in &args.image_size {
         report.doing(size.to_string());
         limits.refresh()?;
         for measured in measure(model, &ways, &noise(size, args.seed)?, args.time)? {
-            let row = VisionRow::new(model, tower, size, &measured, limits.peak());
+            let subject = Subject { model, tower, dtype, size };
+            let row = VisionRow::new(&subject, &measured, limits.peak());
             report.row(&row.cells(), &row)?;
         }
     }
     limits.again()?;
     report.line(&limits.summary(model.origin()))
+}
+
+/// The vision tower and the element type of its weights.
+fn tower(model: &LanguageModel) -> Result<(&VisionSpec, DType), Error> {
+    model.vision().zip(model.vision_dtype()).ok_or_else(|| Error::TextOnly {
+        origin: model.origin().to_owned(),
+        model_type: model.spec().model_type.clone(),
+        multimodal: model_types(Task::ImageTextToText).collect(),
+    })
 }
 
 /// `27 layers of 1152, 3 deepstack mergers`.
@@ -74,13 +88,10 @@ fn noise(ImageSize { width, height }: ImageSize, seed: u64) -> Result<Image, Ben
 }
 
 /// A way to compile, and what compiling made.
-type Way<D> = (Compiling, Option<CompiledPlans<D>>);
+type Way = (Compiling, Option<CompiledPlans>);
 
 /// The ways to compile that take part.
-fn ways<D: Device>(
-    args: &BenchVisionArgs,
-    model: &LanguageModel<D>,
-) -> Result<Vec<Way<D>>, BenchError> {
+fn ways(args: &BenchVisionArgs, model: &LanguageModel) -> Result<Vec<Way>, BenchError> {
     let way = |compile: Compiling| {
         let Compiling::Mode(mode) = compile else { return Ok((compile, None)) };
         // Plans of the tower are made at its first picture of a size.
@@ -91,19 +102,15 @@ fn ways<D: Device>(
 }
 
 /// One image, in each way to compile in turn.
-fn measure<D: Device>(
-    model: &LanguageModel<D>,
-    ways: &[Way<D>],
+fn measure(
+    model: &LanguageModel,
+    ways: &[Way],
     image: &Image,
     time: Duration,
 ) -> Result<Vec<Measured>, BenchError> {
     let visual = model.prepare_image(image)?;
-    let features = || {
-        model.visual_features(&visual)?;
-        Ok::<_, Error>(model.device().synchronize()?)
-    };
     let prepare_seconds = timed(|| model.prepare_image(image), time)?;
-    let measured = |(compile, _): &Way<D>| Measured {
+    let measured = |(compile, _): &Way| Measured {
         compile: *compile,
         grid: visual.pixels().grid_thw(),
         prepare_seconds: prepare_seconds.clone(),
@@ -113,13 +120,13 @@ fn measure<D: Device>(
     // What is made at the first run is made now.
     for (_, plans) in ways {
         model.set_compiled(plans.clone())?;
-        features()?;
+        model.read_picture(&visual)?;
     }
     while !all.iter().all(|measured| enough(&measured.seconds, time)) {
         for ((_, plans), measured) in ways.iter().zip(&mut all) {
             model.set_compiled(plans.clone())?;
             let start = Instant::now();
-            features()?;
+            model.read_picture(&visual)?;
             measured.seconds.push(start.elapsed().as_secs_f64());
         }
     }

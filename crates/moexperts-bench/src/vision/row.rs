@@ -1,12 +1,12 @@
 //! A row: one image through the tower.
 
-use moexperts::{LanguageModel, VisionTower};
+use moexperts::{DType, LanguageModel, blocks::VisionSpec};
 use moexperts_report::Statistics;
 use serde::Serialize;
 
 use crate::{
     args::{Compiling, ImageSize},
-    hardware::{Hardware, device_name},
+    hardware::{Hardware as _, device_name, device_of},
     output::{
         table::Column,
         text::{digits, percent, rounded},
@@ -47,23 +47,28 @@ pub(crate) struct Measured {
     pub(crate) seconds: Vec<f64>,
 }
 
+/// What a row is about, beside the measurement.
+#[derive(Debug)]
+pub(crate) struct Subject<'a> {
+    pub(crate) model: &'a LanguageModel,
+    pub(crate) tower: &'a VisionSpec,
+    /// Of the tower's weights.
+    pub(crate) dtype: DType,
+    pub(crate) size: ImageSize,
+}
+
 impl VisionRow {
     /// - `peak`: multiplications and additions the machine does a second
-    pub(crate) fn new<D: Hardware>(
-        model: &LanguageModel<D>,
-        tower: &VisionTower<D>,
-        size: ImageSize,
-        measured: &Measured,
-        peak: f64,
-    ) -> Self {
+    pub(crate) fn new(subject: &Subject<'_>, measured: &Measured, peak: f64) -> Self {
+        let Subject { model, tower, dtype, size } = *subject;
         let time = Statistics::of(&measured.seconds);
-        let flops_per_second = tower.spec().flops(measured.grid) as f64 / time.median;
+        let flops_per_second = tower.flops(measured.grid) as f64 / time.median;
         let ms = time.scaled(1e3);
         Self {
             model: model.origin().to_owned(),
-            dtype: tower.dtype().name(),
-            device: device_name::<D>(),
-            threads: model.device().threads(),
+            dtype: dtype.name(),
+            device: device_name(model.device_name()),
+            threads: device_of(model).threads(),
             image: size.to_string(),
             patches: measured.grid.iter().product(),
             implementation: "moexperts",

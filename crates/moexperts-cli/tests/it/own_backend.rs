@@ -7,8 +7,8 @@ use std::{
 };
 
 use moexperts::{
-    Cpu, Execution, ExpertsBackend, ExpertsCall, ExpertsInterface, ExpertsSpec,
-    core::{Error, Result, Tensor},
+    Cpu, ExpertsBackend, ExpertsCall, ExpertsInterface, ExpertsSpec,
+    core::{Error, Execution as _, Result, Tensor},
 };
 use moexperts_report::Results;
 

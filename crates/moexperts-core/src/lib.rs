@@ -24,7 +24,6 @@ pub mod reference;
 mod routing;
 mod shapes;
 mod state;
-mod support;
 mod tensor;
 mod weights;
 
@@ -35,14 +34,16 @@ pub use device::{
 };
 pub use environment::{Variable, VariableValue};
 pub use error::{Error, Result};
-pub use experts::{Expert, Experts, ExpertsBackend, ExpertsCall, ExpertsInterface, ExpertsSpec};
+pub use experts::{
+    BackendSupport, Expert, Experts, ExpertsBackend, ExpertsCall, ExpertsInterface, ExpertsSpec,
+    backend_support,
+};
 pub use operations::{
     Activation, AttentionCall, AttentionSpec, ExpertGroups, GateFunction, Operation, PickOn,
     RopePairing, RouteOperands, RouterSpec, Score, SharedSlices,
 };
 pub use routing::Routing;
 pub use state::StateSpec;
-pub use support::{BackendSupport, backend_support};
 pub use tensor::Tensor;
 pub use weights::{
     DType, Element, Elements, Linear, Matrix, MatrixLayout, Storage, Weight, WeightFormat,

@@ -7,9 +7,11 @@ pub(crate) mod formula;
 mod layer;
 mod registry;
 pub(crate) mod spec;
+mod support;
 
 pub use backend::{ExpertsBackend, ExpertsCall};
 pub use expert::Expert;
 pub use layer::Experts;
 pub use registry::ExpertsInterface;
 pub use spec::ExpertsSpec;
+pub use support::{BackendSupport, backend_support};

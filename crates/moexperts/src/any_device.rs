@@ -231,6 +231,7 @@ mod tests {
         let options = CpuOptions { threads: 2.try_into().ok(), isa: None };
         let found = AnyDevice::find(DeviceName::Cpu, options).unwrap();
         assert_eq!((found.name(), found.kind()), ("CPU", DeviceKind::Cpu));
+        assert_eq!(found.decode_experts("grouped_mm"), "grouped_mm");
         let AnyDevice::Cpu(cpu) = &found else { panic!("the name is that of the CPU") };
         assert_eq!(cpu.thread_count(), 2);
         assert!(matches!(AnyDevice::of(cpu), Some(AnyDevice::Cpu(_))));

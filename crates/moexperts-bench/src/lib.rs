@@ -13,7 +13,7 @@
 
 #![forbid(unsafe_code)]
 
-/// An expression, evaluated on the device that was found: the one place that tells devices apart.
+/// An expression, evaluated on an [`AnyDevice`](moexperts::AnyDevice) as the type that it is.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! on_device {

@@ -3,15 +3,17 @@
 use std::{fs, time::Instant};
 
 use clap::Parser;
-use moexperts::{Cpu, CpuOptions, Cuda, DeviceName};
+use moexperts::{Cpu, CpuOptions, Cuda, DeviceName, Error};
 use moexperts_cuda_emulator::{EmulatorOptions, test_devices};
 use moexperts_report::Results;
 use serde_json::Value;
 
 use crate::{
     args::{BenchCommand, DTypeArg},
+    error::BenchError,
     model,
     sweep::{Folder, Sweep},
+    vision,
 };
 
 /// A random model in f32.
@@ -67,6 +69,13 @@ fn a_model_is_measured() {
         }
         assert!(row["peak_memory_bytes"].as_u64().unwrap() > 1 << 17, "{row}");
     }
+}
+
+#[test]
+fn a_model_without_a_vision_tower_is_refused() {
+    let BenchCommand::Vision(args) = parse(&["vision"]) else { panic!() };
+    let error = vision::bench(&args, cpu().into(), no_default).unwrap_err();
+    assert!(matches!(error, BenchError::Model(Error::TextOnly { .. })), "{error}");
 }
 
 #[test]

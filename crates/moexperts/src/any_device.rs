@@ -232,6 +232,7 @@ mod tests {
         let found = AnyDevice::find(DeviceName::Cpu, options).unwrap();
         assert_eq!((found.name(), found.kind()), ("CPU", DeviceKind::Cpu));
         assert!(found.describe().contains("2 threads"), "{}", found.describe());
+        assert_eq!(found.decode_experts("grouped_mm"), "grouped_mm");
     }
 
     #[cfg(feature = "cuda")]

@@ -46,7 +46,7 @@ fn bench<D: Hardware + Device<Experts = D>>(
         able(&backends, &shape.spec(*dtype), device)?;
     }
     let names = backends.names();
-    let columns = LayerRow::columns(args.shape.0.iter().map(|shape| shape.name.as_str()), &names);
+    let columns = LayerRow::columns(args.shape.0.iter().map(|shape| shape.name.as_str()), names);
     let rows = groups.len() * args.tokens.len() * names.len();
     let mut report = Report::new(columns, rows, args.common.json.as_deref());
     report.line(&format!("machine   {}", device.machine()))?;

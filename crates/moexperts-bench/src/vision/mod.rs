@@ -5,9 +5,7 @@ mod row;
 use std::time::{Duration, Instant};
 
 use moexperts::{
-    AnyDevice, CompiledPlans, DType, Error, Image, LanguageModel,
-    blocks::VisionSpec,
-    families::{Task, model_types},
+    AnyDevice, CompiledPlans, DType, Error, Image, LanguageModel, blocks::VisionSpec,
     units::counted,
 };
 
@@ -66,11 +64,8 @@ pub(crate) fn bench(
 
 /// The vision tower and the element type of its weights.
 fn tower(model: &LanguageModel) -> Result<(&VisionSpec, DType), Error> {
-    model.vision().zip(model.vision_dtype()).ok_or_else(|| Error::TextOnly {
-        origin: model.origin().to_owned(),
-        model_type: model.spec().model_type.clone(),
-        multimodal: model_types(Task::ImageTextToText).collect(),
-    })
+    let spec = model.require_vision()?;
+    Ok((spec, model.vision_dtype().expect("a model with a vision tower has its weights")))
 }
 
 /// `27 layers of 1152, 3 deepstack mergers`.

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Runs an operation on small shapes and compares its results with f64. If the device lacks the
-/// operation, [`check_operation`](moexperts_core::Operations::check_operation) has to refuse it by
+/// operation, [`check_operation`](moexperts_core::Device::check_operation) has to refuse it by
 /// its name.
 ///
 /// # Errors

@@ -1,5 +1,7 @@
 //! The operations of a device, as a trait.
 
+#[cfg(doc)]
+use crate::Error;
 use crate::{
     cache::Scratch,
     device::memory::{DeviceLinear, Memory},

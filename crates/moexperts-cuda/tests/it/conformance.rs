@@ -10,7 +10,8 @@ const STRIDE: usize = 13;
 
 /// A GPU that runs everything.
 fn device() -> (String, Cuda) {
-    let options = EmulatorOptions { order: Order::Shuffled(7), ..EmulatorOptions::default() };
+    let order = Order::Shuffled(7);
+    let options = EmulatorOptions { order, multiprocessors: 12, ..EmulatorOptions::default() };
     test_devices(&[options]).swap_remove(0)
 }
 

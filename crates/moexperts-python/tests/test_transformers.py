@@ -256,7 +256,8 @@ def test_arguments_that_do_not_agree_say_which() -> None:
     )
     assert "expected one of float32, float16, bfloat16" in refused(top_k_weights=torch.zeros(3, 3).int())
     negative = torch.tensor([[0, 1, 2], [0, -1, 2], [0, 1, 2]])
-    assert "top_k_index[1, 1]: an expert is 0 or more, got -1" in refused(top_k_index=negative)
+    said = refused(top_k_index=negative)
+    assert "top_k_index[1, 1]: expected the id of an expert, 0 or more, got -1" in said
     assert "hidden_states has shape [2, 3, 48]" in refused(hidden_states=torch.zeros(2, 3, 48))
 
 

@@ -43,7 +43,7 @@ class Inspection(TypedDict):
 
     version: str
     machine: Machine
-    # `cpu`, `cuda:0`, …: what it is and its backends, or the reason why there is none.
+    # `cpu`, the device that this package computes on: its `description` and `backends`.
     devices: dict[str, dict[str, Any]]
     # By name in transformers: what experts it runs.
     backends: dict[str, dict[str, bool]]

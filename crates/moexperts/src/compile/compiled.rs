@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// What a compiled model keeps: how it was compiled, and a plan for each class of shapes and
-/// backend that came by.
+/// backend that was used.
 #[derive(Debug)]
 pub(crate) struct Compiled<D: Device> {
     options: CompileOptions,

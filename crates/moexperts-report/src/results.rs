@@ -514,6 +514,13 @@ mod tests {
     }
 
     #[test]
+    fn a_number_reads_back_to_the_last_bit() {
+        let mut results = made_up::results();
+        results.targets[0].bytes_per_second = vec![12_255_022_420_255_681_536_f64];
+        assert_eq!(read(&results.to_json()).unwrap(), results);
+    }
+
+    #[test]
     fn what_is_no_file_of_results_says_what_it_is() {
         let expected = "expected the results of `moexperts bench sweep`";
         for (text, got) in [

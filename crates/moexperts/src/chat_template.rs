@@ -6,10 +6,11 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 #[cfg(feature = "chat-template")]
 use self::jinja::compile;
-use crate::{config::Config, error::Result, prompt::Visual};
+use crate::{error::Result, prompt::Visual, special_tokens::SpecialTokens};
 
 #[cfg(feature = "chat-template")]
 mod jinja;
@@ -73,6 +74,61 @@ impl Message {
     }
 }
 
+/// What a conversation is written with, beside its messages.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ChatOptions {
+    add_generation_prompt: bool,
+    continue_final_message: bool,
+    tools: Option<Vec<Value>>,
+    template_args: Map<String, Value>,
+}
+
+impl ChatOptions {
+    /// The beginning of the model's turn, no tools and no variables.
+    pub fn new() -> Self {
+        Self {
+            add_generation_prompt: true,
+            continue_final_message: false,
+            tools: None,
+            template_args: Map::new(),
+        }
+    }
+
+    /// Whether the beginning of the model's turn is written; true by default.
+    #[must_use]
+    pub fn add_generation_prompt(mut self, add: bool) -> Self {
+        self.add_generation_prompt = add;
+        self
+    }
+
+    /// Whether the last message is left open, so that the model continues it; false by default.
+    #[must_use]
+    pub fn continue_final_message(mut self, continues: bool) -> Self {
+        self.continue_final_message = continues;
+        self
+    }
+
+    /// The tools that the model may call, as JSON schemas of functions; none by default.
+    #[must_use]
+    pub fn tools(mut self, tools: impl Into<Option<Vec<Value>>>) -> Self {
+        self.tools = tools.into();
+        self
+    }
+
+    /// A variable of the template: `enable_thinking`.
+    #[must_use]
+    pub fn template_arg(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
+        self.template_args.insert(name.into(), value.into());
+        self
+    }
+}
+
+impl Default for ChatOptions {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 /// A chat template, compiled.
 #[derive(Debug)]
 pub struct ChatTemplate {
@@ -81,32 +137,31 @@ pub struct ChatTemplate {
 
 /// What runs a template. The one implementation is that of the feature `chat-template`.
 trait Engine: fmt::Debug + Send + Sync {
-    fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String>;
+    fn render(&self, messages: &[Message], options: &ChatOptions) -> Result<String>;
 }
 
 impl ChatTemplate {
-    /// Compiles a template; it sees the special tokens that `tokenizer_config.json` names.
+    /// Compiles a template; it sees the special tokens as variables.
     ///
     /// # Errors
     /// [`Error::Tokenizer`](crate::Error::Tokenizer) with the line if the template is broken,
-    /// [`Error::Config`](crate::Error::Config) if a special token is neither text nor an object with
-    /// `content`; [`Error::NotBuilt`](crate::Error::NotBuilt) without the feature `chat-template`.
-    pub fn new(template: &str, tokenizer_config: Option<&Config>) -> Result<Self> {
-        Ok(Self { engine: compile(template, tokenizer_config)? })
+    /// [`Error::NotBuilt`](crate::Error::NotBuilt) without the feature `chat-template`.
+    pub fn new(template: &str, special_tokens: &SpecialTokens) -> Result<Self> {
+        Ok(Self { engine: compile(template, special_tokens)? })
     }
 
-    /// Writes a conversation, with the beginning of the model's turn if `add_generation_prompt`.
+    /// Writes a conversation.
     ///
     /// # Errors
     /// [`Error::Tokenizer`](crate::Error::Tokenizer) with the line, and the template's own words if
     /// it refuses the conversation.
-    pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
-        self.engine.render(messages, add_generation_prompt)
+    pub fn render(&self, messages: &[Message], options: &ChatOptions) -> Result<String> {
+        self.engine.render(messages, options)
     }
 }
 
 #[cfg(not(feature = "chat-template"))]
-fn compile(_template: &str, _tokenizer_config: Option<&Config>) -> Result<Box<dyn Engine>> {
+fn compile(_template: &str, _special_tokens: &SpecialTokens) -> Result<Box<dyn Engine>> {
     Err(crate::error::Error::not_built("a chat template", "chat-template"))
 }
 

@@ -3,21 +3,40 @@
 //! What the keys mean is the business of a model family. This file reads their values, and says in
 //! words of the file what is wrong with one.
 
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, PoisonError},
+};
+
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    json,
+};
 
 /// A JSON object and the name of the file it came from.
 ///
 /// A key that is absent and a key that is `null` are the same thing here: transformers writes
 /// `null` for options that are not set.
-#[derive(Debug, Clone, PartialEq)]
+///
+/// It remembers which keys were read: a key that is never read is not obeyed, see
+/// [`unread`](Self::unread).
+#[derive(Debug, Clone)]
 pub struct Config {
     file: String,
     /// Keys from the root of the file to this object, each followed by a dot.
     prefix: String,
     object: Map<String, Value>,
+    /// The keys that were read, from the root of the file on; shared with what [`sub`](Self::sub) gives.
+    read: Arc<Mutex<BTreeSet<String>>>,
+}
+
+impl PartialEq for Config {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.file, &self.prefix, &self.object) == (&other.file, &other.prefix, &other.object)
+    }
 }
 
 impl Config {
@@ -27,9 +46,10 @@ impl Config {
     /// [`Error::Config`] if the text is not a JSON object; broken JSON with line and column.
     pub fn parse(file: impl Into<String>, text: &str) -> Result<Self> {
         let file = file.into();
-        let problem = match serde_json::from_str(text) {
+        let problem = match json::parse(text) {
             Ok(Value::Object(object)) => {
-                return Ok(Self { file, prefix: String::new(), object });
+                let (prefix, read) = (String::new(), Arc::default());
+                return Ok(Self { file, prefix, object, read });
             }
             Ok(other) => format!("is {}, expected a JSON object", shown(&other)),
             Err(error) => format!("broken JSON: {error}"),
@@ -40,6 +60,15 @@ impl Config {
     /// The file this came from: `config.json`.
     pub fn file(&self) -> &str {
         &self.file
+    }
+
+    /// The keys with a value other than `null` that were not read, those of objects that were read by
+    /// [`sub`](Self::sub) as `text_config.hidden_act`.
+    pub fn unread(&self) -> Vec<String> {
+        let read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut unread = Vec::new();
+        collect_unread(&self.object, &self.prefix, &read, &mut unread);
+        unread
     }
 
     /// Whether the key has a value other than `null`.
@@ -84,6 +113,7 @@ impl Config {
                 file: self.file.clone(),
                 prefix: format!("{}{key}.", self.prefix),
                 object: object.clone(),
+                read: Arc::clone(&self.read),
             })),
             Some(_) => Err(self.refused(key, "an object")),
         }
@@ -98,7 +128,10 @@ impl Config {
     }
 
     fn value(&self, key: &str) -> Option<&Value> {
-        self.object.get(key).filter(|value| !value.is_null())
+        let value = self.object.get(key).filter(|value| !value.is_null())?;
+        let path = format!("{}{key}", self.prefix);
+        self.read.lock().unwrap_or_else(PoisonError::into_inner).insert(path);
+        Some(value)
     }
 
     fn mistyped(&self, key: &str, value: &Value, error: &serde_json::Error) -> Error {
@@ -124,6 +157,27 @@ impl Config {
 
     fn problem(&self, problem: String) -> Error {
         Error::Config { file: self.file.clone(), problem }
+    }
+}
+
+/// Adds the keys of an object that were not read, with the path to it.
+fn collect_unread(
+    object: &Map<String, Value>,
+    prefix: &str,
+    read: &BTreeSet<String>,
+    unread: &mut Vec<String>,
+) {
+    for (key, value) in object.iter().filter(|(_, value)| !value.is_null()) {
+        let path = format!("{prefix}{key}");
+        let below = format!("{path}.");
+        match value {
+            // An object that was read as a whole has no key below it that was read.
+            Value::Object(object) if read.iter().any(|read| read.starts_with(&below)) => {
+                collect_unread(object, &below, read, unread);
+            }
+            _ if read.contains(&path) => {}
+            _ => unread.push(path),
+        }
     }
 }
 
@@ -262,6 +316,18 @@ mod tests {
             text(Config::parse("config.json", "[1, 2]")),
             "config.json: is [1,2], expected a JSON object"
         );
+    }
+
+    #[test]
+    fn remembers_which_keys_were_read() {
+        let config = config(
+            r#"{"a": 1, "b": 2, "none": null, "sub": {"x": 1, "y": 2}, "whole": {"z": 1}, "no": {}}"#,
+        );
+        config.required::<usize>("a").unwrap();
+        config.sub("sub").unwrap().unwrap().required::<usize>("x").unwrap();
+        config.required::<Map<String, Value>>("whole").unwrap();
+        assert_eq!(config.clone().unread(), ["b", "sub.y", "no"]);
+        assert_eq!(config.sub("sub").unwrap().unwrap().unread(), ["sub.y"]);
     }
 
     #[test]

@@ -9,12 +9,15 @@ use crate::{
     checkpoint::{Checkpoint, require_folder},
     config::Config,
     error::{Error, Result},
+    warnings::Warnings,
 };
 
 const CONFIG: &str = "config.json";
 const GENERATION_CONFIG: &str = "generation_config.json";
 const TOKENIZER: &str = "tokenizer.json";
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
+const SPECIAL_TOKENS_MAP: &str = "special_tokens_map.json";
+const ADDED_TOKENS: &str = "added_tokens.json";
 const CHAT_TEMPLATE: &str = "chat_template.jinja";
 const CHAT_TEMPLATE_JSON: &str = "chat_template.json";
 const PREPROCESSOR_CONFIG: &str = "preprocessor_config.json";
@@ -24,6 +27,7 @@ const EMBEDDED_WEIGHTS: &str = "model.safetensors";
 
 /// The files of a model, opened; only `config.json` and the weights must be there.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct ModelFiles {
     /// Where they came from, for messages: a folder, or the name of an embedded model.
     pub origin: String,
@@ -35,6 +39,10 @@ pub struct ModelFiles {
     pub tokenizer: Option<Vec<u8>>,
     /// `tokenizer_config.json`.
     pub tokenizer_config: Option<Config>,
+    /// `special_tokens_map.json`.
+    pub special_tokens_map: Option<Config>,
+    /// `added_tokens.json`: token ids by text.
+    pub added_tokens: Option<Config>,
     /// `chat_template.jinja`, or else what `chat_template.json` or `tokenizer_config.json` says.
     pub chat_template: Option<String>,
     /// `preprocessor_config.json`, or else `image_processor` of `processor_config.json`.
@@ -43,6 +51,8 @@ pub struct ModelFiles {
     pub video_preprocessor_config: Option<Config>,
     /// The weights.
     pub checkpoint: Checkpoint,
+    /// Files that cannot be read and that the model does without.
+    pub warnings: Warnings,
 }
 
 /// The files of a model that was compiled into the program.
@@ -65,6 +75,24 @@ pub struct EmbeddedFiles {
 }
 
 impl ModelFiles {
+    /// What a model needs at least; further files are added to the fields.
+    pub fn new(origin: impl Into<String>, config: Config, checkpoint: Checkpoint) -> Self {
+        Self {
+            origin: origin.into(),
+            config,
+            checkpoint,
+            generation_config: None,
+            tokenizer: None,
+            tokenizer_config: None,
+            special_tokens_map: None,
+            added_tokens: None,
+            chat_template: None,
+            preprocessor_config: None,
+            video_preprocessor_config: None,
+            warnings: Warnings::default(),
+        }
+    }
+
     /// Opens the files of a folder.
     ///
     /// # Errors
@@ -98,9 +126,12 @@ impl ModelFiles {
             tokenizer: read(&folder.join(TOKENIZER))?,
             chat_template: chat_template(template, tokenizer_config.as_ref())?,
             tokenizer_config,
+            special_tokens_map: parsed(SPECIAL_TOKENS_MAP)?,
+            added_tokens: parsed(ADDED_TOKENS)?,
             preprocessor_config: own_or_sub(PREPROCESSOR_CONFIG, "image_processor")?,
             video_preprocessor_config: own_or_sub(VIDEO_PREPROCESSOR_CONFIG, "video_processor")?,
             checkpoint: Checkpoint::open(folder)?,
+            warnings: Warnings::default(),
         })
     }
 
@@ -114,16 +145,14 @@ impl ModelFiles {
         };
         let tokenizer_config = parsed(TOKENIZER_CONFIG, parts.tokenizer_config)?;
         let template = parts.chat_template.map(str::to_owned);
+        let config = Config::parse(CONFIG, parts.config)?;
+        let checkpoint = Checkpoint::from_storage(EMBEDDED_WEIGHTS, parts.safetensors)?;
         Ok(Self {
-            origin: parts.origin.to_owned(),
-            config: Config::parse(CONFIG, parts.config)?,
             generation_config: parsed(GENERATION_CONFIG, parts.generation_config)?,
             tokenizer: parts.tokenizer.map(<[u8]>::to_vec),
             chat_template: chat_template(template, tokenizer_config.as_ref())?,
             tokenizer_config,
-            preprocessor_config: None,
-            video_preprocessor_config: None,
-            checkpoint: Checkpoint::from_storage(EMBEDDED_WEIGHTS, parts.safetensors)?,
+            ..Self::new(parts.origin, config, checkpoint)
         })
     }
 }

@@ -48,19 +48,22 @@ mod graph;
 pub mod hub;
 mod image_processor;
 pub mod inspect;
+mod json;
 mod language_model;
 pub mod model;
 mod multimodal;
 mod progress;
 mod prompt;
 mod session;
+mod special_tokens;
 mod tokenizer;
 pub mod units;
+mod warnings;
 pub mod weights;
 
 pub use any_device::{AnyDevice, DeviceName};
 pub use auto::{AutoModel, AutoModelForCausalLm, AutoModelForImageTextToText};
-pub use chat_template::{ChatTemplate, Content, Message, Part};
+pub use chat_template::{ChatOptions, ChatTemplate, Content, Message, Part};
 pub use compile::{
     Break, CompileMode, CompileOptions, CompileReport, Explanation, PlanExplanation,
     StepExplanation,
@@ -77,7 +80,9 @@ pub use language_model::{CompiledPlans, DeviceModel, LanguageModel, LoadOptions,
 pub use progress::{Amount, Progress};
 pub use prompt::{Position, Prompt, Visual};
 pub use session::Session;
+pub use special_tokens::SpecialTokens;
 pub use tokenizer::Tokenizer;
+pub use warnings::Warnings;
 
 pub use moexperts_core::{
     Activation, DType, Device, ExpertsBackend, ExpertsCall, ExpertsInterface, ExpertsSpec,

@@ -80,18 +80,9 @@ impl RandomModel {
         }
         let tensors = tensors::of(&self.spec);
         let image = image::of(&tensors, self.dtype, seed, threads);
-        Ok(ModelFiles {
-            checkpoint: Checkpoint::from_storage(self.origin.clone(), Arc::new(image))?,
-            origin: self.origin,
-            config: self.config,
-            generation_config: None,
-            // Random models are given token ids.
-            tokenizer: None,
-            tokenizer_config: None,
-            chat_template: None,
-            preprocessor_config: None,
-            video_preprocessor_config: None,
-        })
+        let checkpoint = Checkpoint::from_storage(self.origin.clone(), Arc::new(image))?;
+        // Random models are given token ids: they have no tokenizer.
+        Ok(ModelFiles::new(self.origin, self.config, checkpoint))
     }
 
     /// Bytes of memory; wide, because the largest shapes and numbers of layers are beyond 64 bits.

@@ -9,7 +9,7 @@ mod tests;
 
 use std::{ffi::OsString, path::Path};
 
-use moexperts::{AnyDevice, Image, LanguageModel, Message, Prompt, Visual};
+use moexperts::{AnyDevice, ChatOptions, Image, LanguageModel, Message, Prompt, Visual};
 
 use crate::{
     args::{Command, CompileArgs, ModelArgs},
@@ -76,7 +76,7 @@ fn encode_messages(
     let missing = || CliError::NoChatTemplate { origin: model.origin().to_owned() };
     model.chat_template().ok_or_else(missing)?;
     check_tokenizer(model)?;
-    Ok(model.chat_prompt(messages, visuals.to_vec())?)
+    Ok(model.chat_prompt(messages, visuals.to_vec(), &ChatOptions::new())?)
 }
 
 /// Reads the files of images.

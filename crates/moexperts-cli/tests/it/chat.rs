@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use moexperts::{GenerateOptions, Image, LanguageModel, Message, Visual};
+use moexperts::{ChatOptions, GenerateOptions, Image, LanguageModel, Message, Visual};
 
 use crate::program::{Program, model, picture, vision_model};
 
@@ -16,7 +16,7 @@ fn answers(model: &LanguageModel, lines: &[&str]) -> Vec<String> {
     let mut answers = Vec::new();
     for line in lines {
         messages.push(Message::text("user", *line));
-        let prompt = model.chat_template().unwrap().render(&messages, true).unwrap();
+        let prompt = model.chat_template().unwrap().render(&messages, &ChatOptions::new()).unwrap();
         let answer = model.generate(&prompt, &options).unwrap();
         messages.push(Message::text("assistant", answer.clone()));
         answers.push(answer);
@@ -101,7 +101,7 @@ fn seen(model: &LanguageModel, turns: &[(&[&str], &str)]) -> Vec<String> {
             files.iter().map(|file| model.prepare_image(&image(file)).unwrap()).collect();
         messages.push(Message::with_visuals("user", &shown, line));
         visuals.extend(shown);
-        let text = model.chat_template().unwrap().render(&messages, true).unwrap();
+        let text = model.chat_template().unwrap().render(&messages, &ChatOptions::new()).unwrap();
         let prompt = model.prompt(&text, visuals.clone(), false).unwrap();
         let events = model.generate_tokens(vec![prompt], &options).unwrap();
         let answer: String = events.map(|event| event.unwrap().text).collect();

@@ -1,6 +1,6 @@
 //! `moexperts generate`.
 
-use moexperts::{GenerateOptions, Message, cpu::Isa};
+use moexperts::{ChatOptions, GenerateOptions, Message, cpu::Isa};
 
 use crate::program::{BACKENDS, Program, golden, i64s, model, picture, vision_model};
 
@@ -66,7 +66,7 @@ fn reads_the_prompt_from_standard_input() {
 fn chat_puts_the_prompt_into_the_template() {
     let model = model();
     let message = Message::text("user", "hi");
-    let prompt = model.chat_template().unwrap().render(&[message], true).unwrap();
+    let prompt = model.chat_template().unwrap().render(&[message], &ChatOptions::new()).unwrap();
     let text = model.generate(&prompt, &greedy()).unwrap();
     let words = [&["hi", "--chat"][..], &GREEDY].concat();
     assert_eq!(generate(&words).stdout(), format!("{text}\n"));

@@ -3,37 +3,27 @@
 
 mod json;
 
-use minijinja::{Environment, ErrorKind, UndefinedBehavior, Value, context, syntax::SyntaxConfig};
-use serde::Deserialize;
+use minijinja::{
+    Environment, ErrorKind, UndefinedBehavior, Value, context, syntax::SyntaxConfig, value::Serde,
+};
 
-use super::{Content, Engine, Message, Part};
+use super::{ChatOptions, Content, Engine, Message, Part};
 use crate::{
-    config::Config,
     error::{Error, Result},
+    special_tokens::SpecialTokens,
 };
 
 const NAME: &str = "chat_template";
-
-/// The keys of `tokenizer_config.json` that templates see as variables.
-const SPECIAL_TOKENS: [&str; 7] =
-    ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
 /// A compiled template.
 #[derive(Debug)]
 struct Jinja(Environment<'static>);
 
 /// Compiles a template.
-pub(super) fn compile(
-    template: &str,
-    tokenizer_config: Option<&Config>,
-) -> Result<Box<dyn Engine>> {
+pub(super) fn compile(template: &str, special_tokens: &SpecialTokens) -> Result<Box<dyn Engine>> {
     let mut environment = Environment::new();
-    for key in SPECIAL_TOKENS {
-        if let Some(token) = tokenizer_config.map(|file| file.optional(key)).transpose()?.flatten()
-        {
-            let (SpecialToken::Text(text) | SpecialToken::Added { content: text }) = token;
-            environment.add_global(key, text);
-        }
+    for (role, token) in special_tokens.iter() {
+        environment.add_global(role.to_owned(), token);
     }
     environment.set_syntax(
         SyntaxConfig::builder()
@@ -55,7 +45,7 @@ pub(super) fn compile(
 }
 
 impl Engine for Jinja {
-    fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
+    fn render(&self, messages: &[Message], options: &ChatOptions) -> Result<String> {
         let messages: Vec<Value> = messages
             .iter()
             .map(|Message { role, content }| {
@@ -64,7 +54,11 @@ impl Engine for Jinja {
             .collect();
         // Templates test these two against `none`; transformers always passes them.
         let variables = context! {
-            messages, add_generation_prompt, tools => Value::from(()), documents => Value::from(()),
+            messages,
+            add_generation_prompt => options.add_generation_prompt,
+            tools => Value::from(Serde(&options.tools)),
+            documents => Value::from(()),
+            ..Value::from(Serde(&options.template_args))
         };
         let template = self.0.get_template(NAME);
         template.and_then(|template| template.render(variables)).map_err(|error| failed(&error))
@@ -84,14 +78,6 @@ fn part_value(part: &Part) -> Value {
         Part::Image => Value::from_pairs([("type", "image")]),
         Part::Video => Value::from_pairs([("type", "video")]),
     }
-}
-
-/// A special token as `tokenizer_config.json` writes it.
-#[derive(Deserialize)]
-#[serde(untagged, expecting = "invalid type, expected text or an object with `content`")]
-enum SpecialToken {
-    Text(String),
-    Added { content: String },
 }
 
 /// Refuses a conversation in the template's words.
@@ -155,7 +141,8 @@ mod tests {
             text in r"(\{\{|\}\}|\{%|%\}|generation|messages|for|in|if|endfor|\||\[|[0-9a-z' ]){0,24}",
         ) {
             let message = [Message::text("user", "hi")];
-            let _ = compile(&text, None).and_then(|template| template.render(&message, true));
+            let _ = compile(&text, &SpecialTokens::default())
+                .and_then(|template| template.render(&message, &ChatOptions::new()));
         }
     }
 }

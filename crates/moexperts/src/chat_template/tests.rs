@@ -2,6 +2,7 @@
 //! the environment of transformers.
 
 use super::*;
+use crate::{config::Config, warnings::Warnings};
 
 const QWEN2: &str = r#"{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system
 You are a helpful assistant.<|im_end|>
@@ -164,8 +165,16 @@ fn tokenizer_config() -> Config {
     .unwrap()
 }
 
+fn special_tokens(config: &Config) -> SpecialTokens {
+    SpecialTokens::read(Some(config), None, &mut Warnings::default()).unwrap()
+}
+
+fn options(add_generation_prompt: bool) -> ChatOptions {
+    ChatOptions::new().add_generation_prompt(add_generation_prompt)
+}
+
 fn template(text: &str) -> ChatTemplate {
-    ChatTemplate::new(text, Some(&tokenizer_config())).unwrap()
+    ChatTemplate::new(text, &special_tokens(&tokenizer_config())).unwrap()
 }
 
 fn conversation(turns: &[[&str; 2]]) -> Vec<Message> {
@@ -190,14 +199,15 @@ const WITH_SYSTEM: [[&str; 2]; 4] = [["system", "Be brief."], TURNS[0], TURNS[1]
 
 #[track_caller]
 fn check(text: &str, turns: &[[&str; 2]], add_generation_prompt: bool, expected: &str) {
-    let rendered = template(text).render(&conversation(turns), add_generation_prompt).unwrap();
+    let rendered =
+        template(text).render(&conversation(turns), &options(add_generation_prompt)).unwrap();
     assert_eq!(rendered, expected);
 }
 
 #[track_caller]
 fn check_refused(text: &str, turns: &[[&str; 2]], expected: &str) {
-    let refused = ChatTemplate::new(text, Some(&tokenizer_config()))
-        .and_then(|template| template.render(&conversation(turns), true));
+    let refused = ChatTemplate::new(text, &special_tokens(&tokenizer_config()))
+        .and_then(|template| template.render(&conversation(turns), &options(true)));
     assert_eq!(refused.unwrap_err().to_string(), expected);
 }
 
@@ -344,7 +354,8 @@ fn a_broken_template_is_refused_with_its_line() {
     ] {
         check_refused(text, &TURNS, &format!("chat_template: {problem}"));
     }
-    let odd_date = template("{{ strftime_now('%') }}").render(&[], false).unwrap_err().to_string();
+    let odd_date =
+        template("{{ strftime_now('%') }}").render(&[], &options(false)).unwrap_err().to_string();
     assert!(odd_date.starts_with("chat_template: line 1: strftime_now: "), "{odd_date}");
 }
 
@@ -395,7 +406,7 @@ fn templates_see_the_parts_of_a_content() {
         },
         Message::text("user", "plain"),
     ];
-    let rendered = template(written).render(&messages, false).unwrap();
+    let rendered = template(written).render(&messages, &options(false)).unwrap();
     assert_eq!(rendered, "image::False;text:a<b:False;video::False;True");
 }
 
@@ -404,12 +415,15 @@ fn special_tokens_are_text_or_objects() {
     let written = "{{ bos_token }}{{ eos_token }}{{ pad_token is defined }}";
     check(written, &[], false, "<s></s>False");
     assert_eq!(
-        ChatTemplate::new("{{ bos_token }}.", None).unwrap().render(&[], true).unwrap(),
+        ChatTemplate::new("{{ bos_token }}.", &SpecialTokens::default())
+            .unwrap()
+            .render(&[], &options(true))
+            .unwrap(),
         "."
     );
     let config = Config::parse("tokenizer_config.json", r#"{"bos_token": 1}"#).unwrap();
     assert_eq!(
-        ChatTemplate::new("", Some(&config)).unwrap_err().to_string(),
+        SpecialTokens::read(Some(&config), None, &mut Warnings::default()).unwrap_err().to_string(),
         "tokenizer_config.json: key `bos_token` is 1, expected text or an object with `content`"
     );
 }
@@ -417,7 +431,7 @@ fn special_tokens_are_text_or_objects() {
 #[test]
 fn the_date_is_today_in_the_given_format() {
     let before = jiff::Zoned::now().date();
-    let text = template("{{ strftime_now('%d %b %Y') }}").render(&[], false).unwrap();
+    let text = template("{{ strftime_now('%d %b %Y') }}").render(&[], &options(false)).unwrap();
     let shown = jiff::civil::Date::strptime("%d %b %Y", &text).unwrap();
     assert!((before..=jiff::Zoned::now().date()).contains(&shown), "{text}");
 }
@@ -430,6 +444,6 @@ fn agrees_with_transformers_on_a_conversation() {
     let golden: serde_json::Value = serde_json::from_str(GOLDEN).unwrap();
     let messages = Vec::<Message>::deserialize(&golden["chat"]["messages"]).unwrap();
     let template: String = config.required("chat_template").unwrap();
-    let template = ChatTemplate::new(&template, Some(&config)).unwrap();
-    assert_eq!(template.render(&messages, true).unwrap(), golden["chat"]["text"]);
+    let template = ChatTemplate::new(&template, &special_tokens(&config)).unwrap();
+    assert_eq!(template.render(&messages, &options(true)).unwrap(), golden["chat"]["text"]);
 }

@@ -78,7 +78,7 @@ impl<D: Device> DeviceModel<D> {
         let decoder = Decoder::load(spec.text, &mut weights)?;
         let tower = spec.vision.map(|spec| VisionTower::load(spec, &mut weights)).transpose()?;
         weights.finish();
-        let report = weights.report();
+        let report = weights.report().clone();
         tracing::info!(
             in_place_bytes = report.in_place_bytes,
             converted_bytes = report.converted_bytes,

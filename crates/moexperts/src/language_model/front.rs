@@ -226,8 +226,8 @@ impl LanguageModel {
     }
 
     /// What loading had to do beyond mapping files.
-    pub fn load_report(&self) -> LoadReport {
-        self.report
+    pub fn load_report(&self) -> &LoadReport {
+        &self.report
     }
 
     /// Bytes that backends keep beside the weights, in their layouts.

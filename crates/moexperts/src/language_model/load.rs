@@ -9,7 +9,7 @@ use crate::{
     any_device::AnyDevice, chat_template::ChatTemplate, error::Result,
     experts_implementation::ExpertsImplementation, families, files::ModelFiles,
     generate::options::GenerationConfig, model::ModelSpec, multimodal::Processors,
-    tokenizer::Tokenizer, weights::LoadReport,
+    special_tokens::SpecialTokens, tokenizer::Tokenizer, warnings::Warnings, weights::LoadReport,
 };
 
 /// Where a model can be loaded: any [`Device`], or an [`AnyDevice`].
@@ -95,8 +95,14 @@ impl LanguageModel {
         options: &LoadOptions,
     ) -> Result<Self> {
         let spec = families::describe(&files.config)?;
-        let parts = Parts::read(files, &spec)?;
-        let sealed::Loaded { runner, report } = target.load(spec, files, options)?;
+        let mut warnings = files.warnings.clone();
+        let parts = Parts::read(files, &spec, &mut warnings)?;
+        let sealed::Loaded { runner, mut report } = target.load(spec, files, options)?;
+        warnings.extend(std::mem::take(&mut report.warnings));
+        for warning in warnings.iter() {
+            tracing::warn!("{warning}");
+        }
+        report.warnings = warnings;
         let Parts { processors, tokenizer, chat_template, generation_config } = parts;
         Ok(Self { runner, processors, tokenizer, chat_template, generation_config, report })
     }
@@ -112,15 +118,19 @@ struct Parts {
 }
 
 impl Parts {
-    fn read(files: &ModelFiles, spec: &ModelSpec) -> Result<Self> {
+    fn read(files: &ModelFiles, spec: &ModelSpec, warnings: &mut Warnings) -> Result<Self> {
         // A program without the features runs the model on token ids.
         let tokenizer = files.tokenizer.as_deref().filter(|_| cfg!(feature = "tokenizer"));
         let tokenizer =
             tokenizer.map(|bytes| Tokenizer::from_bytes("tokenizer.json", bytes)).transpose()?;
         let template = files.chat_template.as_deref().filter(|_| cfg!(feature = "chat-template"));
-        let tokenizer_config = files.tokenizer_config.as_ref();
+        let special_tokens = SpecialTokens::read(
+            files.tokenizer_config.as_ref(),
+            files.special_tokens_map.as_ref(),
+            warnings,
+        )?;
         let chat_template =
-            template.map(|template| ChatTemplate::new(template, tokenizer_config)).transpose()?;
+            template.map(|template| ChatTemplate::new(template, &special_tokens)).transpose()?;
         let eos = match files.config.sub(spec.text.backbone)? {
             Some(text) => text.optional("eos_token_id")?,
             None => files.config.optional("eos_token_id")?,

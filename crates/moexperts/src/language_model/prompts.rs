@@ -2,7 +2,7 @@
 
 use super::{front::LanguageModel, runner::text_only};
 use crate::{
-    chat_template::Message,
+    chat_template::{ChatOptions, Message},
     error::{Error, Result},
     image_processor::Image,
     multimodal::Processors,
@@ -60,13 +60,17 @@ impl LanguageModel {
         self.prompt_of_tokens(tokenizer.encode(&text, add_special_tokens)?, visuals)
     }
 
-    /// A conversation with the beginning of the model's turn, and the pictures its parts stand for,
-    /// in the order of each kind.
+    /// A conversation, and the pictures its parts stand for, in the order of each kind.
     ///
     /// # Errors
     /// As [`prompt`](Self::prompt); [`Error::Tokenizer`] if the model has no chat template, or the
     /// template refuses the conversation.
-    pub fn chat_prompt(&self, messages: &[Message], visuals: Vec<Visual>) -> Result<Prompt> {
+    pub fn chat_prompt(
+        &self,
+        messages: &[Message],
+        visuals: Vec<Visual>,
+        options: &ChatOptions,
+    ) -> Result<Prompt> {
         let missing = || match cfg!(feature = "chat-template") {
             true => Error::Tokenizer {
                 file: self.origin().to_owned(),
@@ -76,7 +80,7 @@ impl LanguageModel {
         };
         let template = self.chat_template().ok_or_else(missing)?;
         // The template writes the special tokens itself.
-        self.prompt(&template.render(messages, true)?, visuals, false)
+        self.prompt(&template.render(messages, options)?, visuals, false)
     }
 
     /// Token ids and the pictures that some of them stand for: a placeholder for each row of each

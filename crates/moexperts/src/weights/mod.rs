@@ -13,16 +13,19 @@ use crate::{
     checkpoint::Checkpoint,
     error::{Error, Result},
     progress::{Amount, Progress},
+    warnings::Warnings,
 };
 
 /// What loading had to do beyond mapping files.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LoadReport {
     /// Bytes of weights used where the checkpoint has them.
     pub in_place_bytes: usize,
     /// Bytes of weights that were converted to another dtype or layout and are held in memory.
     pub converted_bytes: usize,
+    /// What is done differently from what the files say.
+    pub warnings: Warnings,
 }
 
 /// What [`Progress`] calls bringing weights to a device whose memory is not the host's.
@@ -118,8 +121,8 @@ impl<'a, D: Device> Weights<'a, D> {
     }
 
     /// What was read so far.
-    pub fn report(&self) -> LoadReport {
-        self.report
+    pub fn report(&self) -> &LoadReport {
+        &self.report
     }
 
     /// Whether the checkpoint has a tensor of this name.

@@ -48,7 +48,10 @@ fn text_needs_the_feature_tokenizer() {
 fn a_conversation_needs_the_feature_chat_template() {
     let message = moexperts::Message::text("user", "a");
     assert_eq!(
-        shared("qwen2_moe", None).chat_prompt(&[message], Vec::new()).unwrap_err().to_string(),
+        shared("qwen2_moe", None)
+            .chat_prompt(&[message], Vec::new(), &moexperts::ChatOptions::new())
+            .unwrap_err()
+            .to_string(),
         "a conversation needs the feature `chat-template` of moexperts, which is not built in"
     );
 }

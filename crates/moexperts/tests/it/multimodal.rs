@@ -3,9 +3,9 @@
 use std::sync::LazyLock;
 
 use moexperts::{
-    AutoModel, AutoModelForCausalLm, AutoModelForImageTextToText, CompileMode, CompileOptions,
-    CpuOptions, DType, Generation, Image, LanguageModel, LoadOptions, Message, PixelValues, Prompt,
-    Stage, Visual,
+    AutoModel, AutoModelForCausalLm, AutoModelForImageTextToText, ChatOptions, CompileMode,
+    CompileOptions, CpuOptions, DType, Generation, Image, LanguageModel, LoadOptions, Message,
+    PixelValues, Prompt, Stage, Visual,
     core::{Memory as _, Tensor, made},
     cpu::Isa,
 };
@@ -121,7 +121,8 @@ fn prompts_are_rendered_and_expanded_as_by_transformers() {
             let messages: Vec<Message> = serde_json::from_value(messages).unwrap();
             let template = MODEL.chat_template().unwrap();
             let add = entry["add_generation_prompt"].as_bool().unwrap();
-            assert_eq!(template.render(&messages, add).unwrap(), rendered);
+            let options = ChatOptions::new().add_generation_prompt(add);
+            assert_eq!(template.render(&messages, &options).unwrap(), rendered);
         }
         let prompt = MODEL.prompt(rendered, files_of(entry), true).unwrap();
         let expected: Vec<u32> = serde_json::from_value(entry["input_ids"].clone()).unwrap();

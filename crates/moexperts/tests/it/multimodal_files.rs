@@ -8,8 +8,8 @@ use std::{
 };
 
 use moexperts::{
-    Amount, AutoModel, AutoModelForImageTextToText, Image, LanguageModel, LoadOptions, Progress,
-    Result,
+    Amount, AutoModel, AutoModelForImageTextToText, ChatOptions, Image, LanguageModel, LoadOptions,
+    Progress, Result,
 };
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde_json::{Value, json};
@@ -269,7 +269,7 @@ fn the_template_of_its_own_file_goes_first() {
     let folder = copy();
     let rendered = || {
         let model = load(folder.path()).unwrap();
-        model.chat_template().map(|template| template.render(&[], true).unwrap())
+        model.chat_template().map(|template| template.render(&[], &ChatOptions::new()).unwrap())
     };
     let write = |file: &str, text: &str| fs::write(folder.path().join(file), text).unwrap();
     fs::remove_file(folder.path().join("chat_template.json")).unwrap();

@@ -4,8 +4,9 @@
 use std::{fs, path::Path, sync::Arc};
 
 use moexperts::{
-    AutoModel, ChatTemplate, DType, GenerateOptions, GenerationConfig, Image, LoadOptions, Message,
-    Tokenizer, checkpoint::Checkpoint, config::Config, families, weights::AsPublished,
+    AutoModel, ChatOptions, ChatTemplate, DType, GenerateOptions, GenerationConfig, Image,
+    LoadOptions, Message, SpecialTokens, Tokenizer, Warnings, checkpoint::Checkpoint,
+    config::Config, families, weights::AsPublished,
 };
 use moexperts_core::Storage;
 use proptest::{collection::vec, prelude::*, sample::Index};
@@ -207,8 +208,12 @@ proptest! {
         let template = template.as_str().unwrap();
         let (end, _) = template.char_indices().nth(cut.index(template.chars().count())).unwrap();
         for template in [template, &template[..end]] {
-            if let Ok(template) = ChatTemplate::new(template, Some(&tokenizer_config)) {
-                let _ = template.render(&[Message::text("user", "Hello")], true);
+            let special =
+                SpecialTokens::read(Some(&tokenizer_config), None, &mut Warnings::default());
+            if let Ok(template) =
+                special.and_then(|special| ChatTemplate::new(template, &special))
+            {
+                let _ = template.render(&[Message::text("user", "Hello")], &ChatOptions::new());
             }
         }
     }
@@ -224,6 +229,7 @@ proptest! {
         }
     }
 
+    #[cfg(feature = "images")]
     #[test]
     fn a_damaged_picture_is_decoded_or_refused(
         file in prop::sample::select(&["gray.png", "alpha.png", "rotated.jpg", "tall.webp"][..]),

@@ -12,6 +12,7 @@
 //! other commands. The binary `bench-peers` (`src/bin/bench-peers`) runs the program beside others.
 
 #![forbid(unsafe_code)]
+#![deny(clippy::print_stderr)]
 
 /// An expression, evaluated on an [`AnyDevice`](moexperts::AnyDevice) as the type that it is.
 #[doc(hidden)]

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod compile;
+mod conversation;
 mod generation;
 
 use std::{num::NonZero, path::PathBuf};
@@ -9,7 +10,9 @@ use clap::{Parser, Subcommand};
 use moexperts::ExpertsImplementation;
 use moexperts_bench::args::{BenchCommand, LoadArgs};
 
-pub(crate) use self::{compile::CompileArgs, generation::GenerationArgs};
+pub(crate) use self::{
+    compile::CompileArgs, conversation::TemplateArgs, generation::GenerationArgs,
+};
 
 /// Generates text with Mixture-of-Experts models on swappable experts backends.
 ///
@@ -62,14 +65,31 @@ Examples:
   moexperts generate --experts-implementation eager --dtype bf16 \"Once\" 2> summary.txt
   moexperts generate --compile max-autotune \"Ownership\"
   moexperts generate --device cuda:1 \"Ownership\"
+  moexperts generate --system \"Be brief.\" --template-arg enable_thinking=false \"What is a lifetime?\"
+  moexperts generate --messages conversation.json --tools tools.json --json
   moexperts generate --model Qwen/Qwen3-VL-30B-A3B-Instruct --image cat.png \"What is this?\"")]
 pub(crate) struct GenerateArgs {
     /// The text to continue; standard input, less a last line break, if absent or `-`.
     pub(crate) prompt: Option<String>,
 
     /// Puts the prompt as a user's message into the model's chat template; off by default.
+    /// --messages, --system, --template-arg and --tools turn it on.
     #[arg(long)]
     pub(crate) chat: bool,
+
+    /// Writes one JSON object instead of the text: the text, its token ids, why it ended, times and
+    /// the experts backend.
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// A JSON file with a conversation, or `-` for standard input: a list of messages with `role` and
+    /// `content`, or an object that has one as `messages`, as the APIs of servers take them. A prompt
+    /// goes after it as the user's next message.
+    #[arg(long, value_name = "FILE.json|-", help_heading = "Conversation")]
+    pub(crate) messages: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) template: TemplateArgs,
 
     #[command(flatten)]
     pub(crate) pictures: PictureArgs,
@@ -123,10 +143,17 @@ fn frames_per_second(text: &str) -> Result<f64, String> {
 #[command(after_help = "\
 Examples:
   moexperts chat
-  moexperts chat --model ./Qwen1.5-MoE-A2.7B-Chat --threads 8
+  moexperts chat --model ./Qwen1.5-MoE-A2.7B-Chat --threads 8 --system \"Be brief.\"
   printf 'Hello\\n/experts eager\\nAnd now?\\n' | moexperts chat
   printf '/image cat.png\\nWhat is this?\\n' | moexperts chat --model Qwen/Qwen3-VL-30B-A3B-Instruct")]
 pub(crate) struct ChatArgs {
+    /// A JSON file with the conversation so far, as for `generate`.
+    #[arg(long, value_name = "FILE.json", help_heading = "Conversation")]
+    pub(crate) messages: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) template: TemplateArgs,
+
     #[command(flatten)]
     pub(crate) model: ModelArgs,
 

@@ -25,6 +25,9 @@ pub(crate) enum CliError {
     NoChatTemplate { origin: String },
     #[error("model `{origin}` has no tokenizer, and text needs one")]
     NoTokenizer { origin: String },
+    /// A file with a conversation or tools.
+    #[error("{file}: {problem}")]
+    Conversation { file: String, problem: String },
     #[error("{variable} is `{got}`, expected a level (`debug`) or TARGET=LEVEL,TARGET=LEVEL")]
     Log { variable: &'static str, got: String, source: tracing_subscriber::filter::ParseError },
 }
@@ -41,9 +44,11 @@ impl CliError {
                  standard input"
                     .to_owned(),
             ),
-            Self::NoChatTemplate { .. } => {
-                Some("leave --chat out to continue the prompt as plain text".to_owned())
-            }
+            Self::NoChatTemplate { .. } => Some(
+                "leave out --chat, --messages, --system, --template-arg and --tools to \
+                     continue the prompt as plain text"
+                    .to_owned(),
+            ),
             Self::NoTokenizer { .. } => {
                 Some("put its tokenizer.json into the model's folder".to_owned())
             }

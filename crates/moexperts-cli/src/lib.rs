@@ -23,6 +23,8 @@
 //! Invariant: standard output carries the result of a command and nothing else.
 
 #![forbid(unsafe_code)]
+// `eprintln!` panics where standard error is closed.
+#![deny(clippy::print_stderr)]
 
 mod args;
 mod commands;
@@ -34,7 +36,7 @@ use std::{env, ffi::OsString, io::stderr, process::ExitCode};
 
 use clap::Parser as _;
 use moexperts::inspect::Variable;
-use moexperts_bench::{BenchError, interrupts};
+use moexperts_bench::{BenchError, interrupts, output::note};
 use tracing_subscriber::{
     Layer as _, filter::Targets, layer::SubscriberExt as _, util::SubscriberInitExt as _,
 };
@@ -69,11 +71,11 @@ pub fn run_from(words: impl IntoIterator<Item = impl Into<OsString>>) -> ExitCod
         // The reader of the output has what it wanted.
         Ok(()) | Err(CliError::Bench(BenchError::BrokenPipe)) => ExitCode::SUCCESS,
         Err(CliError::Bench(error @ BenchError::Interrupted { .. })) => {
-            eprintln!("{error}");
+            note(&error);
             ExitCode::from(interrupts::EXIT_CODE)
         }
         Err(error) => {
-            eprint!("{}", report(&error, error.hint()));
+            note(report(&error, error.hint()));
             ExitCode::FAILURE
         }
     }

@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
-use moexperts::{GenerationStats, LanguageModel, inspect::ProcessMemory, units::counted};
+use moexperts::{
+    FinishReason, GenerationStats, LanguageModel, inspect::ProcessMemory, units::counted,
+};
 use moexperts_bench::{hardware::Hardware, output::text::bytes};
 
 /// The lines after a generation.
@@ -11,13 +13,15 @@ pub(crate) struct Summary<'a> {
     pub(crate) model: &'a LanguageModel,
     pub(crate) load: Duration,
     pub(crate) stats: GenerationStats,
+    /// Why the text ended.
+    pub(crate) finish: Option<FinishReason>,
     /// As in the options of the generation.
     pub(crate) decode_switch: bool,
 }
 
 impl fmt::Display for Summary<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { model, load, stats, decode_switch } = self;
+        let Self { model, load, stats, finish, decode_switch } = self;
         writeln!(f, "load     {:.3} s, {}", load.as_secs_f64(), model.origin())?;
         if stats.patches > 0 {
             let seconds = stats.vision.as_secs_f64();
@@ -25,6 +29,9 @@ impl fmt::Display for Summary<'_> {
         }
         writeln!(f, "prompt   {}", rate(stats.prompt_tokens, stats.prefill))?;
         writeln!(f, "decode   {}", rate(stats.decoded_tokens, stats.decode))?;
+        if let Some(reason) = finish {
+            writeln!(f, "ended    {}", ended(*reason))?;
+        }
         if let Some(memory) = ProcessMemory::now() {
             writeln!(f, "memory   {}", taken(memory))?;
         }
@@ -32,6 +39,17 @@ impl fmt::Display for Summary<'_> {
             writeln!(f, "device   {}", device.summary())?;
         }
         writeln!(f, "experts  {}", executed(model, *decode_switch))
+    }
+}
+
+/// Why a text ended, for people.
+pub(crate) fn ended(reason: FinishReason) -> &'static str {
+    match reason {
+        FinishReason::EndOfSequence => "an end token",
+        FinishReason::StopString => "a stop string",
+        FinishReason::MaxNewTokens => "the limit of --max-new-tokens",
+        FinishReason::Context => "the end of the model's context",
+        _ => "a limit of the model's generation_config.json",
     }
 }
 

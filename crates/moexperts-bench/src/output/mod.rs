@@ -5,7 +5,10 @@ pub mod progress;
 pub(crate) mod table;
 pub mod text;
 
-use std::io::{Write as _, stdout};
+use std::{
+    fmt::Display,
+    io::{Write as _, stderr, stdout},
+};
 
 use crate::error::BenchError;
 
@@ -16,4 +19,13 @@ use crate::error::BenchError;
 pub fn print(text: &str) -> Result<(), BenchError> {
     let mut out = stdout().lock();
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(BenchError::output)
+}
+
+/// Writes a line, or several, to standard error. It may be closed or full, which changes no result.
+pub fn note(text: impl Display) {
+    let mut line = text.to_string();
+    if !line.ends_with('\n') {
+        line.push('\n');
+    }
+    let _ = stderr().lock().write_all(line.as_bytes());
 }

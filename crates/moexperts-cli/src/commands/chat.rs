@@ -9,19 +9,23 @@ use std::{
 };
 
 use moexperts::{
-    AnyDevice, Error, ExpertsImplementation, GenerateOptions, LanguageModel, Message, Prompt,
-    Session, Visual,
+    AnyDevice, ChatOptions, Error, ExpertsImplementation, FinishReason, GenerateOptions,
+    LanguageModel, Message, Prompt, Session, Visual,
 };
-use moexperts_bench::{interrupts::Interrupts, output::print};
+use moexperts_bench::{
+    interrupts::Interrupts,
+    output::{note, print},
+};
 use rustyline::error::ReadlineError;
 
 use super::{
-    check_tokenizer, compile, encode, encode_messages, load_model, open_images, prepare_images,
+    check_tokenizer, compile, conversation::ChatSetup, encode, encode_messages, load_model,
+    open_images, prepare_images,
 };
 use crate::{
     args::ChatArgs,
     error::{CliError, report},
-    summary::executed,
+    summary::{ended, executed},
 };
 
 /// The most tokens of an answer where neither the user nor the model says: the library's limit
@@ -38,10 +42,12 @@ const HELP: &str = "\
 ";
 
 pub(super) fn run(args: &ChatArgs) -> Result<(), CliError> {
-    chat(args, args.model.load.device.find()?)
+    let setup = ChatSetup::read(args.messages.as_deref(), &args.template)?;
+    chat(args, setup, args.model.load.device.find()?)
 }
 
-fn chat(args: &ChatArgs, device: AnyDevice) -> Result<(), CliError> {
+/// - `setup`: what was said before the first line, and how the template is called
+fn chat(args: &ChatArgs, setup: ChatSetup, device: AnyDevice) -> Result<(), CliError> {
     let model = load_model(device, &args.model)?;
     check_tokenizer(&model)?;
     compile(&model, &args.compile, vec![1], Vec::new())?;
@@ -52,7 +58,8 @@ fn chat(args: &ChatArgs, device: AnyDevice) -> Result<(), CliError> {
 
     let mut input = Input::open()?;
     let mut chat = Chat {
-        conversation: Conversation::new(&model),
+        conversation: Conversation::new(&model, &setup.messages),
+        setup,
         shown: Vec::new(),
         session: None,
         model: &model,
@@ -60,9 +67,12 @@ fn chat(args: &ChatArgs, device: AnyDevice) -> Result<(), CliError> {
     };
     let (origin, backends) = (model.origin(), chat.backends());
     let device = model.device_name();
-    eprintln!("{origin} on {device}, experts {backends}; /help lists the commands");
+    note(format_args!("{origin} on {device}, experts {backends}; /help lists the commands"));
     if let Conversation::Text(_) = chat.conversation {
-        eprintln!("the model has no chat template: your lines are continued as plain text");
+        if args.messages.is_some() || args.template.is_given() {
+            return Err(CliError::NoChatTemplate { origin: origin.to_owned() });
+        }
+        note("the model has no chat template: your lines are continued as plain text");
     }
     while let Some(line) = input.line()? {
         match line.trim() {
@@ -79,7 +89,7 @@ fn chat(args: &ChatArgs, device: AnyDevice) -> Result<(), CliError> {
 }
 
 fn say(error: &CliError) {
-    eprint!("{}", report(error, chat_hint(error)));
+    note(report(error, chat_hint(error)));
 }
 
 /// What to do about an error that does not end the conversation.
@@ -99,6 +109,8 @@ fn chat_hint(error: &CliError) -> Option<String> {
 struct Chat<'a> {
     model: &'a LanguageModel,
     options: GenerateOptions,
+    /// What was said before the first line, and how the template is called.
+    setup: ChatSetup,
     conversation: Conversation,
     /// Images that go with the next message.
     shown: Vec<Visual>,
@@ -115,9 +127,9 @@ enum Conversation {
 }
 
 impl Conversation {
-    fn new(model: &LanguageModel) -> Self {
+    fn new(model: &LanguageModel, begun: &[Message]) -> Self {
         match model.chat_template() {
-            Some(_) => Self::Messages(Vec::new(), Vec::new()),
+            Some(_) => Self::Messages(begun.to_vec(), Vec::new()),
             None => Self::Text(String::new()),
         }
     }
@@ -128,13 +140,14 @@ impl Conversation {
         model: &LanguageModel,
         line: &str,
         shown: &[Visual],
+        options: &ChatOptions,
     ) -> Result<(Self, Prompt), CliError> {
         match self {
             Self::Messages(messages, visuals) => {
                 let (mut messages, mut visuals) = (messages.clone(), visuals.clone());
                 messages.push(Message::with_visuals("user", shown, line));
                 visuals.extend_from_slice(shown);
-                let prompt = encode_messages(model, &messages, &visuals)?;
+                let prompt = encode_messages(model, &messages, &visuals, options)?;
                 Ok((Self::Messages(messages, visuals), prompt))
             }
             Self::Text(text) => {
@@ -156,13 +169,15 @@ impl Conversation {
 impl Chat<'_> {
     /// Continues the conversation; an error leaves it as it was.
     fn answer(&mut self, line: &str) -> Result<(), CliError> {
-        let (mut conversation, prompt) = self.conversation.with(self.model, line, &self.shown)?;
+        let (mut conversation, prompt) =
+            self.conversation.with(self.model, line, &self.shown, &self.setup.options)?;
         let session = match self.session.take() {
             Some(session) => session,
             None => self.model.session(1)?,
         };
         let mut generation = self.model.continue_tokens(session, vec![prompt], &self.options)?;
         let mut answer = String::new();
+        let mut finish = None;
         let interrupts = Interrupts::during_work();
         let mut failed = None;
         for event in generation.by_ref() {
@@ -170,6 +185,7 @@ impl Chat<'_> {
                 Ok(event) => {
                     print(&event.text)?;
                     answer.push_str(&event.text);
+                    finish = event.finish.or(finish);
                 }
                 Err(error) => failed = Some(error),
             }
@@ -182,6 +198,9 @@ impl Chat<'_> {
         if let Some(error) = failed {
             return Err(error.into());
         }
+        if let Some(reason) = finish.filter(|&reason| reason != FinishReason::EndOfSequence) {
+            note(format_args!("(the answer ended: {})", ended(reason)));
+        }
         self.session = Some(generation.into_session());
         conversation.push_answer(&answer);
         self.conversation = conversation;
@@ -192,26 +211,27 @@ impl Chat<'_> {
     fn command(&mut self, line: &str) {
         let (command, argument) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
         match (command, argument.trim()) {
-            ("/image", "") => eprintln!("error: /image names no file, expected /image FILE"),
+            ("/image", "") => note("error: /image names no file, expected /image FILE"),
             ("/image", typed) => match self.show(file(typed)) {
-                Ok(path) => eprintln!("{}: goes with your next message", path.display()),
+                Ok(path) => note(format_args!("{}: goes with your next message", path.display())),
                 Err(error) => say(&error),
             },
-            ("/experts", "") => eprintln!("experts: {}", self.backends()),
+            ("/experts", "") => note(format_args!("experts: {}", self.backends())),
             ("/experts", name) => match self.switch(name) {
-                Ok(()) => eprintln!("experts: {}", self.backends()),
-                Err(error) => eprint!("{}", report(&error, error.hint())),
+                Ok(()) => note(format_args!("experts: {}", self.backends())),
+                Err(error) => note(report(&error, error.hint())),
             },
             ("/reset", "") => {
-                (self.conversation, self.session) = (Conversation::new(self.model), None);
+                self.conversation = Conversation::new(self.model, &self.setup.messages);
+                self.session = None;
                 self.shown.clear();
-                eprintln!("the conversation is forgotten");
+                note("the conversation is forgotten");
             }
-            ("/help", "") => eprint!("{HELP}"),
-            _ => eprintln!(
+            ("/help", "") => note(HELP),
+            _ => note(format_args!(
                 "error: `{line}` is no command, expected one of /image FILE, /experts [NAME], /reset, \
                  /help, /quit"
-            ),
+            )),
         }
     }
 
@@ -287,7 +307,7 @@ impl Input {
                     editor.add_history_entry(&line).map_err(terminal)?;
                     return Ok(Some(line));
                 }
-                Err(ReadlineError::Interrupted) => eprintln!("Ctrl-D or /quit ends"),
+                Err(ReadlineError::Interrupted) => note("Ctrl-D or /quit ends"),
                 Err(ReadlineError::Eof) => return Ok(None),
                 Err(error) => return Err(terminal(error)),
             }

@@ -5,30 +5,43 @@ use std::{
     time::Instant,
 };
 
-use moexperts::{AnyDevice, Image, LanguageModel, Message, Prompt, Visual};
-use moexperts_bench::output::print;
+use moexperts::{AnyDevice, FinishReason, Image, LanguageModel, Message, Prompt, Visual};
+use moexperts_bench::output::{note, print};
+use serde_json::{Value, json};
 
 use super::{
-    check_tokenizer, compile, encode, encode_messages, load_model, open_images, prepare_images,
+    check_tokenizer, compile, conversation::ChatSetup, encode, encode_messages, load_model,
+    open_images, prepare_images,
 };
-use crate::{args::GenerateArgs, error::CliError, summary::Summary};
+use crate::{
+    args::GenerateArgs,
+    error::CliError,
+    summary::{Summary, executed},
+};
 
 /// Of a video whose frames come without.
 const FRAMES_PER_SECOND: f64 = 2.0;
 
 pub(super) fn run(args: &GenerateArgs) -> Result<(), CliError> {
-    let prompt = read_prompt(args.prompt.as_deref())?;
+    let setup = ChatSetup::read(args.messages.as_deref(), &args.template)?;
+    let prompt = match (&args.prompt, &args.messages) {
+        (None, Some(_)) => None,
+        (prompt, _) => Some(read_prompt(prompt.as_deref())?),
+    };
     // A wrong name should not cost the loading of a model.
     let images = open_images(&args.pictures.image)?;
     let frames = open_images(&args.pictures.frame)?;
-    let input = Input { prompt, images, frames };
+    let input = Input { prompt, setup, images, frames };
     let start = Instant::now();
     generate(args, input, args.model.load.device.find()?, start)
 }
 
 /// What is to be continued.
+#[derive(Default)]
 pub(super) struct Input {
-    pub(super) prompt: String,
+    /// The text or, in a conversation, the user's next message; none if the conversation is in `setup`.
+    pub(super) prompt: Option<String>,
+    pub(super) setup: ChatSetup,
     pub(super) images: Vec<Image>,
     pub(super) frames: Vec<Image>,
 }
@@ -43,43 +56,98 @@ pub(super) fn generate(
     let model = load_model(device, &args.model)?;
     let load = start.elapsed();
 
-    let Input { prompt, images, frames } = input;
     check_tokenizer(&model)?;
-    let mut visuals = prepare_images(&model, &images)?;
+    let mut visuals = prepare_images(&model, &input.images)?;
+    let frames = &input.frames;
     if !frames.is_empty() {
         let fps = args.pictures.fps.unwrap_or(FRAMES_PER_SECOND);
         let timestamps: Vec<f64> = (0..frames.len()).map(|frame| frame as f64 / fps).collect();
-        visuals.push(model.prepare_video(&frames, &timestamps)?);
+        visuals.push(model.prepare_video(frames, &timestamps)?);
     }
-    let prompt = encode_prompt(&model, &prompt, &visuals, args.chat)?;
+    let prompt = encode_prompt(&model, input, &visuals, args)?;
     compile(&model, &args.compile, vec![1], vec![prompt.tokens().len()])?;
     let options = args.generation.options();
+    let prompt_tokens = prompt.tokens().len();
     let mut generation = model.generate_tokens(vec![prompt], &options)?;
+    let mut answer = Answer::default();
     for event in generation.by_ref() {
-        print(&event?.text)?;
+        let event = event?;
+        if !args.json {
+            print(&event.text)?;
+        }
+        answer.text.push_str(&event.text);
+        answer.finish = event.finish;
+    }
+    let (stats, decode_switch) = (generation.stats(), options.decode_switch);
+    let summary = Summary { model: &model, load, stats, finish: answer.finish, decode_switch };
+    if args.json {
+        let tokens = &generation.tokens(0)[prompt_tokens..];
+        return Ok(print(&format!("{:#}\n", json(&answer, tokens, prompt_tokens, &summary)))?);
     }
     print("\n")?;
-    let (stats, decode_switch) = (generation.stats(), options.decode_switch);
-    eprint!("{}", Summary { model: &model, load, stats, decode_switch });
+    note(summary);
     Ok(())
 }
 
+/// What the model wrote.
+#[derive(Debug, Default)]
+struct Answer {
+    text: String,
+    finish: Option<FinishReason>,
+}
+
+/// The object that `--json` writes; times are in seconds.
+fn json(answer: &Answer, tokens: &[u32], prompt_tokens: usize, summary: &Summary<'_>) -> Value {
+    let Summary { model, load, stats, decode_switch, .. } = summary;
+    json!({
+        "model": model.origin(),
+        "text": answer.text,
+        "token_ids": tokens,
+        "finish_reason": answer.finish.map(finish_reason),
+        "prompt_tokens": prompt_tokens,
+        "load_s": load.as_secs_f64(),
+        "vision_s": stats.vision.as_secs_f64(),
+        "prefill_s": stats.prefill.as_secs_f64(),
+        "decoded_tokens": stats.decoded_tokens,
+        "decode_s": stats.decode.as_secs_f64(),
+        "device": model.device_name(),
+        "experts_implementation": executed(model, *decode_switch),
+    })
+}
+
+/// Why a text ended, for programs.
+fn finish_reason(reason: FinishReason) -> &'static str {
+    match reason {
+        FinishReason::EndOfSequence => "eos_token",
+        FinishReason::StopString => "stop_string",
+        FinishReason::MaxNewTokens => "max_new_tokens",
+        FinishReason::Context => "context",
+        _ => "limit",
+    }
+}
+
 /// The prompt as it is where it has its own placeholders, or no pictures go with it; else in the
-/// chat template, if there is one.
+/// chat template, if there is one. A conversation always goes through the template.
 fn encode_prompt(
     model: &LanguageModel,
-    prompt: &str,
+    Input { prompt, setup, .. }: Input,
     visuals: &[Visual],
-    chat: bool,
+    args: &GenerateArgs,
 ) -> Result<Prompt, CliError> {
+    let ChatSetup { mut messages, options } = setup;
+    let Some(prompt) = prompt else {
+        return encode_messages(model, &messages, visuals, &options);
+    };
     let placeholders = visuals.iter().map(|visual| model.placeholder(visual));
     let placeholders = placeholders.collect::<Result<Vec<_>, _>>()?;
     let has_own = placeholders.iter().any(|placeholder| prompt.contains(placeholder.as_str()));
+    let chat = args.chat || args.messages.is_some() || args.template.is_given();
     let templated = chat || (!visuals.is_empty() && !has_own && model.chat_template().is_some());
     if templated {
-        return encode_messages(model, &[Message::with_visuals("user", visuals, prompt)], visuals);
+        messages.push(Message::with_visuals("user", visuals, &prompt));
+        return encode_messages(model, &messages, visuals, &options);
     }
-    encode(model, prompt, visuals)
+    encode(model, &prompt, visuals)
 }
 
 fn read_prompt(argument: Option<&str>) -> Result<String, CliError> {

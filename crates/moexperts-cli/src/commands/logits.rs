@@ -1,7 +1,7 @@
 //! `moexperts logits`.
 
 use moexperts::{AnyDevice, Image, LanguageModel, PixelValues, Prompt, Visual};
-use moexperts_bench::output::file;
+use moexperts_bench::output::{file, note};
 use safetensors::tensor::{Dtype, TensorView};
 
 use super::{encode, load_model, open_images, prepare_images};
@@ -28,7 +28,7 @@ pub(super) fn write(
     file::replace(&args.output, &serialize(&tensors))?;
     let shapes: Vec<String> =
         tensors.iter().map(|tensor| format!("{} {:?}", tensor.name, tensor.shape)).collect();
-    eprintln!("wrote {}: {}", args.output.display(), shapes.join(", "));
+    note(format_args!("wrote {}: {}", args.output.display(), shapes.join(", ")));
     Ok(())
 }
 

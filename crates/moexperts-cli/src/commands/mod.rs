@@ -1,6 +1,7 @@
 //! The commands, a file each.
 
 mod chat;
+mod conversation;
 mod generate;
 mod inspect;
 mod logits;
@@ -10,6 +11,7 @@ mod tests;
 use std::{ffi::OsString, path::Path};
 
 use moexperts::{AnyDevice, ChatOptions, Image, LanguageModel, Message, Prompt, Visual};
+use moexperts_bench::output::note;
 
 use crate::{
     args::{Command, CompileArgs, ModelArgs},
@@ -48,7 +50,7 @@ fn compile(
     prompt_tokens: Vec<usize>,
 ) -> Result<(), CliError> {
     if let Some(options) = args.options(batch_sizes, prompt_tokens) {
-        eprintln!("compiled {}", model.compile(options)?);
+        note(format_args!("compiled {}", model.compile(options)?));
     }
     Ok(())
 }
@@ -67,16 +69,17 @@ fn encode(model: &LanguageModel, text: &str, visuals: &[Visual]) -> Result<Promp
     Ok(model.prompt(text, visuals.to_vec(), true)?)
 }
 
-/// A conversation with the beginning of the model's turn.
+/// A conversation, as the model's template writes it.
 fn encode_messages(
     model: &LanguageModel,
     messages: &[Message],
     visuals: &[Visual],
+    options: &ChatOptions,
 ) -> Result<Prompt, CliError> {
     let missing = || CliError::NoChatTemplate { origin: model.origin().to_owned() };
     model.chat_template().ok_or_else(missing)?;
     check_tokenizer(model)?;
-    Ok(model.chat_prompt(messages, visuals.to_vec(), &ChatOptions::new())?)
+    Ok(model.chat_prompt(messages, visuals.to_vec(), options)?)
 }
 
 /// Reads the files of images.

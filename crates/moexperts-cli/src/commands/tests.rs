@@ -65,7 +65,7 @@ fn logits_are_those_of_the_cpu() {
 fn text_is_written_and_the_backend_that_decodes_is_shown() {
     let words = ["generate", "x", "--max-new-tokens", "3", "--temperature", "0"];
     let Command::Generate(args) = parse(&words) else { panic!() };
-    let input = generate::Input { prompt: "x".to_owned(), images: Vec::new(), frames: Vec::new() };
+    let input = generate::Input { prompt: Some("x".to_owned()), ..generate::Input::default() };
     generate::generate(&args, input, gpu(), Instant::now()).unwrap();
 
     let model = load_model(gpu(), &args.model).unwrap();

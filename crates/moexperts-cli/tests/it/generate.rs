@@ -82,14 +82,44 @@ fn the_summary_is_on_standard_error() {
     begins(0, "load     ");
     begins(1, "prompt   ");
     begins(2, "decode   23 tokens in ");
+    assert_eq!(lines[3], "ended    the limit of --max-new-tokens");
     if cfg!(target_os = "linux") {
-        begins(3, "memory   peak ");
+        begins(4, "memory   peak ");
     }
     let isa = Isa::choose().unwrap();
     assert_eq!(
         lines[lines.len() - 2..],
         [&format!("device   CPU, {isa}, 1 thread"), "experts  eager"]
     );
+}
+
+#[test]
+fn json_says_what_was_written_and_why_it_ended() {
+    let text = model().generate(PROMPT, &greedy()).unwrap();
+    let words = [&[PROMPT, "--json", "--ignore-eos"][..], &GREEDY].concat();
+    let run = generate(&words).run();
+    assert_eq!((run.code, run.stderr.as_str()), (Some(0), ""));
+    let json: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
+    assert_eq!(json["finish_reason"], "max_new_tokens");
+    assert_eq!(json["token_ids"].as_array().unwrap().len(), 24);
+    assert_eq!(json["decoded_tokens"], 23);
+    assert_eq!(json["prompt_tokens"], model().encode(PROMPT).unwrap().len());
+    assert_eq!(
+        (&json["device"], &json["experts_implementation"]),
+        (&"CPU".into(), &"grouped_mm".into())
+    );
+    assert!(json["prefill_s"].as_f64().unwrap() > 0.0);
+    assert!(json["text"].as_str().unwrap().starts_with(&text), "{json}");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_text_is_written_without_standard_error() {
+    let expected = generate(&[&[PROMPT][..], &GREEDY].concat()).stdout();
+    let run = generate(&[&[PROMPT][..], &GREEDY].concat()).run_without_stderr();
+    assert_eq!((run.code, run.stdout), (Some(0), expected));
+    let run = generate(&[PROMPT, "--top-p", "2"]).run_without_stderr();
+    assert_eq!((run.code, run.stdout.as_str()), (Some(1), ""));
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod bench;
 mod bench_sweep;
 mod chat;
 mod compile;
+mod conversation;
 mod device;
 mod embedded;
 mod errors;

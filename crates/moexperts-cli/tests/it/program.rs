@@ -100,6 +100,15 @@ impl Program {
         self
     }
 
+    /// Without standard error: whatever is written there fails.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn run_without_stderr(mut self) -> Run {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let output = self.command.stdin(Stdio::null()).stderr(full).output().unwrap();
+        let stdout = String::from_utf8(output.stdout).unwrap();
+        Run { code: output.status.code(), stdout, stderr: String::new() }
+    }
+
     pub(crate) fn folder(mut self, folder: &Path) -> Self {
         self.command.current_dir(folder);
         self

@@ -25,6 +25,7 @@ use std::{
 };
 
 use clap::Parser as _;
+use moexperts_bench::output::note;
 
 use crate::{
     args::{Args, Subject, Task},
@@ -39,7 +40,7 @@ fn main() -> ExitCode {
     match work(&Args::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => {
-            eprintln!("error: {problem}");
+            note(format_args!("error: {problem}"));
             ExitCode::FAILURE
         }
     }

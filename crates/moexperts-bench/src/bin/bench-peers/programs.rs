@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use moexperts_bench::output::note;
 use serde_json::Value;
 
 use crate::{
@@ -194,7 +195,7 @@ fn rows_of(mut command: Command, deadline: Option<Instant>) -> (Vec<Value>, Opti
     if problem.is_some() {
         // One line says why to a reader of the record; who has to find the cause needs more.
         let lines: Vec<&str> = text.lines().collect();
-        eprintln!("{}", lines[lines.len().saturating_sub(LAST_LINES)..].join("\n"));
+        note(lines[lines.len().saturating_sub(LAST_LINES)..].join("\n"));
     }
     (rows.unwrap_or_default(), problem)
 }

@@ -1,0 +1,125 @@
+//! Conversations from files and flags.
+
+use std::{fs, path::PathBuf};
+
+use moexperts::{ChatOptions, GenerateOptions, Message};
+use tempfile::TempDir;
+
+use crate::program::{MODEL, Program, Run, model};
+
+const GREEDY: [&str; 4] = ["--temperature", "0", "--max-new-tokens", "8"];
+
+/// A template that shows all it is given.
+const TEMPLATE: &str = "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}\
+    <|im_end|>{% endfor %}{% if tools %}{{ tools | tojson }}{% endif %}{{ enable_thinking }}";
+
+/// The tiny model with [`TEMPLATE`], and files beside it.
+struct Folder(TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        let folder = TempDir::new().unwrap();
+        for entry in fs::read_dir(MODEL).unwrap() {
+            let path = entry.unwrap().path();
+            fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
+        }
+        let folder = Self(folder);
+        folder.write("chat_template.jinja", TEMPLATE);
+        folder
+    }
+
+    fn write(&self, name: &str, text: &str) -> String {
+        let path: PathBuf = self.0.path().join(name);
+        fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+
+    fn program(&self, words: &[&str]) -> Program {
+        let model = self.0.path().to_str().unwrap();
+        Program::new(&[words, &GREEDY, &["--model", model]].concat())
+    }
+
+    fn stdout(&self, words: &[&str]) -> String {
+        self.program(words).stdout()
+    }
+}
+
+/// What the model writes after a text, and a line break.
+fn continued(text: &str) -> String {
+    let options =
+        GenerateOptions { temperature: Some(0.0), max_new_tokens: Some(8), ..Default::default() };
+    let model = model();
+    let prompt = model.prompt(text, Vec::new(), false).unwrap();
+    format!("{}\n", model.generate_prompt(prompt, &options).unwrap())
+}
+
+#[test]
+fn flags_go_to_the_template() {
+    let folder = Folder::new();
+    let tools = folder.write("tools.json", r#"[{"type": "function"}]"#);
+    let words =
+        ["generate", "hi", "--system", "Be brief.", "--template-arg", "enable_thinking=false"];
+    let expected = "<|im_start|>system\nBe brief.<|im_end|><|im_start|>user\nhi<|im_end|>\
+                    [{\"type\": \"function\"}]False";
+    let written = folder.stdout(&[&words[..], &["--tools", &tools]].concat());
+    assert_eq!(written, continued(expected));
+}
+
+#[test]
+fn a_conversation_comes_from_a_file_or_standard_input() {
+    let folder = Folder::new();
+    let json = r#"{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]}"#;
+    let file = folder.write("messages.json", json);
+    let said = "<|im_start|>user\nhi<|im_end|><|im_start|>assistant\nho<|im_end|>";
+    assert_eq!(folder.stdout(&["generate", "--messages", &file]), continued(said));
+    let more = format!("{said}<|im_start|>user\nmore<|im_end|>");
+    assert_eq!(folder.stdout(&["generate", "more", "--messages", &file]), continued(&more));
+    let piped = folder.program(&["generate", "--messages", "-"]).input(json).stdout();
+    assert_eq!(piped, continued(said));
+}
+
+#[test]
+fn a_chat_goes_on_from_a_file_and_resets_to_it() {
+    let folder = Folder::new();
+    let file = folder.write("messages.json", r#"[{"role": "user", "content": "hi"}]"#);
+    let words =
+        ["chat", "--system", "s", "--messages", &file, "--template-arg", "enable_thinking=x"];
+    let written = folder.program(&words).input("one\n/reset\none\n").stdout();
+    let answer = continued(
+        "<|im_start|>system\ns<|im_end|><|im_start|>user\nhi<|im_end|>\
+         <|im_start|>user\none<|im_end|>x",
+    );
+    assert_eq!(written, format!("{answer}{answer}"));
+}
+
+#[test]
+fn a_prompt_and_messages_cannot_both_come_from_standard_input() {
+    let Run { code, stderr, .. } =
+        Folder::new().program(&["generate", "-", "--messages", "-"]).input("[]").run();
+    assert_eq!(code, Some(1));
+    assert!(stderr.starts_with("error: no prompt\n"), "{stderr}");
+}
+
+#[test]
+fn a_model_without_a_template_takes_no_conversation() {
+    let folder = Folder::new();
+    fs::remove_file(folder.0.path().join("chat_template.jinja")).unwrap();
+    fs::remove_file(folder.0.path().join("tokenizer_config.json")).unwrap();
+    for command in [&["generate", "hi"][..], &["chat"]] {
+        let run = folder.program(&[command, &["--system", "s"]].concat()).run();
+        assert_eq!(run.code, Some(1), "{}", run.stderr);
+        assert!(
+            run.stderr.contains("has no chat template\nhint: leave out --chat"),
+            "{}",
+            run.stderr
+        );
+    }
+}
+
+#[test]
+fn the_library_renders_the_same() {
+    let messages = [Message::text("system", "s"), Message::text("user", "hi")];
+    let options = ChatOptions::new().add_generation_prompt(false);
+    let text = model().chat_template().unwrap().render(&messages, &options).unwrap();
+    assert_eq!(text, "<|im_start|>system\ns<|im_end|>\n<|im_start|>user\nhi<|im_end|>\n");
+}

@@ -11,7 +11,9 @@ use moexperts::ExpertsImplementation;
 use moexperts_bench::args::{BenchCommand, LoadArgs};
 
 pub(crate) use self::{
-    compile::CompileArgs, conversation::TemplateArgs, generation::GenerationArgs,
+    compile::CompileArgs,
+    conversation::{PromptArgs, TemplateArgs},
+    generation::GenerationArgs,
 };
 
 /// Generates text with Mixture-of-Experts models on swappable experts backends.
@@ -46,6 +48,7 @@ pub(crate) enum Command {
     Generate(GenerateArgs),
     Chat(ChatArgs),
     Logits(LogitsArgs),
+    Tokenize(TokenizeArgs),
     Inspect(InspectArgs),
     /// Measures the experts backends, on a layer or in a model.
     #[command(subcommand)]
@@ -69,27 +72,13 @@ Examples:
   moexperts generate --messages conversation.json --tools tools.json --json
   moexperts generate --model Qwen/Qwen3-VL-30B-A3B-Instruct --image cat.png \"What is this?\"")]
 pub(crate) struct GenerateArgs {
-    /// The text to continue; standard input, less a last line break, if absent or `-`.
-    pub(crate) prompt: Option<String>,
-
-    /// Puts the prompt as a user's message into the model's chat template; off by default.
-    /// --messages, --system, --template-arg and --tools turn it on.
-    #[arg(long)]
-    pub(crate) chat: bool,
+    #[command(flatten)]
+    pub(crate) prompt: PromptArgs,
 
     /// Writes one JSON object instead of the text: the text, its token ids, why it ended, times and
     /// the experts backend.
     #[arg(long)]
     pub(crate) json: bool,
-
-    /// A JSON file with a conversation, or `-` for standard input: a list of messages with `role` and
-    /// `content`, or an object that has one as `messages`, as the APIs of servers take them. A prompt
-    /// goes after it as the user's next message.
-    #[arg(long, value_name = "FILE.json|-", help_heading = "Conversation")]
-    pub(crate) messages: Option<PathBuf>,
-
-    #[command(flatten)]
-    pub(crate) template: TemplateArgs,
 
     #[command(flatten)]
     pub(crate) pictures: PictureArgs,
@@ -204,6 +193,28 @@ pub(crate) struct LogitsArgs {
     pub(crate) model: ModelArgs,
 }
 
+/// Shows the tokens that a model reads of a text or of a conversation.
+///
+/// A line for each token: its id, its piece as the vocabulary writes it, and the text it stands for where
+/// that differs.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  moexperts tokenize \"The borrow checker\"
+  moexperts tokenize --chat --system \"Be brief.\" \"What is a lifetime?\"
+  moexperts tokenize --messages conversation.json --json")]
+pub(crate) struct TokenizeArgs {
+    #[command(flatten)]
+    pub(crate) prompt: PromptArgs,
+
+    /// Writes one JSON object: the text that the tokens stand for, and id, piece and text of each.
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+}
+
 /// Shows the machine, its devices, the experts backends, the kernels and a model.
 ///
 /// The memory bandwidth is measured, which takes a second; with the bytes a model reads for one
@@ -281,7 +292,7 @@ mod tests {
         let do_sample = |flags: &[&str]| {
             let words = ["moexperts", "generate"].iter().chain(flags).copied().chain(["x"]);
             let Command::Generate(args) = Args::parse_from(words).command else { panic!() };
-            assert_eq!(args.prompt.as_deref(), Some("x"));
+            assert_eq!(args.prompt.text.as_deref(), Some("x"));
             args.generation.options().do_sample
         };
         assert_eq!(do_sample(&[]), None);

@@ -4,6 +4,35 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
+/// What the model reads: a text, or a conversation.
+#[derive(Debug, clap::Args)]
+pub(crate) struct PromptArgs {
+    /// The text; standard input, less a last line break, if absent or `-`.
+    #[arg(value_name = "PROMPT")]
+    pub(crate) text: Option<String>,
+
+    /// Puts the text as a user's message into the model's chat template; off by default.
+    /// --messages, --system, --template-arg and --tools turn it on.
+    #[arg(long)]
+    chat: bool,
+
+    /// A JSON file with a conversation, or `-` for standard input: a list of messages with `role` and
+    /// `content`, or an object that has one as `messages`, as the APIs of servers take them. A text
+    /// goes after it as the user's next message.
+    #[arg(long, value_name = "FILE.json|-", help_heading = "Conversation")]
+    pub(crate) messages: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) template: TemplateArgs,
+}
+
+impl PromptArgs {
+    /// Whether it goes through the model's chat template.
+    pub(crate) fn is_chat(&self) -> bool {
+        self.chat || self.messages.is_some() || self.template.is_given()
+    }
+}
+
 /// What goes into the model's chat template beside the messages.
 #[derive(Debug, Default, clap::Args)]
 #[command(next_help_heading = "Conversation")]

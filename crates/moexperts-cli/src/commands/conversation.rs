@@ -2,14 +2,17 @@
 
 use std::{
     fs,
-    io::{Read as _, stdin},
+    io::{IsTerminal as _, Read as _, stdin},
     path::Path,
 };
 
 use moexperts::{ChatOptions, Error, Message};
 use serde_json::Value;
 
-use crate::{args::TemplateArgs, error::CliError};
+use crate::{
+    args::{PromptArgs, TemplateArgs},
+    error::CliError,
+};
 
 const SYSTEM: &str = "system";
 
@@ -21,6 +24,17 @@ pub(super) struct ChatSetup {
 }
 
 impl ChatSetup {
+    /// Reads a conversation, and the text that continues it: none if that is given by no argument
+    /// beside a conversation.
+    pub(super) fn with_text(args: &PromptArgs) -> Result<(Self, Option<String>), CliError> {
+        let setup = Self::read(args.messages.as_deref(), &args.template)?;
+        let text = match (&args.text, &args.messages) {
+            (None, Some(_)) => None,
+            (text, _) => Some(read_text(text.as_deref())?),
+        };
+        Ok((setup, text))
+    }
+
     /// Reads the files that the command line names; `-` is standard input.
     pub(super) fn read(messages: Option<&Path>, args: &TemplateArgs) -> Result<Self, CliError> {
         let (mut said, mut tools) = match messages {
@@ -44,6 +58,21 @@ impl ChatSetup {
         }
         Ok(Self { messages: said, options })
     }
+}
+
+/// The text of a command: its argument, or else standard input less a last line break.
+fn read_text(argument: Option<&str>) -> Result<String, CliError> {
+    match argument {
+        Some("-") => {}
+        Some(prompt) => return Ok(prompt.to_owned()),
+        None if stdin().is_terminal() => return Err(CliError::NoPrompt),
+        None => {}
+    }
+    let mut text = String::new();
+    stdin().read_to_string(&mut text).map_err(CliError::Input)?;
+    let line = text.strip_suffix('\n').unwrap_or(&text);
+    let prompt = line.strip_suffix('\r').unwrap_or(line);
+    if prompt.is_empty() { Err(CliError::NoPrompt) } else { Ok(prompt.to_owned()) }
 }
 
 /// The messages of a file, and the tools if it has any.

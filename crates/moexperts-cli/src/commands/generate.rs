@@ -1,9 +1,6 @@
 //! `moexperts generate`.
 
-use std::{
-    io::{IsTerminal as _, Read as _, stdin},
-    time::Instant,
-};
+use std::time::Instant;
 
 use moexperts::{AnyDevice, FinishReason, Image, LanguageModel, Message, Prompt, Visual};
 use moexperts_bench::output::{note, print};
@@ -23,11 +20,7 @@ use crate::{
 const FRAMES_PER_SECOND: f64 = 2.0;
 
 pub(super) fn run(args: &GenerateArgs) -> Result<(), CliError> {
-    let setup = ChatSetup::read(args.messages.as_deref(), &args.template)?;
-    let prompt = match (&args.prompt, &args.messages) {
-        (None, Some(_)) => None,
-        (prompt, _) => Some(read_prompt(prompt.as_deref())?),
-    };
+    let (setup, prompt) = ChatSetup::with_text(&args.prompt)?;
     // A wrong name should not cost the loading of a model.
     let images = open_images(&args.pictures.image)?;
     let frames = open_images(&args.pictures.frame)?;
@@ -64,7 +57,7 @@ pub(super) fn generate(
         let timestamps: Vec<f64> = (0..frames.len()).map(|frame| frame as f64 / fps).collect();
         visuals.push(model.prepare_video(frames, &timestamps)?);
     }
-    let prompt = encode_prompt(&model, input, &visuals, args)?;
+    let prompt = encode_prompt(&model, input, &visuals, args.prompt.is_chat())?;
     compile(&model, &args.compile, vec![1], vec![prompt.tokens().len()])?;
     let options = args.generation.options();
     let prompt_tokens = prompt.tokens().len();
@@ -132,7 +125,7 @@ fn encode_prompt(
     model: &LanguageModel,
     Input { prompt, setup, .. }: Input,
     visuals: &[Visual],
-    args: &GenerateArgs,
+    is_chat: bool,
 ) -> Result<Prompt, CliError> {
     let ChatSetup { mut messages, options } = setup;
     let Some(prompt) = prompt else {
@@ -141,25 +134,10 @@ fn encode_prompt(
     let placeholders = visuals.iter().map(|visual| model.placeholder(visual));
     let placeholders = placeholders.collect::<Result<Vec<_>, _>>()?;
     let has_own = placeholders.iter().any(|placeholder| prompt.contains(placeholder.as_str()));
-    let chat = args.chat || args.messages.is_some() || args.template.is_given();
-    let templated = chat || (!visuals.is_empty() && !has_own && model.chat_template().is_some());
+    let templated = is_chat || (!visuals.is_empty() && !has_own && model.chat_template().is_some());
     if templated {
         messages.push(Message::with_visuals("user", visuals, &prompt));
         return encode_messages(model, &messages, visuals, &options);
     }
     encode(model, &prompt, visuals)
-}
-
-fn read_prompt(argument: Option<&str>) -> Result<String, CliError> {
-    match argument {
-        Some("-") => {}
-        Some(prompt) => return Ok(prompt.to_owned()),
-        None if stdin().is_terminal() => return Err(CliError::NoPrompt),
-        None => {}
-    }
-    let mut text = String::new();
-    stdin().read_to_string(&mut text).map_err(CliError::Input)?;
-    let line = text.strip_suffix('\n').unwrap_or(&text);
-    let prompt = line.strip_suffix('\r').unwrap_or(line);
-    if prompt.is_empty() { Err(CliError::NoPrompt) } else { Ok(prompt.to_owned()) }
 }

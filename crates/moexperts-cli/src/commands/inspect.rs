@@ -47,6 +47,10 @@ pub(super) fn inspect(args: &InspectArgs, cpu: &Cpu, device: &AnyDevice) -> Resu
         ("Model".to_owned(), describe(&model, &bandwidth)),
     ];
     print(&sections.map(|(title, lines)| format!("{title}\n{lines}")).join("\n"))?;
+    let warnings = &model.load_report().warnings;
+    if !warnings.is_empty() {
+        print(&format!("\nWarnings\n{}", indented(warnings.iter())))?;
+    }
     let counts = |given: &[NonZero<usize>], default| match given {
         [] => vec![default],
         given => given.iter().map(|count| count.get()).collect(),
@@ -67,6 +71,10 @@ fn table<S: AsRef<str>>(rows: impl IntoIterator<Item = (S, String)>) -> String {
     let rows: Vec<(S, String)> = rows.into_iter().collect();
     let width = rows.iter().map(|(name, _)| name.as_ref().len()).max().unwrap_or(0);
     rows.iter().map(|(name, text)| format!("  {:width$}  {text}\n", name.as_ref())).collect()
+}
+
+fn indented<'a>(lines: impl Iterator<Item = &'a str>) -> String {
+    lines.map(|line| format!("  {line}\n")).collect()
 }
 
 fn listed(names: impl IntoIterator<Item = impl ToString>) -> String {

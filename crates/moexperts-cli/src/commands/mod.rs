@@ -7,6 +7,7 @@ mod inspect;
 mod logits;
 #[cfg(test)]
 mod tests;
+mod tokenize;
 
 use std::{ffi::OsString, path::Path};
 
@@ -27,6 +28,7 @@ pub(crate) fn run(command: Command, words: &[OsString]) -> Result<(), CliError> 
         Command::Generate(args) => generate::run(&args),
         Command::Chat(args) => chat::run(&args),
         Command::Logits(args) => logits::run(&args),
+        Command::Tokenize(args) => tokenize::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Bench(command) => Ok(moexperts_bench::run(&command, words, embedded::files)?),
     }

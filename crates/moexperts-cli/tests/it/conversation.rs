@@ -3,6 +3,7 @@
 use std::{fs, path::PathBuf};
 
 use moexperts::{ChatOptions, GenerateOptions, Message};
+use serde_json::json;
 use tempfile::TempDir;
 
 use crate::program::{MODEL, Program, Run, model};
@@ -122,4 +123,28 @@ fn the_library_renders_the_same() {
     let options = ChatOptions::new().add_generation_prompt(false);
     let text = model().chat_template().unwrap().render(&messages, &options).unwrap();
     assert_eq!(text, "<|im_start|>system\ns<|im_end|>\n<|im_start|>user\nhi<|im_end|>\n");
+}
+
+#[test]
+fn the_tokens_of_a_text_or_a_conversation_are_shown() {
+    let model = model();
+    let tokenizer = model.tokenizer().unwrap();
+    let text = Program::with_model(&["tokenize", "other"]).stdout();
+    let ids: Vec<u32> =
+        text.lines().map(|line| line.split_whitespace().next().unwrap().parse().unwrap()).collect();
+    assert_eq!(ids, model.encode("other").unwrap());
+    assert!(ids.len() > 1);
+
+    let json = Program::with_model(&["tokenize", "--chat", "hi", "--json"]).stdout();
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let rendered = model
+        .chat_template()
+        .unwrap()
+        .render(&[Message::text("user", "hi")], &ChatOptions::new())
+        .unwrap();
+    assert_eq!(json["text"], rendered);
+    let first = json!({"id": 1, "piece": "<|im_start|>", "text": "<|im_start|>"});
+    assert_eq!(json["tokens"][0], first);
+    let count = tokenizer.encode(&rendered, false).unwrap().len();
+    assert_eq!(json["tokens"].as_array().unwrap().len(), count);
 }

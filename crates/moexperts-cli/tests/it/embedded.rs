@@ -18,7 +18,7 @@ fn generates_text_in_an_empty_folder_without_a_network() {
 
 #[test]
 fn every_command_has_help() {
-    for command in ["generate", "chat", "logits", "inspect"] {
+    for command in ["generate", "chat", "logits", "tokenize", "inspect"] {
         let help = Program::new(&[command, "--help"]).stdout();
         assert!(help.contains("Examples:\n  moexperts "), "{help}");
     }

@@ -116,9 +116,9 @@ enum Conversation {
 
 impl Conversation {
     fn new(model: &LanguageModel) -> Self {
-        match model.chat_template() {
-            Some(_) => Self::Messages(Vec::new(), Vec::new()),
-            None => Self::Text(String::new()),
+        match model.has_chat_template() {
+            true => Self::Messages(Vec::new(), Vec::new()),
+            false => Self::Text(String::new()),
         }
     }
 

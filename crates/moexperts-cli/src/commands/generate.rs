@@ -75,7 +75,7 @@ fn encode_prompt(
     let placeholders = visuals.iter().map(|visual| model.placeholder(visual));
     let placeholders = placeholders.collect::<Result<Vec<_>, _>>()?;
     let has_own = placeholders.iter().any(|placeholder| prompt.contains(placeholder.as_str()));
-    let templated = chat || (!visuals.is_empty() && !has_own && model.chat_template().is_some());
+    let templated = chat || (!visuals.is_empty() && !has_own && model.has_chat_template());
     if templated {
         return encode_messages(model, &[Message::with_visuals("user", visuals, prompt)], visuals);
     }

@@ -127,6 +127,13 @@ impl Config {
         self.problem(format!("key `{}{key}` is {value}, expected {expected}", self.prefix))
     }
 
+    /// Every key of the object with its value, `null` included; each counts as read.
+    pub(crate) fn raw(&self) -> &Map<String, Value> {
+        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        read.extend(self.object.keys().map(|key| format!("{}{key}", self.prefix)));
+        &self.object
+    }
+
     fn value(&self, key: &str) -> Option<&Value> {
         let value = self.object.get(key).filter(|value| !value.is_null())?;
         let path = format!("{}{key}", self.prefix);

@@ -128,9 +128,9 @@ enum Conversation {
 
 impl Conversation {
     fn new(model: &LanguageModel, begun: &[Message]) -> Self {
-        match model.chat_template() {
-            Some(_) => Self::Messages(begun.to_vec(), Vec::new()),
-            None => Self::Text(String::new()),
+        match model.has_chat_template() {
+            true => Self::Messages(begun.to_vec(), Vec::new()),
+            false => Self::Text(String::new()),
         }
     }
 

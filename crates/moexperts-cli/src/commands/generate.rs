@@ -134,7 +134,7 @@ fn encode_prompt(
     let placeholders = visuals.iter().map(|visual| model.placeholder(visual));
     let placeholders = placeholders.collect::<Result<Vec<_>, _>>()?;
     let has_own = placeholders.iter().any(|placeholder| prompt.contains(placeholder.as_str()));
-    let templated = is_chat || (!visuals.is_empty() && !has_own && model.chat_template().is_some());
+    let templated = is_chat || (!visuals.is_empty() && !has_own && model.has_chat_template());
     if templated {
         messages.push(Message::with_visuals("user", visuals, &prompt));
         return encode_messages(model, &messages, visuals, &options);

@@ -78,8 +78,9 @@ fn encode_messages(
     visuals: &[Visual],
     options: &ChatOptions,
 ) -> Result<Prompt, CliError> {
-    let missing = || CliError::NoChatTemplate { origin: model.origin().to_owned() };
-    model.chat_template().ok_or_else(missing)?;
+    if !model.has_chat_template() {
+        return Err(CliError::NoChatTemplate { origin: model.origin().to_owned() });
+    }
     check_tokenizer(model)?;
     Ok(model.chat_prompt(messages, visuals.to_vec(), options)?)
 }

@@ -34,7 +34,8 @@ pub struct LanguageModel {
     pub(super) runner: Box<dyn Runner>,
     pub(super) processors: Option<Processors>,
     pub(super) tokenizer: Option<Tokenizer>,
-    pub(super) chat_template: Option<ChatTemplate>,
+    /// A template that does not compile is an error where it is used.
+    pub(super) chat_template: Option<Result<ChatTemplate>>,
     pub(super) generation_config: GenerationConfig,
     pub(super) report: LoadReport,
 }
@@ -210,9 +211,14 @@ impl LanguageModel {
         self.tokenizer.as_ref()
     }
 
-    /// The model's chat template, if it came with one.
+    /// Whether the model came with a chat template, be it one that compiles or not.
+    pub fn has_chat_template(&self) -> bool {
+        self.chat_template.is_some()
+    }
+
+    /// The model's chat template, if it came with one that compiles.
     pub fn chat_template(&self) -> Option<&ChatTemplate> {
-        self.chat_template.as_ref()
+        self.chat_template.as_ref()?.as_ref().ok()
     }
 
     /// How the model's makers want it to generate.

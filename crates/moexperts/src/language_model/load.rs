@@ -113,7 +113,7 @@ impl LanguageModel {
 struct Parts {
     processors: Option<Processors>,
     tokenizer: Option<Tokenizer>,
-    chat_template: Option<ChatTemplate>,
+    chat_template: Option<Result<ChatTemplate>>,
     generation_config: GenerationConfig,
 }
 
@@ -129,8 +129,11 @@ impl Parts {
             files.special_tokens_map.as_ref(),
             warnings,
         )?;
-        let chat_template =
-            template.map(|template| ChatTemplate::new(template, &special_tokens)).transpose()?;
+        // Text is generated without a template: a broken one is an error where it is used.
+        let chat_template = template.map(|template| ChatTemplate::new(template, &special_tokens));
+        if let Some(Err(error)) = &chat_template {
+            warnings.push(format_args!("{error}: conversations are refused, plain text is not"));
+        }
         let eos = match files.config.sub(spec.text.backbone)? {
             Some(text) => text.optional("eos_token_id")?,
             None => files.config.optional("eos_token_id")?,

@@ -2,7 +2,7 @@
 
 use super::{front::LanguageModel, runner::text_only};
 use crate::{
-    chat_template::{ChatOptions, Message},
+    chat_template::{ChatOptions, ChatTemplate, Message},
     error::{Error, Result},
     image_processor::Image,
     multimodal::Processors,
@@ -63,22 +63,15 @@ impl LanguageModel {
     /// A conversation, and the pictures its parts stand for, in the order of each kind.
     ///
     /// # Errors
-    /// As [`prompt`](Self::prompt); [`Error::Tokenizer`] if the model has no chat template, or the
-    /// template refuses the conversation.
+    /// As [`prompt`](Self::prompt) and [`require_chat_template`](Self::require_chat_template);
+    /// [`Error::Tokenizer`] if the template refuses the conversation.
     pub fn chat_prompt(
         &self,
         messages: &[Message],
         visuals: Vec<Visual>,
         options: &ChatOptions,
     ) -> Result<Prompt> {
-        let missing = || match cfg!(feature = "chat-template") {
-            true => Error::Tokenizer {
-                file: self.origin().to_owned(),
-                problem: "the model has no chat template".to_owned(),
-            },
-            false => Error::not_built("a conversation", "chat-template"),
-        };
-        let template = self.chat_template().ok_or_else(missing)?;
+        let template = self.require_chat_template()?;
         // The template writes the special tokens itself.
         self.prompt(&template.render(messages, options)?, visuals, false)
     }
@@ -104,6 +97,27 @@ impl LanguageModel {
     pub fn placeholder(&self, visual: &Visual) -> Result<String> {
         self.require_tokenizer()?;
         Ok(self.require_processors()?.placeholder(visual).unwrap_or_default())
+    }
+
+    /// The model's chat template, for those who cannot do without.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] with the line if it does not compile, or if the model came without one;
+    /// [`Error::NotBuilt`] without the feature `chat-template`.
+    pub fn require_chat_template(&self) -> Result<&ChatTemplate> {
+        let refused = |file: &str, problem: &str| Error::Tokenizer {
+            file: file.to_owned(),
+            problem: problem.to_owned(),
+        };
+        match &self.chat_template {
+            _ if !cfg!(feature = "chat-template") => {
+                Err(Error::not_built("a conversation", "chat-template"))
+            }
+            Some(Ok(template)) => Ok(template),
+            Some(Err(Error::Tokenizer { file, problem })) => Err(refused(file, problem)),
+            Some(Err(error)) => Err(refused("chat template", &error.to_string())),
+            None => Err(refused(self.origin(), "the model has no chat template")),
+        }
     }
 
     /// The model's tokenizer.

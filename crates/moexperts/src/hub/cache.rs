@@ -10,9 +10,10 @@
 //! ```
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, TryLockError},
     io::{self, ErrorKind},
     path::{Path, PathBuf},
+    sync::atomic::{AtomicUsize, Ordering},
 };
 
 use super::{
@@ -47,12 +48,18 @@ impl RepositoryCache {
         Some(text.trim().to_owned()).filter(|commit| is_file_name(commit))
     }
 
-    pub(super) fn write_ref(&self, revision: &str, commit: &str) -> Result<(), HubError> {
+    /// Whether anything was fetched of the commit that a revision stood at.
+    pub(super) fn has_snapshot_of(&self, revision: &str) -> bool {
+        self.commit_of(revision).is_some_and(|commit| self.snapshot(&commit).exists())
+    }
+
+    /// Notes the commit for runs without a network, where the cache may be written.
+    pub(super) fn write_ref(&self, revision: &str, commit: &str) {
         if self.commit_of(revision).as_deref() == Some(commit) {
-            return Ok(());
+            return;
         }
         let path = self.reference(revision);
-        disk::replace(&path, |file| file.write_all(commit.as_bytes())).map_err(cache_error(&path))
+        best_effort(&path, disk::replace(&path, |file| file.write_all(commit.as_bytes())));
     }
 
     /// Whether the hub said before that the commit has no such file.
@@ -60,10 +67,10 @@ impl RepositoryCache {
         self.absent_marker(commit, file).exists()
     }
 
-    pub(super) fn mark_absent(&self, commit: &str, file: &str) -> Result<(), HubError> {
+    /// Saves later runs a request, where the cache may be written.
+    pub(super) fn mark_absent(&self, commit: &str, file: &str) {
         let marker = self.absent_marker(commit, file);
-        create_parent(&marker)?;
-        fs::write(&marker, "").map_err(cache_error(&marker))
+        best_effort(&marker, make_parent(&marker).and_then(|()| fs::write(&marker, "")));
     }
 
     pub(super) fn blob(&self, etag: &str) -> PathBuf {
@@ -71,21 +78,32 @@ impl RepositoryCache {
     }
 
     /// Where a download grows. Only this project uses the name: the `{etag}.incomplete` of other
-    /// programs may have holes, and only bytes written front to back can be continued.
-    pub(super) fn partial(&self, etag: &str) -> PathBuf {
-        self.folder.join("blobs").join(format!("{etag}.moexperts.incomplete"))
+    /// programs may have holes, and only bytes written front to back can be continued. Without the
+    /// lock the name is new each time, so that two downloads do not write one file.
+    pub(super) fn partial(&self, etag: &str, locked: bool) -> PathBuf {
+        static UNLOCKED: AtomicUsize = AtomicUsize::new(0);
+        let blobs = self.folder.join("blobs");
+        if locked {
+            return blobs.join(format!("{etag}.moexperts.incomplete"));
+        }
+        let count = UNLOCKED.fetch_add(1, Ordering::Relaxed);
+        blobs.join(format!("{etag}.{}-{count}.moexperts.incomplete", std::process::id()))
     }
 
-    /// Waits until no other thread or process, Python's included, downloads this blob.
-    pub(super) fn lock(&self, etag: &str) -> Result<File, HubError> {
+    /// Waits until no other thread or process, Python's included, downloads this blob. `None` where
+    /// the cache or its file system allow no lock.
+    pub(super) fn lock(&self, etag: &str) -> Option<File> {
         let path = self.locks.join(format!("{etag}.lock"));
-        create_parent(&path)?;
-        let lock = File::create(&path).map_err(cache_error(&path))?;
-        if lock.try_lock().is_err() {
+        // A lock of another user may be read and still be locked.
+        let lock = make_parent(&path)
+            .and_then(|()| File::create(&path))
+            .or_else(|error| File::open(&path).map_err(|_| error));
+        let lock = best_effort(&path, lock)?;
+        if let Err(TryLockError::WouldBlock) = lock.try_lock() {
             tracing::info!(path = %path.display(), "waiting for another download of the same file");
-            lock.lock().map_err(cache_error(&path))?;
         }
-        Ok(lock)
+        best_effort(&path, lock.lock())?;
+        Some(lock)
     }
 
     /// Makes `file` of the snapshot point to the blob. A pointer in use is left alone.
@@ -126,8 +144,24 @@ pub(super) fn cache_error(path: &Path) -> impl FnOnce(io::Error) -> HubError {
 
 /// Makes the folder of a path of the cache.
 pub(super) fn create_parent(path: &Path) -> Result<(), HubError> {
-    let parent = path.parent().expect("paths of the cache have a folder");
-    fs::create_dir_all(parent).map_err(cache_error(parent))
+    make_parent(path).map_err(cache_error(folder(path)))
+}
+
+fn make_parent(path: &Path) -> io::Result<()> {
+    fs::create_dir_all(folder(path))
+}
+
+fn folder(path: &Path) -> &Path {
+    path.parent().expect("paths of the cache have a folder")
+}
+
+/// What only saves later runs time may fail: the cache may belong to another user.
+fn best_effort<T>(path: &Path, result: io::Result<T>) -> Option<T> {
+    result
+        .inspect_err(|error| {
+            tracing::debug!(path = %path.display(), %error, "the cache cannot be written");
+        })
+        .ok()
 }
 
 #[cfg(unix)]

@@ -32,6 +32,28 @@ pub(super) struct Client<'a> {
     repo_id: &'a str,
 }
 
+/// Why a step of a fetch failed.
+pub(super) enum Failure {
+    /// No hub answered, or it would not say: what is in the cache may still do.
+    Unanswered(HubError),
+    /// The cache is no way out.
+    Final(HubError),
+}
+
+impl From<HubError> for Failure {
+    fn from(error: HubError) -> Self {
+        Self::Final(error)
+    }
+}
+
+impl From<Failure> for HubError {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Unanswered(error) | Failure::Final(error) => error,
+        }
+    }
+}
+
 /// What the hub says about a file.
 pub(super) enum Answer {
     File(RemoteFile),
@@ -61,9 +83,10 @@ impl<'a> Client<'a> {
         Self { agent: config.into(), settings, repo_id }
     }
 
-    /// Describes `file` at a branch, tag or commit.
-    pub(super) fn describe(&self, revision: &str, file: &str) -> Result<Answer, HubError> {
-        let response = self.head(revision, file)?;
+    /// Describes `file` at a branch, tag or commit. As in huggingface_hub the only refusal that rules
+    /// out the cache is that the repository has no such revision.
+    pub(super) fn describe(&self, revision: &str, file: &str) -> Result<Answer, Failure> {
+        let response = self.head(revision, file).map_err(Failure::Unanswered)?;
         let status = response.status();
         if status == StatusCode::NOT_FOUND {
             let certain = names_missing_entry(&response);
@@ -73,21 +96,13 @@ impl<'a> Client<'a> {
             }
         }
         if !status.is_success() && !status.is_redirection() {
-            return Err(self.refusal(file, &response));
+            let error = self.refusal(file, &response);
+            return Err(match header_text(&response, "x-error-code") {
+                Some("RevisionNotFound") => Failure::Final(error),
+                _ => Failure::Unanswered(error),
+            });
         }
-        let text = |name: &str| header_text(&response, name);
-        let usable = |name: Option<&str>, header: &str| match name {
-            Some(name) if is_file_name(name) => Ok(name.to_owned()),
-            _ => Err(malformed(file, header)),
-        };
-        let length = text("content-length").filter(|_| status.is_success());
-        let bytes = text("x-linked-size").or(length);
-        let bytes = bytes.and_then(|bytes| bytes.parse().ok());
-        Ok(Answer::File(RemoteFile {
-            commit: usable(text("x-repo-commit"), "X-Repo-Commit")?,
-            etag: usable(text("x-linked-etag").or_else(|| text("etag")).map(clean_etag), "ETag")?,
-            bytes: bytes.ok_or_else(|| malformed(file, "Content-Length"))?,
-        }))
+        Ok(Answer::File(describe_file(file, &response).map_err(Failure::Unanswered)?))
     }
 
     /// Opens `file` from byte `start` on. Returns the answer and where its body starts: at 0 if
@@ -172,6 +187,23 @@ impl<'a> Client<'a> {
             endpoint: self.settings.endpoint.clone(),
         }
     }
+}
+
+/// Reads what a hub's headers say; those of a proxy's page do not.
+fn describe_file(file: &str, response: &Response<Body>) -> Result<RemoteFile, HubError> {
+    let text = |name: &str| header_text(response, name);
+    let usable = |name: Option<&str>, header: &str| match name {
+        Some(name) if is_file_name(name) => Ok(name.to_owned()),
+        _ => Err(malformed(file, header)),
+    };
+    let length = text("content-length").filter(|_| response.status().is_success());
+    let bytes = text("x-linked-size").or(length);
+    let bytes = bytes.and_then(|bytes| bytes.parse().ok());
+    Ok(RemoteFile {
+        commit: usable(text("x-repo-commit"), "X-Repo-Commit")?,
+        etag: usable(text("x-linked-etag").or_else(|| text("etag")).map(clean_etag), "ETag")?,
+        bytes: bytes.ok_or_else(|| malformed(file, "Content-Length"))?,
+    })
 }
 
 /// Wraps what went wrong while `file` was requested or read.

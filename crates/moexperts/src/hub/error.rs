@@ -53,16 +53,31 @@ pub enum HubError {
     },
     /// Offline mode is on and the cache lacks something.
     #[error(
-        "offline mode is on, and {missing} of repository `{repo_id}` is not in the cache `{}`",
+        "offline mode is on, and the cache `{}` has no {missing} of repository `{repo_id}`",
         cache_dir.display()
     )]
     Offline {
-        /// What is missing: a file or a revision, in backticks.
+        /// What is missing: files or a revision, in backticks.
         missing: String,
         /// The repository.
         repo_id: String,
         /// The cache folder that was searched.
         cache_dir: PathBuf,
+    },
+    /// The hub did not answer and the cache has a part of the model.
+    #[error(
+        "the hub cannot be used, and the cache `{}` has no {missing} of repository `{repo_id}`",
+        cache_dir.display()
+    )]
+    Incomplete {
+        /// What is missing: files, in backticks.
+        missing: String,
+        /// The repository.
+        repo_id: String,
+        /// The cache folder that was searched.
+        cache_dir: PathBuf,
+        /// What became of the request.
+        source: Box<HubError>,
     },
     /// The network, or a server that does not answer as a hub does. What arrived is kept.
     #[error("cannot download `{file}`")]
@@ -118,6 +133,7 @@ impl HubError {
                  cache that has the model"
                     .to_owned(),
             ),
+            Self::Incomplete { source, .. } => source.hint(),
             Self::Transfer { .. } => Some(
                 "run again: the download continues where it stopped; if it never starts, check \
                  the network and HF_ENDPOINT; a model already in the cache needs no network with \

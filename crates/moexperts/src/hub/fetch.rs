@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    error::Error as _,
     fs::{self, OpenOptions},
     io::{Read as _, Write as _},
     path::{Path, PathBuf},
@@ -10,7 +11,7 @@ use std::{
 
 use super::{
     cache::{RepositoryCache, cache_error, create_parent},
-    client::{Answer, Client, RemoteFile, transfer},
+    client::{Answer, Client, Failure, RemoteFile, transfer},
     error::HubError,
     names::{self, CONFIG},
     settings::{HubOptions, Settings},
@@ -46,6 +47,10 @@ const BUFFER_BYTES: usize = 256 << 10;
 /// number of threads and processes may fetch at once: each file is downloaded by one of them while
 /// the others wait. A full commit hash that is in the cache needs no request at all, a branch one.
 ///
+/// If the hub does not answer, refuses access or something else answers in its place, a model that
+/// is whole in the cache is returned with a warning in the log. Only a revision or a file that the
+/// hub says are gone are errors then. A cache that may not be written serves what it has.
+///
 /// # Errors
 /// See [`HubError`]; an invalid `repo_id` or revision is refused before any request.
 pub fn fetch(
@@ -57,87 +62,160 @@ pub fn fetch(
     names::check_repo_id(repo_id)?;
     names::check_revision(&settings.revision)?;
     let cache = RepositoryCache::new(&settings.cache_dir, repo_id);
-    let client = (!settings.offline).then(|| Client::new(&settings, repo_id));
-    let commit = find_commit(repo_id, &settings, client.as_ref(), &cache)?;
-    let fetch = Fetch { repo_id, settings: &settings, commit, client, cache, progress };
-    fetch.model()?;
-    fetch.cache.write_ref(&settings.revision, &fetch.commit)?;
-    Ok(fetch.cache.snapshot(&fetch.commit))
+    let fetch = |client| Fetch {
+        repo_id,
+        settings: &settings,
+        client,
+        cache: &cache,
+        progress: &*progress,
+    };
+    if settings.offline {
+        return Ok(fetch(None).model()?);
+    }
+    match fetch(Some(Client::new(&settings, repo_id))).model() {
+        Err(Failure::Unanswered(error)) if cache.has_snapshot_of(&settings.revision) => {
+            from_cache(&fetch(None), error)
+        }
+        result => Ok(result?),
+    }
 }
 
-/// One call of [`fetch`], with its commit known.
+/// What the cache has of a model whose hub did not answer.
+fn from_cache(fetch: &Fetch<'_>, error: HubError) -> Result<PathBuf, HubError> {
+    match fetch.model().map_err(HubError::from) {
+        Ok(folder) => {
+            let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
+            tracing::warn!(
+                "{error}{cause}; using the copy of `{}` in the cache, `{}`, which may be out of date",
+                fetch.repo_id,
+                folder.display()
+            );
+            Ok(folder)
+        }
+        Err(HubError::Offline { missing, repo_id, cache_dir }) => {
+            Err(HubError::Incomplete { missing, repo_id, cache_dir, source: Box::new(error) })
+        }
+        Err(other) => Err(other),
+    }
+}
+
+/// One attempt to get a model: from the hub, or from the cache alone.
 struct Fetch<'a> {
     repo_id: &'a str,
     settings: &'a Settings,
-    commit: String,
-    /// `None` in offline mode.
+    /// `None` in offline mode, or after the hub did not answer.
     client: Option<Client<'a>>,
-    cache: RepositoryCache,
-    progress: Arc<dyn Progress>,
+    cache: &'a RepositoryCache,
+    progress: &'a dyn Progress,
 }
 
 impl Fetch<'_> {
-    fn model(&self) -> Result<(), HubError> {
-        self.required(CONFIG)?;
+    /// Returns the snapshot folder, with everything that a model needs in it.
+    fn model(&self) -> Result<PathBuf, Failure> {
+        let commit = self.find_commit()?;
+        let mut missing = Vec::new();
+        let mut require = |file: &str| -> Result<(), Failure> {
+            match self.optional(&commit, file)? {
+                Some(_) => Ok(()),
+                None if self.client.is_none() => {
+                    missing.push(format!("`{file}`"));
+                    Ok(())
+                }
+                None => Err(self.missing_file(file).into()),
+            }
+        };
+        require(CONFIG)?;
         for file in OPTIONAL {
-            self.optional(file)?;
+            self.optional(&commit, file)?;
         }
-        match self.optional(INDEX_FILE)? {
-            Some(index) => shards(&index)?.iter().try_for_each(|shard| self.required(shard)),
-            None => self.required(SINGLE_FILE),
+        match self.optional(&commit, INDEX_FILE)? {
+            Some(index) => shards(&index)?.iter().try_for_each(|shard| require(shard))?,
+            None => require(SINGLE_FILE)?,
+        }
+        if !missing.is_empty() {
+            return Err(self.offline(list(&missing)).into());
+        }
+        self.cache.write_ref(&self.settings.revision, &commit);
+        Ok(self.cache.snapshot(&commit))
+    }
+
+    /// The commit the revision stands at: the hub says so, or without it the cache.
+    fn find_commit(&self) -> Result<String, Failure> {
+        let revision = &self.settings.revision;
+        let Some(client) = &self.client else {
+            let known = self.cache.commit_of(revision);
+            return Ok(known.ok_or_else(|| self.offline(format!("revision `{revision}`")))?);
+        };
+        if names::is_commit(revision) {
+            return Ok(revision.clone());
+        }
+        match client.describe(revision, CONFIG)? {
+            Answer::File(remote) => Ok(remote.commit),
+            Answer::Absent { .. } => Err(self.missing_file(CONFIG).into()),
         }
     }
 
-    fn required(&self, file: &str) -> Result<(), HubError> {
-        match self.optional(file)? {
-            Some(_) => Ok(()),
-            None if self.client.is_none() => {
-                Err(offline(self.repo_id, self.settings, format!("`{file}`")))
-            }
-            None => Err(HubError::MissingFile {
-                file: file.to_owned(),
-                repo_id: self.repo_id.to_owned(),
-                revision: self.settings.revision.clone(),
-            }),
+    fn missing_file(&self, file: &str) -> HubError {
+        HubError::MissingFile {
+            file: file.to_owned(),
+            repo_id: self.repo_id.to_owned(),
+            revision: self.settings.revision.clone(),
         }
+    }
+
+    fn offline(&self, missing: String) -> HubError {
+        let cache_dir = self.settings.cache_dir.clone();
+        HubError::Offline { missing, repo_id: self.repo_id.to_owned(), cache_dir }
     }
 
     /// The file in the snapshot, downloaded if need be; `None` if there is none to get.
-    fn optional(&self, file: &str) -> Result<Option<PathBuf>, HubError> {
-        let path = self.cache.snapshot(&self.commit).join(file);
+    fn optional(&self, commit: &str, file: &str) -> Result<Option<PathBuf>, Failure> {
+        let path = self.cache.snapshot(commit).join(file);
         if path.exists() {
             return Ok(Some(path));
         }
         let Some(client) = &self.client else { return Ok(None) };
-        if self.cache.is_known_absent(&self.commit, file) {
+        if self.cache.is_known_absent(commit, file) {
             return Ok(None);
         }
-        let remote = match client.describe(&self.commit, file)? {
+        let remote = match client.describe(commit, file)? {
             Answer::File(remote) => remote,
             Answer::Absent { certain } => {
                 if certain {
-                    self.cache.mark_absent(&self.commit, file)?;
+                    self.cache.mark_absent(commit, file);
                 }
                 return Ok(None);
             }
         };
-        let _lock = self.cache.lock(&remote.etag)?;
-        self.blob(client, file, &remote)?;
-        self.cache.link(&self.commit, file, &remote.etag)?;
+        let lock = self.cache.lock(&remote.etag);
+        let partial = self.cache.partial(&remote.etag, lock.is_some());
+        let stored = self.blob(client, commit, file, &remote, &partial);
+        if lock.is_none() {
+            // Its name is not used again, so that nothing continues it.
+            let _ = fs::remove_file(&partial);
+        }
+        stored?;
+        self.cache.link(commit, file, &remote.etag)?;
         Ok(Some(path))
     }
 
-    /// Brings the blob into the cache, starting from what an earlier call left. Needs the lock.
-    fn blob(&self, client: &Client<'_>, file: &str, remote: &RemoteFile) -> Result<(), HubError> {
+    /// Brings the blob into the cache, starting from what an earlier call left.
+    fn blob(
+        &self,
+        client: &Client<'_>,
+        commit: &str,
+        file: &str,
+        remote: &RemoteFile,
+        partial: &Path,
+    ) -> Result<(), HubError> {
         let blob = self.cache.blob(&remote.etag);
         if fs::metadata(&blob).is_ok_and(|metadata| metadata.len() == remote.bytes) {
             return Ok(());
         }
-        let partial = self.cache.partial(&remote.etag);
-        create_parent(&partial)?;
+        create_parent(partial)?;
         self.progress.start(file, Amount::Bytes(remote.bytes));
-        self.download(client, file, remote, &partial)?;
-        fs::rename(&partial, &blob).map_err(cache_error(&blob))?;
+        self.download(client, commit, file, remote, partial)?;
+        fs::rename(partial, &blob).map_err(cache_error(&blob))?;
         self.progress.finish(file);
         Ok(())
     }
@@ -145,6 +223,7 @@ impl Fetch<'_> {
     fn download(
         &self,
         client: &Client<'_>,
+        commit: &str,
         file: &str,
         remote: &RemoteFile,
         partial: &Path,
@@ -160,7 +239,7 @@ impl Fetch<'_> {
         if have == remote.bytes {
             return Ok(());
         }
-        let (response, start) = client.open(&self.commit, file, have)?;
+        let (response, start) = client.open(commit, file, have)?;
         if start < have {
             out.set_len(start).map_err(in_cache())?;
             have = start;
@@ -192,36 +271,6 @@ impl Fetch<'_> {
     }
 }
 
-/// The commit the revision stands at: the hub says so, or offline the cache.
-fn find_commit(
-    repo_id: &str,
-    settings: &Settings,
-    client: Option<&Client<'_>>,
-    cache: &RepositoryCache,
-) -> Result<String, HubError> {
-    let revision = &settings.revision;
-    let Some(client) = client else {
-        let known = cache.commit_of(revision);
-        return known.ok_or_else(|| offline(repo_id, settings, format!("revision `{revision}`")));
-    };
-    if names::is_commit(revision) {
-        return Ok(revision.clone());
-    }
-    match client.describe(revision, CONFIG)? {
-        Answer::File(remote) => Ok(remote.commit),
-        Answer::Absent { .. } => Err(HubError::MissingFile {
-            file: CONFIG.to_owned(),
-            repo_id: repo_id.to_owned(),
-            revision: revision.clone(),
-        }),
-    }
-}
-
-fn offline(repo_id: &str, settings: &Settings, missing: String) -> HubError {
-    let cache_dir = settings.cache_dir.clone();
-    HubError::Offline { missing, repo_id: repo_id.to_owned(), cache_dir }
-}
-
 /// The files an index names, each once.
 fn shards(path: &Path) -> Result<BTreeSet<String>, HubError> {
     let json = fs::read(path).map_err(cache_error(path))?;
@@ -229,4 +278,13 @@ fn shards(path: &Path) -> Result<BTreeSet<String>, HubError> {
     let shards =
         shards.map_err(|problem| HubError::Index { file: INDEX_FILE.to_owned(), problem })?;
     Ok(shards.into_keys().collect())
+}
+
+/// The first names of a list, and how many more there are.
+fn list(names: &[String]) -> String {
+    const SHOWN: usize = 3;
+    match names.len().saturating_sub(SHOWN) {
+        0 => names.join(", "),
+        more => format!("{} and {more} more files", names[..SHOWN].join(", ")),
+    }
 }

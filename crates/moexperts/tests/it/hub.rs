@@ -187,8 +187,8 @@ fn offline_mode_names_the_revision_that_is_not_in_the_cache() {
     assert_eq!(
         error.to_string(),
         format!(
-            "offline mode is on, and revision `main` of repository `org/tiny-moe` is not in the \
-             cache `{}`",
+            "offline mode is on, and the cache `{}` has no revision `main` of repository \
+             `org/tiny-moe`",
             cache.path().display()
         )
     );
@@ -210,8 +210,8 @@ fn offline_mode_names_the_shard_that_is_not_in_the_cache() {
     assert_eq!(
         error.to_string(),
         format!(
-            "offline mode is on, and `model-00002-of-00002.safetensors` of repository \
-             `org/tiny-moe` is not in the cache `{}`",
+            "offline mode is on, and the cache `{}` has no `model-00002-of-00002.safetensors` of \
+             repository `org/tiny-moe`",
             cache.path().display()
         )
     );
@@ -486,8 +486,129 @@ fn a_cache_that_cannot_be_written_names_the_folder() {
     fs::write(&file, "").unwrap();
     let options = HubOptions { cache_dir: Some(file.clone()), ..options(&server, &cache) };
     let error = fetch(REPO, &options, silent()).unwrap_err();
-    let folder = file.join(".locks/models--org--tiny-moe");
+    let folder = file.join("models--org--tiny-moe/blobs");
     assert_eq!(error.to_string(), format!("cannot use `{}` in the cache", folder.display()));
+}
+
+/// Everything that keeps a hub from describing a file: status, code of the hub, whether the cache is
+/// a way out, as huggingface_hub has it.
+const REFUSALS: [(&str, Option<&str>, bool); 11] = [
+    ("200 OK", None, true), // a page of a proxy: no header of a hub
+    ("401 Unauthorized", None, true),
+    ("401 Unauthorized", Some("RepoNotFound"), true),
+    ("403 Forbidden", Some("GatedRepo"), true),
+    ("404 Not Found", None, true),
+    ("404 Not Found", Some("RepoNotFound"), true),
+    ("429 Too Many Requests", None, true),
+    ("500 Internal Server Error", None, true),
+    ("503 Service Unavailable", None, true),
+    ("404 Not Found", Some("RevisionNotFound"), false),
+    ("404 Not Found", Some("EntryNotFound"), false),
+];
+
+#[test]
+fn a_hub_that_does_not_answer_leaves_the_cache() {
+    let (server, cache) = (sharded_hub(INDEX), cache());
+    let options = options(&server, &cache);
+    let first = fetch(REPO, &options, silent()).unwrap();
+    for (status, error_code, from_cache) in REFUSALS {
+        server.behave(Behaviour { status: Some(status), error_code, ..Behaviour::default() });
+        let folder = fetch(REPO, &options, silent());
+        assert_eq!(folder.is_ok(), from_cache, "{status} {error_code:?}");
+        if from_cache {
+            assert_eq!(folder.unwrap(), first, "{status} {error_code:?}");
+        }
+    }
+    drop(server);
+    assert_eq!(fetch(REPO, &options, silent()).unwrap(), first, "connection refused");
+    let endpoint = Some("http://no-such-host.invalid".to_owned());
+    let options = HubOptions { endpoint, ..options };
+    assert_eq!(fetch(REPO, &options, silent()).unwrap(), first, "no such host");
+}
+
+#[test]
+fn a_hub_that_does_not_answer_is_an_error_without_a_cache() {
+    let (server, cache) = (sharded_hub(INDEX), cache());
+    for revision in ["main", COMMIT] {
+        for (status, error_code, _) in REFUSALS {
+            server.behave(Behaviour { status: Some(status), error_code, ..Behaviour::default() });
+            let options =
+                HubOptions { revision: Some(revision.to_owned()), ..options(&server, &cache) };
+            let error = fetch(REPO, &options, silent()).unwrap_err();
+            assert!(!matches!(error, HubError::Incomplete { .. }), "{error}");
+            assert!(error.hint().is_some(), "{error}");
+        }
+    }
+}
+
+#[test]
+fn a_part_of_a_model_in_the_cache_is_an_error_that_names_the_rest() {
+    let (server, cache) = (sharded_hub(INDEX), cache());
+    let options = options(&server, &cache);
+    let folder = fetch(REPO, &options, silent()).unwrap();
+    SHARDS.iter().for_each(|shard| fs::remove_file(folder.join(shard)).unwrap());
+    server.behave(Behaviour { status: Some("503 Service Unavailable"), ..Behaviour::default() });
+    let error = fetch(REPO, &options, silent()).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "the hub cannot be used, and the cache `{}` has no \
+             `model-00001-of-00002.safetensors`, `model-00002-of-00002.safetensors` of repository \
+             `org/tiny-moe`",
+            cache.path().display()
+        )
+    );
+    assert_eq!(cause(&error), "cannot download `config.json`");
+    assert!(error.hint().unwrap().contains("HF_ENDPOINT"));
+}
+
+#[test]
+fn a_commit_in_the_cache_needs_no_answer_about_files_it_may_lack() {
+    let (server, cache) = (single_file_hub(), cache());
+    let options = HubOptions { revision: Some(COMMIT.to_owned()), ..options(&server, &cache) };
+    let first = fetch(REPO, &options, silent()).unwrap();
+    fs::remove_dir_all(cache.path().join("models--org--tiny-moe/.no_exist")).unwrap();
+    server.behave(Behaviour {
+        status: Some("503 Service Unavailable"),
+        only: Some("/chat_template.jinja"),
+        ..Behaviour::default()
+    });
+    assert_eq!(fetch(REPO, &options, silent()).unwrap(), first);
+}
+
+/// Files stand where folders should be, which keeps the superuser out as well.
+#[test]
+fn a_whole_model_in_a_cache_that_may_not_be_written_is_loaded() {
+    let (server, cache) = (single_file_hub(), cache());
+    let options = options(&server, &cache);
+    let first = fetch(REPO, &options, silent()).unwrap();
+    let repository = cache.path().join("models--org--tiny-moe");
+    for folder in
+        [repository.join("refs"), repository.join(".no_exist"), cache.path().join(".locks")]
+    {
+        fs::remove_dir_all(&folder).unwrap();
+        fs::write(&folder, "").unwrap();
+    }
+    server.take_requests();
+    assert_eq!(fetch(REPO, &options, silent()).unwrap(), first);
+    assert!(bodies(&server.take_requests()).is_empty());
+}
+
+#[test]
+fn a_download_needs_no_lock() {
+    let (server, cache) = (single_file_hub(), cache());
+    fs::write(cache.path().join(".locks"), "").unwrap();
+    let options = options(&server, &cache);
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                let folder = fetch(REPO, &options, silent()).unwrap();
+                assert_eq!(fs::read(folder.join(WEIGHTS)).unwrap(), weights());
+            });
+        }
+    });
+    let blobs = cache.path().join("models--org--tiny-moe/blobs");
+    assert_eq!(fs::read_dir(blobs).unwrap().count(), 3);
 }
 
 #[test]

@@ -25,6 +25,10 @@ pub(crate) struct Behaviour {
     pub(crate) announced_bytes: Option<usize>,
     /// Answer all requests with this status.
     pub(crate) status: Option<&'static str>,
+    /// What goes with the status.
+    pub(crate) error_code: Option<&'static str>,
+    /// Answer only requests for this path of a repository with the status.
+    pub(crate) only: Option<&'static str>,
 }
 
 /// One request as it came in.
@@ -103,9 +107,11 @@ impl State {
         self.requests.lock().unwrap().push(request.clone());
         let behaviour = self.behaviour.lock().unwrap();
         let (status, required) = (behaviour.status, behaviour.token.clone());
+        let meant = behaviour.only.is_none_or(|only| request.path.ends_with(only));
+        let code = behaviour.error_code.map(|code| ("X-Error-Code", code.to_owned()));
         drop(behaviour);
-        if let Some(status) = status {
-            return answer(&mut stream, status, &[], &[]);
+        if let Some(status) = status.filter(|_| meant) {
+            return answer(&mut stream, status, code.as_slice(), &[]);
         }
         if let Some(hash) = request.path.strip_prefix("/storage/") {
             let (name, bytes) = self.files.iter().find(|(name, _)| etag(name) == hash).unwrap();

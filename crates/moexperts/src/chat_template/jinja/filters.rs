@@ -223,14 +223,14 @@ fn default(
 fn map(state: &mut State<'_, '_>, value: Value, args: Rest<ValueOrKwargs>) -> Result<Value, Error> {
     let args = super::functions::given(args);
     let items = python::items(&value)?;
-    if let [only] = args.as_slice() {
-        if only.is_kwargs() {
-            let named = Kwargs::try_from(only.clone())?;
-            let path: Value = named.get("attribute")?;
-            let other = named.get::<Option<Value>>("default")?;
-            named.assert_all_used()?;
-            return items.iter().map(|item| attribute_or(item, &path, other.as_ref())).collect();
-        }
+    if let [only] = args.as_slice()
+        && only.is_kwargs()
+    {
+        let named = Kwargs::try_from(only.clone())?;
+        let path: Value = named.get("attribute")?;
+        let other = named.get::<Option<Value>>("default")?;
+        named.assert_all_used()?;
+        return items.iter().map(|item| attribute_or(item, &path, other.as_ref())).collect();
     }
     let (name, more) =
         args.split_first().ok_or_else(|| invalid("map: expected a filter or an attribute"))?;
@@ -319,7 +319,7 @@ fn groupby(value: Value, attribute: Option<Value>, named: Kwargs) -> Result<Valu
         let (key, item) = (pair.get_item_by_index(0)?, pair.get_item_by_index(1)?);
         match groups.last_mut() {
             Some((known, items)) if equal(&fold(known.clone(), case), &fold(key.clone(), case)) => {
-                items.push(item)
+                items.push(item);
             }
             _ => groups.push((key, vec![item])),
         }
@@ -337,9 +337,9 @@ fn title(text: &str) -> String {
     for c in text.chars() {
         let separates = c.is_whitespace() || "-({[<".contains(c);
         if start && !separates {
-            out.extend(c.to_uppercase())
+            out.extend(c.to_uppercase());
         } else {
-            out.extend(c.to_lowercase())
+            out.extend(c.to_lowercase());
         }
         start = separates;
     }

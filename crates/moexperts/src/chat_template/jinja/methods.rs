@@ -341,9 +341,9 @@ fn title(of: &str) -> String {
     let mut out = String::new();
     for c in of.chars() {
         if inside {
-            out.extend(c.to_lowercase())
+            out.extend(c.to_lowercase());
         } else {
-            out.extend(c.to_uppercase())
+            out.extend(c.to_uppercase());
         }
         inside = c.is_lowercase() || c.is_uppercase();
     }

@@ -441,10 +441,10 @@ pub(super) fn slice(value: &Value, bounds: [&Value; 3]) -> Result<Value, Error> 
 pub(super) fn item(value: &Value, key: &Value) -> Result<Value, Error> {
     defined(value)?;
     if value.kind() == ValueKind::Map {
-        if !key.is_undefined() {
-            if let Some(found) = value.try_iter()?.find(|other| equal(other, key)) {
-                return value.get_item(&found);
-            }
+        if !key.is_undefined()
+            && let Some(found) = value.try_iter()?.find(|other| equal(other, key))
+        {
+            return value.get_item(&found);
         }
     } else if let (Some(Number::Int(index)), true) = (
         Number::of(key),

@@ -6,71 +6,78 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 #[cfg(feature = "chat-template")]
 use self::jinja::compile;
-use crate::{error::Result, prompt::Visual, special_tokens::SpecialTokens};
+use crate::{
+    error::{Error, Result},
+    prompt::Visual,
+    special_tokens::SpecialTokens,
+};
 
 #[cfg(feature = "chat-template")]
 mod jinja;
 
-/// One turn of a conversation.
+/// One turn of a conversation: a JSON object as the chat interfaces of servers have it.
+///
+/// A template sees every key as it is: `role`, `content` (a text, none, or parts of any type),
+/// `tool_calls`, `tool_call_id`, `name`, `reasoning_content` and others.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct Message {
-    /// Who speaks: `system`, `user`, `assistant`.
-    pub role: String,
-    /// What they say and show.
-    pub content: Content,
-}
-
-/// The content of a message.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
-#[non_exhaustive]
-pub enum Content {
-    /// Only text.
-    Text(String),
-    /// Text and pictures, in the order they are meant to be read.
-    Parts(Vec<Part>),
-}
-
-/// A part of a message. Pictures themselves go beside the text, see
-/// [`LanguageModel::prompt`](crate::LanguageModel::prompt).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "lowercase")]
-#[non_exhaustive]
-pub enum Part {
-    /// A text.
-    Text {
-        /// The text.
-        text: String,
-    },
-    /// An image.
-    Image,
-    /// A video.
-    Video,
-}
+#[serde(transparent)]
+pub struct Message(Map<String, Value>);
 
 impl Message {
     /// A turn of text.
     pub fn text(role: impl Into<String>, text: impl Into<String>) -> Self {
-        Self { role: role.into(), content: Content::Text(text.into()) }
+        Self::new(role, text.into())
     }
 
-    /// A turn of pictures and a text about them.
+    /// A turn of pictures and a text about them. Pictures themselves go beside the text, see
+    /// [`LanguageModel::prompt`](crate::LanguageModel::prompt).
     pub fn with_visuals(role: impl Into<String>, visuals: &[Visual], text: &str) -> Self {
         if visuals.is_empty() {
             return Self::text(role, text);
         }
         let part = |visual: &Visual| match visual.timestamps() {
-            Some(_) => Part::Video,
-            None => Part::Image,
+            Some(_) => json!({"type": "video"}),
+            None => json!({"type": "image"}),
         };
-        let text = Part::Text { text: text.to_owned() };
-        let parts = visuals.iter().map(part).chain([text]).collect();
-        Self { role: role.into(), content: Content::Parts(parts) }
+        let text = json!({"type": "text", "text": text});
+        Self::new(role, visuals.iter().map(part).chain([text]).collect::<Vec<_>>())
+    }
+
+    fn new(role: impl Into<String>, content: impl Into<Value>) -> Self {
+        let role = Value::String(role.into());
+        Self(Map::from_iter([("role".to_owned(), role), ("content".to_owned(), content.into())]))
+    }
+
+    /// A further key, or another value of one.
+    #[must_use]
+    pub fn with(mut self, key: impl Into<String>, value: impl Into<Value>) -> Self {
+        self.0.insert(key.into(), value.into());
+        self
+    }
+
+    /// The value of a key.
+    pub fn get(&self, key: &str) -> Option<&Value> {
+        self.0.get(key)
+    }
+
+    /// Who speaks: `system`, `user`, `assistant`, `tool`.
+    pub fn role(&self) -> Option<&str> {
+        self.get("role")?.as_str()
+    }
+
+    /// The values of all keys.
+    pub fn fields(&self) -> &Map<String, Value> {
+        &self.0
+    }
+}
+
+impl From<Map<String, Value>> for Message {
+    fn from(fields: Map<String, Value>) -> Self {
+        Self(fields)
     }
 }
 
@@ -80,6 +87,7 @@ pub struct ChatOptions {
     add_generation_prompt: bool,
     continue_final_message: bool,
     tools: Option<Vec<Value>>,
+    documents: Option<Vec<Value>>,
     template_args: Map<String, Value>,
 }
 
@@ -90,6 +98,7 @@ impl ChatOptions {
             add_generation_prompt: true,
             continue_final_message: false,
             tools: None,
+            documents: None,
             template_args: Map::new(),
         }
     }
@@ -115,6 +124,13 @@ impl ChatOptions {
         self
     }
 
+    /// The documents that the model may quote, as objects with `title` and `text`; none by default.
+    #[must_use]
+    pub fn documents(mut self, documents: impl Into<Option<Vec<Value>>>) -> Self {
+        self.documents = documents.into();
+        self
+    }
+
     /// A variable of the template: `enable_thinking`.
     #[must_use]
     pub fn template_arg(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
@@ -133,6 +149,8 @@ impl Default for ChatOptions {
 #[derive(Debug)]
 pub struct ChatTemplate {
     engine: Box<dyn Engine>,
+    /// Whether the template speaks of a field that may be continued.
+    reads_content: bool,
 }
 
 /// What runs a template. The one implementation is that of the feature `chat-template`.
@@ -147,24 +165,89 @@ impl ChatTemplate {
     /// [`Error::Tokenizer`](crate::Error::Tokenizer) with the line if the template is broken,
     /// [`Error::NotBuilt`](crate::Error::NotBuilt) without the feature `chat-template`.
     pub fn new(template: &str, special_tokens: &SpecialTokens) -> Result<Self> {
-        Ok(Self { engine: compile(template, special_tokens)? })
+        let engine = compile(template, special_tokens)?;
+        Ok(Self { engine, reads_content: template.contains("content") })
     }
 
     /// Writes a conversation.
     ///
     /// # Errors
     /// [`Error::Tokenizer`](crate::Error::Tokenizer) with the line, and the template's own words if
-    /// it refuses the conversation.
+    /// it refuses the conversation; also if the last message cannot be continued.
     pub fn render(&self, messages: &[Message], options: &ChatOptions) -> Result<String> {
-        self.engine.render(messages, options)
+        let mut messages: Vec<Message> = messages.iter().map(with_reasoning).collect();
+        if !options.continue_final_message {
+            return self.engine.render(&messages, options);
+        }
+        if !self.reads_content {
+            return Err(no_end("the template does not read `content`"));
+        }
+        let last = open_end(messages.last_mut())?;
+        let rendered = self.engine.render(&messages, options)?;
+        cut_at_end(&rendered, &last)
+    }
+}
+
+/// Marks where the last message ends; what the template writes after it is cut off.
+const END: &str = "CONTINUE_FINAL_MESSAGE_TAG ";
+
+/// The names under which the thoughts of a model are passed; templates read the first or second.
+const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
+
+/// A message whose thoughts are there under both names that templates read.
+fn with_reasoning(message: &Message) -> Message {
+    let found = REASONING.iter().filter_map(|key| message.get(key)).find(|value| !value.is_null());
+    let Some(reasoning) = found.cloned() else { return message.clone() };
+    let mut fields = Map::new();
+    fields.insert("thinking".to_owned(), reasoning.clone());
+    fields.extend(message.0.clone());
+    fields.insert("reasoning_content".to_owned(), reasoning);
+    Message(fields)
+}
+
+/// Puts the mark at the end of the last text of a message; gives the text without it.
+fn open_end(message: Option<&mut Message>) -> Result<String> {
+    let message = message.ok_or_else(|| no_end("the conversation is empty"))?;
+    let content = message.0.get_mut("content").filter(|content| !content.is_null());
+    let text = match content.ok_or_else(|| no_end("the last message has no `content`"))? {
+        Value::Array(parts) => parts.iter_mut().rev().find_map(|part| part.get_mut("text")),
+        content => Some(content),
+    };
+    match text {
+        Some(Value::String(text)) => {
+            let before = text.clone();
+            text.push_str(END);
+            Ok(before)
+        }
+        _ => Err(no_end("the last message has no text")),
+    }
+}
+
+fn cut_at_end(rendered: &str, last: &str) -> Result<String> {
+    let mark = END.trim_end();
+    let Some(at) = rendered.rfind(mark).filter(|_| rendered.contains(last.trim())) else {
+        return Err(no_end("the template does not write the last message as it is"));
+    };
+    let text = &rendered[..at];
+    // A template that trims the message trims the mark's blank, too.
+    Ok(if rendered[at..].starts_with(END) { text } else { text.trim_end() }.to_owned())
+}
+
+fn no_end(problem: &str) -> Error {
+    Error::Tokenizer {
+        file: "chat_template".into(),
+        problem: format!("the last message cannot be continued: {problem}"),
     }
 }
 
 #[cfg(not(feature = "chat-template"))]
 fn compile(_template: &str, _special_tokens: &SpecialTokens) -> Result<Box<dyn Engine>> {
-    Err(crate::error::Error::not_built("a chat template", "chat-template"))
+    Err(Error::not_built("a chat template", "chat-template"))
 }
 
+#[cfg(test)]
+#[cfg(feature = "chat-template")]
+mod goldens;
 #[cfg(test)]
 #[cfg(feature = "chat-template")]
 mod tests;

@@ -63,7 +63,7 @@ pub mod weights;
 
 pub use any_device::{AnyDevice, DeviceName};
 pub use auto::{AutoModel, AutoModelForCausalLm, AutoModelForImageTextToText};
-pub use chat_template::{ChatOptions, ChatTemplate, Content, Message, Part};
+pub use chat_template::{ChatOptions, ChatTemplate, Message};
 pub use compile::{
     Break, CompileMode, CompileOptions, CompileReport, Explanation, PlanExplanation,
     StepExplanation,

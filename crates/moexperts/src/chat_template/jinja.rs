@@ -1,19 +1,31 @@
 //! Templates in Jinja for Python: the same whitespace rules, functions, variables and Python methods
 //! that `apply_chat_template` of transformers gives them.
 
+mod expressions;
+mod filters;
+mod format;
+mod functions;
 mod json;
+mod lexer;
+mod methods;
+mod objects;
+mod python;
+mod rewrite;
 
 use minijinja::{
     Environment, ErrorKind, UndefinedBehavior, Value, context, syntax::SyntaxConfig, value::Serde,
 };
 
-use super::{ChatOptions, Content, Engine, Message, Part};
+use super::{ChatOptions, Engine, Message};
 use crate::{
     error::{Error, Result},
     special_tokens::SpecialTokens,
 };
 
 const NAME: &str = "chat_template";
+
+/// Steps after which a template is taken for endless; a long conversation takes some ten thousand.
+const FUEL: u64 = 5_000_000;
 
 /// A compiled template.
 #[derive(Debug)]
@@ -33,50 +45,35 @@ pub(super) fn compile(template: &str, special_tokens: &SpecialTokens) -> Result<
             .map_err(|error| failed(&error))?,
     );
     environment.set_undefined_behavior(UndefinedBehavior::Lenient);
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.set_fuel(Some(FUEL));
+    environment.set_formatter(|out, _, value| {
+        out.write_str(&python::to_str(value)?).map_err(minijinja::Error::from)
+    });
+    functions::add(&mut environment);
+    filters::add(&mut environment);
     // A name without an extension is not escaped for HTML.
     environment.add_filter("tojson", json::to_json);
     environment.add_function("raise_exception", raise_exception);
     environment.add_function("strftime_now", strftime_now);
-    environment
-        .add_template_owned(NAME, without_generation_tags(template))
-        .map_err(|error| failed(&error))?;
+    let template = rewrite::rewrite(&with_line_ends(template))
+        .map_err(|problem| Error::Tokenizer { file: NAME.into(), problem })?;
+    environment.add_template_owned(NAME, template).map_err(|error| failed(&error))?;
     Ok(Box::new(Jinja(environment)))
 }
 
 impl Engine for Jinja {
     fn render(&self, messages: &[Message], options: &ChatOptions) -> Result<String> {
-        let messages: Vec<Value> = messages
-            .iter()
-            .map(|Message { role, content }| {
-                context! { role, content => content_value(content) }
-            })
-            .collect();
+        let messages = Value::from(Serde(messages));
         // Templates test these two against `none`; transformers always passes them.
         let variables = context! {
             messages,
             add_generation_prompt => options.add_generation_prompt,
             tools => Value::from(Serde(&options.tools)),
-            documents => Value::from(()),
+            documents => Value::from(Serde(&options.documents)),
             ..Value::from(Serde(&options.template_args))
         };
         let template = self.0.get_template(NAME);
         template.and_then(|template| template.render(variables)).map_err(|error| failed(&error))
-    }
-}
-
-fn content_value(content: &Content) -> Value {
-    match content {
-        Content::Text(text) => text.as_str().into(),
-        Content::Parts(parts) => parts.iter().map(part_value).collect::<Vec<_>>().into(),
-    }
-}
-
-fn part_value(part: &Part) -> Value {
-    match part {
-        Part::Text { text } => Value::from_pairs([("type", "text"), ("text", text)]),
-        Part::Image => Value::from_pairs([("type", "image")]),
-        Part::Video => Value::from_pairs([("type", "video")]),
     }
 }
 
@@ -92,27 +89,9 @@ fn strftime_now(format: &str) -> Result<String, minijinja::Error> {
     })
 }
 
-/// Writes `{% generation %}`, which marks the model's words for training and prints nothing, in
-/// Jinja that every engine has. Lines stay where they are.
-fn without_generation_tags(template: &str) -> String {
-    let mut out = String::with_capacity(template.len());
-    let mut rest = template;
-    while let Some((before, tag)) = rest.split_once("{%") {
-        let (inside, after) = tag.split_once("%}").unwrap_or((tag, ""));
-        let word = inside.trim_matches(['-', '+', ' ', '\n', '\t']);
-        let instead = match word {
-            "generation" => inside.replace(word, "if true"),
-            "endgeneration" => inside.replace(word, "endif"),
-            _ => inside.to_owned(),
-        };
-        out.extend([before, "{%", &instead]);
-        if inside.len() < tag.len() {
-            out.push_str("%}");
-        }
-        rest = after;
-    }
-    out.push_str(rest);
-    out
+/// One way to end lines, as Python reads text files and Jinja2 reads templates.
+fn with_line_ends(template: &str) -> String {
+    template.replace("\r\n", "\n").replace('\r', "\n")
 }
 
 fn failed(error: &minijinja::Error) -> Error {
@@ -131,11 +110,6 @@ mod tests {
     use super::*;
 
     proptest! {
-        #[test]
-        fn only_the_tags_of_generation_are_rewritten(text in "([{%} +-]|if|a){0,24}") {
-            prop_assert_eq!(without_generation_tags(&text), text);
-        }
-
         #[test]
         fn any_template_runs_or_is_an_error(
             text in r"(\{\{|\}\}|\{%|%\}|generation|messages|for|in|if|endfor|\||\[|[0-9a-z' ]){0,24}",

@@ -344,10 +344,10 @@ fn a_refusal_is_passed_on_in_the_words_of_the_template() {
 #[test]
 fn a_broken_template_is_refused_with_its_line() {
     for (text, problem) in [
-        ("one\n{% if %}", "line 2: unexpected end of block"),
-        ("{{ x", "line 1: unexpected end of input, expected end of variable block"),
-        ("{% generation", "line 1: unexpected end of input, expected end of block"),
-        ("\n\n{{ nothing.there }}", "line 3: `nothing` is undefined"),
+        ("one\n{% if %}", "line 2: unexpected end of the tag, expected an expression"),
+        ("{{ x", "line 1: unexpected end of the template, expected `}}`"),
+        ("{% generation", "line 1: unexpected end of the template, expected `%}`"),
+        ("\n\n{{ nothing.there }}", "line 3: the attribute `there` of a value that is undefined"),
         ("{{ messages|unheard }}", "line 1: filter unheard is unknown"),
         ("{{ messages|tojson(colour=1) }}", "line 1: unknown keyword argument 'colour'"),
         ("{{ [1]|tojson(separators=[',']) }}", "line 1: tojson: separators must be two texts"),
@@ -360,36 +360,25 @@ fn a_broken_template_is_refused_with_its_line() {
 }
 
 #[test]
-fn contents_are_text_or_parts_in_json() {
-    let both_ways = |json: serde_json::Value, message: Message| {
-        assert_eq!(Message::deserialize(&json).unwrap(), message);
-        assert_eq!(serde_json::to_value(&message).unwrap(), json);
-    };
-    both_ways(
-        serde_json::json!({"role": "user", "content": "hi"}),
-        Message { role: "user".to_owned(), content: Content::Text("hi".to_owned()) },
-    );
-    let text = Part::Text { text: "what?".to_owned() };
-    both_ways(
-        serde_json::json!({"role": "user", "content": [
-            {"type": "image"}, {"type": "video"}, {"type": "text", "text": "what?"},
+fn any_object_is_a_message() {
+    for json in [
+        json!({"role": "user", "content": "hi"}),
+        json!({"role": "user", "content": null}),
+        json!({"role": "assistant", "tool_calls": [{"id": "1", "function": {"name": "f", "arguments": {"b": 1, "a": 2}}}]}),
+        json!({"role": "tool", "tool_call_id": "1", "name": "f", "content": "x"}),
+        json!({"role": "user", "content": [
+            {"type": "text", "text": "what?"}, {"type": "image_url", "image_url": {"url": "x"}},
+            {"type": "sound", "sound": 5},
         ]}),
-        Message {
-            role: "user".to_owned(),
-            content: Content::Parts(vec![Part::Image, Part::Video, text]),
-        },
-    );
-    both_ways(
-        serde_json::json!({"role": "user", "content": []}),
-        Message { role: "user".to_owned(), content: Content::Parts(Vec::new()) },
-    );
-    for content in [
-        serde_json::json!(5),
-        serde_json::json!(null),
-        serde_json::json!([{"type": "sound"}]),
-        serde_json::json!([{"type": "text"}]),
+        json!({"content": 5, "other": [1]}),
     ] {
-        assert!(Content::deserialize(&content).is_err(), "{content}");
+        let message = Message::deserialize(&json).unwrap();
+        assert_eq!(serde_json::to_value(&message).unwrap(), json);
+        let rendered = template("{{ messages[0] | tojson }}").render(&[message], &options(false));
+        assert_eq!(serde_json::from_str::<Value>(&rendered.unwrap()).unwrap(), json);
+    }
+    for json in [json!("hi"), json!(null), json!([1])] {
+        assert!(Message::deserialize(&json).is_err(), "{json}");
     }
 }
 
@@ -398,16 +387,67 @@ fn contents_are_text_or_parts_in_json() {
 fn templates_see_the_parts_of_a_content() {
     let written = "{% for part in messages[0].content %}{{ part.type }}:{{ part.text }}:\
                    {{ 'image' in part }};{% endfor %}{{ messages[1].content is string }}";
-    let text = Part::Text { text: "a<b".to_owned() };
-    let messages = [
-        Message {
-            role: "user".to_owned(),
-            content: Content::Parts(vec![Part::Image, text, Part::Video]),
-        },
-        Message::text("user", "plain"),
-    ];
+    let parts = json!([{"type": "image"}, {"type": "text", "text": "a<b"}, {"type": "video"}]);
+    let messages = [message("user", "").with("content", parts), message("user", "plain")];
     let rendered = template(written).render(&messages, &options(false)).unwrap();
     assert_eq!(rendered, "image::False;text:a<b:False;video::False;True");
+}
+
+#[test]
+fn thoughts_are_there_under_both_names() {
+    let written = "{{ messages[0].reasoning_content }}{{ messages[0].thinking }}";
+    for key in ["reasoning_content", "thinking", "reasoning"] {
+        let messages = [message("assistant", "").with(key, "hm")];
+        let rendered = template(written).render(&messages, &options(false)).unwrap();
+        assert_eq!(rendered, "hmhm", "{key}");
+    }
+}
+
+#[test]
+fn the_last_message_is_continued() {
+    let continued = options(false).continue_final_message(true);
+    let check = |written: &str, content: Value| {
+        let messages = [message("user", "hi"), message("assistant", "").with("content", content)];
+        template(written).render(&messages, &continued).map_err(|error| error.to_string())
+    };
+    let plain = "{% for m in messages %}<{{ m.content }}>{% endfor %}";
+    let trimmed = "{% for m in messages %}<{{ m.content | trim }}>{% endfor %}";
+    let parts =
+        "{% for m in messages[1:] %}{% for p in m.content %}<{{ p.text }}>{% endfor %}{% endfor %}";
+    assert_eq!(check(plain, json!("I am ")).unwrap(), "<hi><I am ");
+    assert_eq!(check(trimmed, json!("I am ")).unwrap(), "<hi><I am");
+    assert_eq!(
+        check(parts, json!([{"text": "a"}, {"text": "b"}, {"type": "image"}])).unwrap(),
+        "<a><b"
+    );
+    for (written, content, problem) in [
+        ("{{ messages }}", json!("x"), "the template does not read `content`"),
+        (plain, json!(null), "the last message has no `content`"),
+        (parts, json!([{"type": "image"}]), "the last message has no text"),
+        ("{{ 'content' }}", json!("x"), "the template does not write the last message as it is"),
+    ] {
+        let expected = format!("chat_template: the last message cannot be continued: {problem}");
+        assert_eq!(check(written, content).unwrap_err(), expected);
+    }
+    let empty = template(plain).render(&[], &continued).unwrap_err().to_string();
+    assert!(empty.ends_with("the conversation is empty"), "{empty}");
+}
+
+#[test]
+fn endless_work_is_refused() {
+    for written in [
+        "{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}",
+        "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+        "{{ range(1000000000) }}",
+        "{{ 'x' * 1000000000 }}",
+        "{% set ns = namespace(x='xxxxxxxx') %}{% for i in range(99) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
+        "{{ '%*d' % (1000000000, 1) }}",
+        "{{ 10 ** 1000 }}",
+    ] {
+        assert!(template(written).render(&[], &options(false)).is_err(), "{written}");
+    }
+    let deep = "(".repeat(5000);
+    assert!(ChatTemplate::new(&format!("{{{{ {deep} }}}}"), &SpecialTokens::default()).is_err());
 }
 
 #[test]

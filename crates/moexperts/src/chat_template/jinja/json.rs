@@ -2,12 +2,23 @@
 
 use std::io::{self, Write};
 
-use minijinja::{Error, ErrorKind, Value, value::Kwargs};
+use minijinja::{
+    Error, ErrorKind, Value,
+    value::{Kwargs, Rest, ValueKind},
+};
 use serde::Serialize;
 use serde_json::ser::{Formatter, Serializer};
 
 /// Writes a value as JSON; keywords `ensure_ascii`, `indent`, `separators`, `sort_keys`.
-pub(super) fn to_json(value: &Value, keywords: Kwargs) -> Result<String, Error> {
+pub(super) fn to_json(
+    value: &Value,
+    by_place: Rest<Value>,
+    keywords: Kwargs,
+) -> Result<String, Error> {
+    if !by_place.is_empty() {
+        return Err(invalid("tojson: arguments by place are not supported, only by name"));
+    }
+    check(value)?;
     let indent = keywords.get::<Option<usize>>("indent")?;
     let separators = keywords.get::<Option<Vec<String>>>("separators")?;
     let [item, key] = match separators {
@@ -33,6 +44,21 @@ pub(super) fn to_json(value: &Value, keywords: Kwargs) -> Result<String, Error> 
     let mut json = Vec::new();
     tree.serialize(&mut Serializer::with_formatter(&mut json, style)).map_err(failed)?;
     String::from_utf8(json).map_err(|error| invalid(error.to_string()))
+}
+
+/// Refuses what Python has no JSON for, and keys that come out otherwise.
+fn check(value: &Value) -> Result<(), Error> {
+    match value.kind() {
+        ValueKind::Seq => value.try_iter()?.try_for_each(|item| check(&item)),
+        ValueKind::Map if super::objects::is_dict(value) => {
+            value.try_iter()?.try_for_each(|key| match key.kind() {
+                ValueKind::String | ValueKind::Number => check(&value.get_item(&key)?),
+                _ => Err(invalid("tojson: a key is neither text nor number")),
+            })
+        }
+        ValueKind::None | ValueKind::Bool | ValueKind::Number | ValueKind::String => Ok(()),
+        kind => Err(invalid(format!("tojson: a value is {kind}, which has no JSON"))),
+    }
 }
 
 fn invalid(problem: impl Into<std::borrow::Cow<'static, str>>) -> Error {

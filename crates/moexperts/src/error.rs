@@ -117,12 +117,12 @@ pub enum Error {
         /// What each stands for.
         each: &'static str,
     },
-    /// More tokens than the model has positions for.
-    #[error("the prompt has {tokens} tokens, the model's context is {context}")]
+    /// More tokens than positions can be counted.
+    #[error("the prompt has {tokens} tokens, a sequence can have {context}")]
     ContextExceeded {
         /// Tokens of the prompt.
         tokens: usize,
-        /// `max_position_embeddings`.
+        /// The most tokens of a sequence.
         context: usize,
     },
     /// What a Cargo feature would do, in a program that was built without it.

@@ -71,8 +71,8 @@ pub use compile::{
 pub use error::{Error, Result};
 pub use experts_implementation::ExpertsImplementation;
 pub use generate::{
-    Event, FinishReason, Generation, GenerationStats,
-    options::{GenerateOptions, GenerationConfig},
+    Event, FinishReason, Generation, GenerationStats, TokenLogprobs, config::GenerationConfig,
+    options::GenerateOptions,
 };
 pub use graph::{Observer, Stage, VisualFeatures};
 pub use image_processor::{Image, PixelValues};

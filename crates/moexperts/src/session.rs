@@ -2,7 +2,7 @@
 
 use std::{any::Any, fmt};
 
-use crate::prompt::Prompt;
+use crate::{model::DecoderSpec, prompt::Prompt};
 
 /// What a session holds on the device of its model: the states of layers and the workspace of
 /// forwards, whose types only the model on that device knows.
@@ -18,11 +18,25 @@ pub struct Session {
     pub(crate) memory: Box<dyn SessionMemory>,
     /// What the layers have read, by sequence.
     pub(crate) read: Vec<Prompt>,
+    /// Whether a sequence was longer than what the model was trained for.
+    past: bool,
 }
 
 impl Session {
     pub(crate) fn new(model: u64, memory: Box<dyn SessionMemory>, sequences: usize) -> Self {
-        Self { model, memory, read: vec![Prompt::default(); sequences] }
+        Self { model, memory, read: vec![Prompt::default(); sequences], past: false }
+    }
+
+    /// Says once that a sequence of `tokens` tokens is longer than what the model was trained for.
+    pub(crate) fn warn_past(&mut self, tokens: usize, spec: &DecoderSpec) {
+        if tokens > spec.trained_length() && !self.past {
+            self.past = true;
+            tracing::warn!(
+                "the text is longer than the {} tokens that the model was trained for, and may get \
+                 worse; a shorter prompt or fewer new tokens keep it within them",
+                spec.trained_length()
+            );
+        }
     }
 
     /// The number of its sequences.

@@ -101,7 +101,7 @@ pub(crate) fn bench(
 }
 
 fn check_context(args: &BenchModelArgs, model: &LanguageModel) -> Result<(), BenchError> {
-    let context = model.spec().max_position_embeddings;
+    let context = model.spec().trained_length();
     let prompts = args.prompt_tokens.iter().map(|tokens| tokens.get());
     match prompts.max() {
         Some(prompt) if prompt.saturating_add(args.new_tokens) > context => {

@@ -1,6 +1,10 @@
 //! Text out: one forward for the prompts, then one for each token.
 
+mod candidates;
+pub(crate) mod config;
+mod logprobs;
 pub(crate) mod options;
+mod processors;
 mod sampler;
 mod text;
 
@@ -11,8 +15,11 @@ use std::{
 
 use moexperts_core::{Batch, Span};
 
+pub use self::logprobs::TokenLogprobs;
 use self::{
-    options::{GenerateOptions, ResolvedOptions},
+    logprobs::token_logprobs,
+    options::{GenerateOptions, Length, ResolvedOptions},
+    processors::Place,
     sampler::Sampler,
     text::TextStream,
 };
@@ -28,8 +35,11 @@ use crate::{
 /// New tokens whose memory is reserved in advance, at most.
 const RESERVED: usize = 4096;
 
+/// New tokens where nothing says how many.
+const DEFAULT_NEW_TOKENS: usize = 128;
+
 /// One new token of one sequence.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Event {
     /// Which prompt it continues.
@@ -39,6 +49,8 @@ pub struct Event {
     /// Text that is now certain: whole characters, and nothing that could be the beginning of a
     /// stop string. Empty for models without a tokenizer.
     pub text: String,
+    /// How likely it was, if [`GenerateOptions::logprobs`] is set.
+    pub logprobs: Option<TokenLogprobs>,
     /// Set with the last token of the sequence.
     pub finish: Option<FinishReason>,
 }
@@ -53,7 +65,12 @@ pub enum FinishReason {
     StopString,
     /// `max_new_tokens` tokens.
     MaxNewTokens,
-    /// The model's last position.
+    /// `max_length` tokens, the prompt's included.
+    MaxLength,
+    /// `max_time` seconds.
+    MaxTime,
+    /// The length that the model was trained for, where neither `max_new_tokens` nor `max_length` is
+    /// set.
     Context,
 }
 
@@ -87,6 +104,7 @@ pub struct Generation<'a> {
     events: VecDeque<Event>,
     phase: Phase,
     failed: bool,
+    started: Instant,
     stats: GenerationStats,
     buffers: Buffers,
 }
@@ -104,10 +122,55 @@ struct Buffers {
 struct Sequence<'a> {
     /// The prompt, and the new tokens after it.
     prompt: Prompt,
-    new_tokens: usize,
+    /// Tokens of the prompt alone.
+    prompt_tokens: usize,
+    limit: Limit,
     sampler: Sampler,
     text: Option<TextStream<'a>>,
     finished: bool,
+}
+
+/// The most tokens of a sequence, the prompt's included.
+#[derive(Debug, Clone, Copy)]
+struct Limit {
+    tokens: usize,
+    /// Why it ends there.
+    reason: FinishReason,
+}
+
+impl Limit {
+    /// That of a prompt of `prompt` tokens.
+    fn new(length: Length, prompt: usize, trained: usize) -> Result<Self> {
+        Ok(match length {
+            Length::New(new) => {
+                let tokens = prompt.saturating_add(new);
+                Self { tokens, reason: FinishReason::MaxNewTokens }
+            }
+            Length::Total(tokens) if prompt < tokens => {
+                Self { tokens, reason: FinishReason::MaxLength }
+            }
+            Length::Total(tokens) => {
+                let expected = format!(
+                    "more than the prompt's {prompt} tokens; `max_new_tokens` counts those after it"
+                );
+                return Err(Error::Option {
+                    option: "max_length",
+                    got: tokens.to_string(),
+                    expected,
+                });
+            }
+            // A prompt that is longer than what the model was trained for is continued all the same.
+            Length::Default
+                if (1..DEFAULT_NEW_TOKENS).contains(&trained.saturating_sub(prompt)) =>
+            {
+                Self { tokens: trained, reason: FinishReason::Context }
+            }
+            Length::Default => {
+                let tokens = prompt + DEFAULT_NEW_TOKENS;
+                Self { tokens, reason: FinishReason::MaxNewTokens }
+            }
+        })
+    }
 }
 
 impl LanguageModel {
@@ -161,7 +224,7 @@ impl LanguageModel {
     /// Starts a generation from prompts or token ids, one a sequence; they may differ in length.
     ///
     /// # Errors
-    /// For an option out of range, an empty prompt, or one longer than the model's context.
+    /// For an option out of range or an empty prompt.
     pub fn generate_tokens(
         &self,
         prompts: Vec<impl Into<Prompt>>,
@@ -189,11 +252,18 @@ impl LanguageModel {
             return Err(Error::Option { option: "prompts", got, expected });
         }
         let mut sequences = Vec::with_capacity(prompts.len());
+        for processor in &options.processors {
+            processor.check(self.spec().vocab_size)?;
+        }
         for (index, prompt) in prompts.into_iter().enumerate() {
-            let prompt = self.begin(&mut session, index, prompt.into(), &options)?;
+            let mut prompt = prompt.into();
+            let prompt_tokens = prompt.tokens().len();
+            let limit = self.check_prompt(&prompt, &options)?;
+            self.begin(&mut session, index, &mut prompt, limit)?;
             sequences.push(Sequence {
                 prompt,
-                new_tokens: 0,
+                prompt_tokens,
+                limit,
                 sampler: Sampler::new(&options, index as u64),
                 text: self.tokenizer().map(|t| TextStream::new(t, &options.stop_strings)),
                 finished: false,
@@ -207,33 +277,48 @@ impl LanguageModel {
             events: VecDeque::new(),
             phase: Phase::Prefill,
             failed: false,
+            started: Instant::now(),
             stats: GenerationStats::default(),
             buffers: Buffers::default(),
         })
     }
 
-    /// Checks a prompt and makes a sequence of a session ready for it: what the two do not share is
-    /// forgotten, and memory for the new tokens is allocated.
-    fn begin(
-        &self,
-        session: &mut Session,
-        sequence: usize,
-        mut prompt: Prompt,
-        options: &ResolvedOptions,
-    ) -> Result<Prompt> {
+    /// Checks a prompt; returns how long its sequence may get.
+    fn check_prompt(&self, prompt: &Prompt, options: &ResolvedOptions) -> Result<Limit> {
         let tokens = prompt.tokens();
         if tokens.is_empty() {
             let (got, expected) = ("empty".to_owned(), "at least one token".to_owned());
             return Err(Error::Option { option: "prompt", got, expected });
         }
-        check_context(self.spec(), tokens.len())?;
+        check_context(tokens.len())?;
         let limit = self.spec().vocab_size;
         if let Some(&id) = tokens.iter().find(|&&id| id as usize >= limit) {
             let (what, index) = ("token id", id as usize);
             return Err(moexperts_core::Error::OutOfRange { what, index, limit }.into());
         }
-        let tokens = tokens.len();
-        let mut start = session.shared(sequence, &prompt);
+        let limit = Limit::new(options.length, tokens.len(), self.spec().trained_length())?;
+        let least = options.processors.iter().filter_map(|processor| processor.least(tokens.len()));
+        if let Some(least) = least.max().filter(|&least| least > limit.tokens) {
+            tracing::warn!(
+                "`min_length` or `min_new_tokens` keep a sequence from ending before {least} tokens, \
+                 its length ends it at {}",
+                limit.tokens
+            );
+        }
+        Ok(limit)
+    }
+
+    /// Makes a sequence of a session ready for a prompt: what the two do not share is forgotten, and
+    /// memory for the new tokens is allocated.
+    fn begin(
+        &self,
+        session: &mut Session,
+        sequence: usize,
+        prompt: &mut Prompt,
+        limit: Limit,
+    ) -> Result<()> {
+        let tokens = prompt.tokens().len();
+        let mut start = session.shared(sequence, prompt);
         // A layer with a window has dropped what a token far before the last one sees.
         if !self.runner().can_cut(&mut *session.memory, sequence, start)? {
             tracing::info!(
@@ -246,12 +331,11 @@ impl LanguageModel {
         }
         session.read[sequence].truncate(start);
         // So that a step allocates nothing, up to a bound.
-        let context = self.spec().max_position_embeddings;
-        let positions = (tokens + options.max_new_tokens.min(RESERVED)).min(context);
+        let positions = limit.tokens.min(tokens + RESERVED);
         self.runner().reserve(&mut *session.memory, sequence, positions)?;
         session.read[sequence].reserve(positions);
         prompt.reserve(positions);
-        Ok(prompt)
+        Ok(())
     }
 }
 
@@ -313,9 +397,14 @@ impl Generation<'_> {
         for (span, logits) in batch.spans().iter().zip(logits.chunks_exact(vocab)) {
             let sequence = &mut self.sequences[span.sequence];
             self.session.read[span.sequence].extend_to(&sequence.prompt);
-            let context = self.model.spec().max_position_embeddings;
-            let event = sequence.advance(span.sequence, logits, &self.options, context)?;
+            let mut event = sequence.advance(span.sequence, logits, &self.options)?;
+            let late = |seconds| self.started.elapsed().as_secs_f64() > seconds;
+            if event.finish.is_none() && self.options.max_time.is_some_and(late) {
+                event.finish = Some(FinishReason::MaxTime);
+            }
+            sequence.finish(&mut event);
             self.events.push_back(event);
+            self.session.warn_past(sequence.prompt.tokens().len(), self.model.spec());
         }
         match self.phase {
             Phase::Prefill => {
@@ -354,14 +443,16 @@ impl Sequence<'_> {
         index: usize,
         logits: &[f32],
         options: &ResolvedOptions,
-        context: usize,
     ) -> Result<Event> {
-        let token = self.sampler.next_token(logits, self.prompt.tokens())?;
+        let (history, max_length) = (self.prompt.tokens(), self.limit.tokens);
+        let token = self
+            .sampler
+            .next_token(logits, Place { history, prompt: self.prompt_tokens, max_length })?;
         self.prompt.push(token);
-        self.new_tokens += 1;
-        let mut event = Event { sequence: index, token, text: String::new(), finish: None };
-        let ends = options.eos_token_id.contains(&token);
-        if ends {
+        let logprobs = options.logprobs.map(|top| token_logprobs(logits, token, top));
+        let mut event =
+            Event { sequence: index, token, text: String::new(), logprobs, finish: None };
+        if options.eos_token_id.contains(&token) {
             event.finish = Some(FinishReason::EndOfSequence);
         } else if let Some(text) = &mut self.text {
             let step = text.push(token)?;
@@ -370,13 +461,14 @@ impl Sequence<'_> {
                 event.finish = Some(FinishReason::StopString);
             }
         }
-        if event.finish.is_none() {
-            if self.new_tokens >= options.max_new_tokens {
-                event.finish = Some(FinishReason::MaxNewTokens);
-            } else if self.prompt.tokens().len() > context {
-                event.finish = Some(FinishReason::Context);
-            }
+        if event.finish.is_none() && self.prompt.tokens().len() >= self.limit.tokens {
+            event.finish = Some(self.limit.reason);
         }
+        Ok(event)
+    }
+
+    /// Hands on the rest of the text with the last token.
+    fn finish(&mut self, event: &mut Event) {
         if event.finish.is_some() {
             self.finished = true;
             if let Some(text) = self.text.take()
@@ -385,6 +477,5 @@ impl Sequence<'_> {
                 event.text.push_str(&text.finish());
             }
         }
-        Ok(event)
     }
 }

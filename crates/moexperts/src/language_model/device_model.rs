@@ -163,7 +163,7 @@ impl<D: Device> DeviceModel<D> {
         observer: Option<Observer<'_, D>>,
     ) -> Result<Vec<f32>> {
         let tokens = prompt.tokens().len();
-        check_context(self.spec(), tokens)?;
+        check_context(tokens)?;
         let mut memory = self.memory(1)?;
         let batch = Batch::new(vec![Span { sequence: 0, start: 0, tokens }]);
         let positions: Vec<_> = (0..tokens).map(|index| prompt.position(index)).collect();

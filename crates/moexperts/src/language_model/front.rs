@@ -15,7 +15,7 @@ use crate::{
     compile::{CompileOptions, CompileReport, Explanation},
     error::{Error, Result},
     experts_implementation::ExpertsImplementation,
-    generate::options::GenerationConfig,
+    generate::config::GenerationConfig,
     model::DecoderSpec,
     multimodal::Processors,
     prompt::{Prompt, Visual},

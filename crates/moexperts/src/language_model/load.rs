@@ -8,7 +8,7 @@ use super::{
 use crate::{
     any_device::AnyDevice, chat_template::ChatTemplate, error::Result,
     experts_implementation::ExpertsImplementation, families, files::ModelFiles,
-    generate::options::GenerationConfig, model::ModelSpec, multimodal::Processors,
+    generate::config::GenerationConfig, model::ModelSpec, multimodal::Processors,
     special_tokens::SpecialTokens, tokenizer::Tokenizer, warnings::Warnings, weights::LoadReport,
 };
 
@@ -145,7 +145,12 @@ impl Parts {
             processors,
             tokenizer,
             chat_template,
-            generation_config: GenerationConfig::read(files.generation_config.as_ref(), eos)?,
+            generation_config: GenerationConfig::read(
+                files.generation_config.as_ref(),
+                Some(&files.config),
+                eos,
+                warnings,
+            )?,
         })
     }
 }

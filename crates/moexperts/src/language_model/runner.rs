@@ -117,12 +117,16 @@ impl fmt::Debug for CompiledPlans {
     }
 }
 
-/// Whether a model has positions for that many tokens.
+/// The most tokens of a sequence: devices count positions in 32 bits.
+const MOST_POSITIONS: usize = i32::MAX as usize;
+
+/// Whether a sequence of that many tokens can be computed. How long the sequences were that the model
+/// was trained on is no limit.
 ///
 /// # Errors
-/// [`Error::ContextExceeded`] if it has not.
-pub(crate) fn check_context(spec: &DecoderSpec, tokens: usize) -> Result<()> {
-    let context = spec.max_position_embeddings;
+/// [`Error::ContextExceeded`] if it cannot.
+pub(crate) fn check_context(tokens: usize) -> Result<()> {
+    let context = MOST_POSITIONS;
     if tokens > context { Err(Error::ContextExceeded { tokens, context }) } else { Ok(()) }
 }
 

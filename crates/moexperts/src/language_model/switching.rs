@@ -50,16 +50,12 @@ impl<D: Device> DeviceModel<D> {
 
     /// As [`LanguageModel::compile`](crate::LanguageModel::compile).
     pub(super) fn make_plans(&self, options: CompileOptions) -> Result<CompileReport> {
-        for (option, counts, limit) in [
-            ("batch_sizes", &options.batch_sizes, usize::MAX),
-            ("prompt_tokens", &options.prompt_tokens, self.spec().max_position_embeddings),
-        ] {
-            if let Some(got) = counts.iter().find(|&&count| count == 0 || count > limit) {
-                let expected = match limit {
-                    usize::MAX => "at least 1".to_owned(),
-                    limit => format!("1 to {limit}"),
-                };
-                return Err(Error::Option { option, got: got.to_string(), expected });
+        for (option, counts) in
+            [("batch_sizes", &options.batch_sizes), ("prompt_tokens", &options.prompt_tokens)]
+        {
+            if counts.contains(&0) {
+                let (got, expected) = ("0".to_owned(), "at least 1".to_owned());
+                return Err(Error::Option { option, got, expected });
             }
         }
         let compiled = Arc::new(Compiled::new(options, &self.decoder)?);

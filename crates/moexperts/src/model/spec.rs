@@ -3,7 +3,7 @@
 use moexperts_core::{DType, StateSpec};
 
 use crate::{
-    blocks::{Context, FeedForward, LayerSpec, Moe, Rope, VisionSpec},
+    blocks::{Context, FeedForward, LayerSpec, Moe, Rope, RopeScaling, VisionSpec},
     weights::{AsPublished, Share, Stored, TensorKind, TensorSpec, Tensors},
 };
 
@@ -33,7 +33,7 @@ pub struct DecoderSpec {
     pub hidden_size: usize,
     /// Added to the mean square in every norm.
     pub rms_norm_eps: f32,
-    /// Positions the model was made for.
+    /// Positions that `config.json` names; no limit, see [`trained_length`](Self::trained_length).
     pub max_position_embeddings: usize,
     /// Whether the embedding is the language model head too.
     pub tie_word_embeddings: bool,
@@ -60,6 +60,24 @@ impl ModelSpec {
 }
 
 impl DecoderSpec {
+    /// Positions the model was made for, the scaling of its rotary embeddings included: the larger of
+    /// `max_position_embeddings` and what the scaling stretches the original context to. Longer
+    /// sequences are computed, and the text may get worse.
+    pub fn trained_length(&self) -> usize {
+        let max = self.max_position_embeddings;
+        let stretched = |rope: &Rope| match rope.scaling {
+            RopeScaling::Default => max,
+            RopeScaling::Linear { factor } | RopeScaling::Dynamic { factor } => {
+                (factor * max as f64) as usize
+            }
+            RopeScaling::Yarn { factor, original_max_position_embeddings: original, .. }
+            | RopeScaling::Llama3 { factor, original_max_position_embeddings: original, .. } => {
+                (factor * original) as usize
+            }
+        };
+        self.ropes.iter().map(stretched).fold(max, usize::max)
+    }
+
     pub(crate) fn context(&self) -> Context {
         Context { hidden_size: self.hidden_size, rms_norm_eps: self.rms_norm_eps }
     }

@@ -273,16 +273,15 @@ fn fullgraph_is_one_piece_or_an_error_that_names_backend_and_operation() {
 #[test]
 fn impossible_shapes_to_compile_for_are_refused() {
     let model = load("mixtral", LoadOptions::new());
-    let context = model.spec().max_position_embeddings;
     let none = CompileOptions::default().batch_sizes(vec![1, 0]);
     assert_eq!(
         model.compile(none).unwrap_err().to_string(),
         "option `batch_sizes` is 0, expected at least 1"
     );
-    let long = CompileOptions::default().prompt_tokens(vec![context + 1]);
+    let empty = CompileOptions::default().prompt_tokens(vec![0]);
     assert_eq!(
-        model.compile(long).unwrap_err().to_string(),
-        format!("option `prompt_tokens` is {}, expected 1 to {context}", context + 1)
+        model.compile(empty).unwrap_err().to_string(),
+        "option `prompt_tokens` is 0, expected at least 1"
     );
 }
 

@@ -122,12 +122,124 @@ fn a_generation_ends_for_the_reason_it_says() {
     let event = last(&eos);
     assert_eq!((event.finish, event.token), (Some(FinishReason::EndOfSequence), greedy_ids[4]));
 
-    let context = model.spec().max_position_embeddings;
-    let long: Vec<u32> = ids.iter().copied().cycle().take(context - 1).collect();
-    let events = model.generate_tokens(vec![long], &greedy(20)).unwrap();
-    let events: Vec<Event> = events.map(Result::unwrap).collect();
-    assert_eq!(events.len(), 2);
-    assert_eq!(events[1].finish, Some(FinishReason::Context));
+    let total =
+        GenerateOptions { max_new_tokens: None, max_length: Some(ids.len() + 2), ..greedy(1) };
+    assert_eq!(last(&total).finish, Some(FinishReason::MaxLength));
+    let refused = GenerateOptions { max_length: Some(ids.len()), ..total };
+    let refused = model.generate_tokens(vec![ids.clone()], &refused).unwrap_err().to_string();
+    assert_eq!(
+        refused,
+        format!(
+            "option `max_length` is {0}, expected more than the prompt's {0} tokens; \
+             `max_new_tokens` counts those after it",
+            ids.len()
+        )
+    );
+    let at_once = GenerateOptions { max_time: Some(0.0), ..greedy(20) };
+    let events: Vec<Event> =
+        model.generate_tokens(vec![ids.clone()], &at_once).unwrap().map(Result::unwrap).collect();
+    assert_eq!(events.len(), 1);
+    assert_eq!(events[0].finish, Some(FinishReason::MaxTime));
+}
+
+/// The number of a configuration is no limit: a prompt and new tokens past it are computed, as by
+/// transformers. The default number of new tokens alone stays within it.
+#[test]
+fn the_length_that_a_model_was_trained_for_is_no_limit() {
+    let ids = Golden::open("qwen2_moe").ids("input_ids");
+    let model = shared("qwen2_moe", Some(DType::F32));
+    let trained = model.spec().trained_length();
+    let prompt = |tokens: usize| -> Vec<u32> { ids.iter().copied().cycle().take(tokens).collect() };
+    let events = |tokens: usize, options: &GenerateOptions| -> Vec<Event> {
+        let events = model.generate_tokens(vec![prompt(tokens)], options).unwrap();
+        events.map(Result::unwrap).collect()
+    };
+    let across = events(trained - 1, &greedy(5));
+    assert_eq!(across.len(), 5);
+    assert_eq!(across[4].finish, Some(FinishReason::MaxNewTokens));
+    let mut whole = prompt(trained - 1);
+    whole.extend(across.iter().map(|event| event.token));
+    let logits = model.logits(&whole).unwrap();
+    let vocab = model.spec().vocab_size;
+    for (row, event) in logits.chunks_exact(vocab).skip(trained - 2).zip(&across) {
+        let best = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        assert!(best - row[event.token as usize] < 1e-3, "{event:?}");
+    }
+
+    let default = GenerateOptions { max_new_tokens: None, ..greedy(1) };
+    let within = events(trained - 2, &default);
+    assert_eq!(within.len(), 2);
+    assert_eq!(within[1].finish, Some(FinishReason::Context));
+    let past = events(trained + 3, &GenerateOptions { max_time: Some(0.0), ..default });
+    assert_eq!(past[0].finish, Some(FinishReason::MaxTime));
+}
+
+#[test]
+fn tokens_that_a_model_does_not_have_are_refused() {
+    let model = shared("qwen2_moe", None);
+    let refused = |options: GenerateOptions| {
+        model.generate_tokens(vec![vec![1]], &options).unwrap_err().to_string()
+    };
+    let words = GenerateOptions { bad_words_ids: Some(vec![vec![1, 128]]), ..greedy(1) };
+    assert_eq!(
+        refused(words),
+        "option `bad_words_ids` is 128, expected token ids less than the model's 128"
+    );
+    let forced = GenerateOptions { forced_eos_token_id: Some(vec![999]), ..greedy(1) };
+    assert_eq!(
+        refused(forced),
+        "option `forced_eos_token_id` is 999, expected token ids less than the model's 128"
+    );
+}
+
+#[test]
+fn what_is_ruled_out_is_not_generated() {
+    let golden = Golden::open("qwen2_moe");
+    let (ids, greedy_ids) = (golden.ids("input_ids"), golden.ids("greedy_ids"));
+    let model = shared("qwen2_moe", Some(DType::F32));
+    let tokens = |options: &GenerateOptions| run(model, &[&ids], options).concat();
+    let suppressed =
+        GenerateOptions { suppress_tokens: Some(greedy_ids[..2].to_vec()), ..greedy(12) };
+    assert!(tokens(&suppressed).iter().all(|token| !greedy_ids[..2].contains(token)));
+    let once = GenerateOptions { no_repeat_ngram_size: Some(1), ..greedy(12) };
+    let mut all = ids.clone();
+    all.extend(tokens(&once));
+    for (index, token) in all.iter().enumerate().skip(ids.len()) {
+        assert!(!all[..index].contains(token), "{all:?}");
+    }
+    let forced = GenerateOptions { forced_eos_token_id: Some(vec![9]), ..greedy(4) };
+    assert_eq!(tokens(&forced)[3], 9);
+    let eos = GenerateOptions {
+        ignore_eos: false,
+        eos_token_id: Some(vec![greedy_ids[0]]),
+        min_new_tokens: Some(3),
+        ..greedy(12)
+    };
+    assert!(!tokens(&eos)[..3].contains(&greedy_ids[0]));
+}
+
+#[test]
+fn log_probabilities_are_those_of_the_models_logits() {
+    let ids = Golden::open("qwen2_moe").ids("input_ids");
+    let model = shared("qwen2_moe", Some(DType::F32));
+    assert!(
+        model
+            .generate_tokens(vec![ids.clone()], &greedy(2))
+            .unwrap()
+            .all(|event| event.unwrap().logprobs.is_none())
+    );
+    let options = GenerateOptions { logprobs: Some(3), repetition_penalty: Some(5.0), ..greedy(2) };
+    let event = model.generate_tokens(vec![ids.clone()], &options).unwrap().next().unwrap();
+    let event = event.unwrap();
+    let logits = model.logits(&ids).unwrap();
+    let logits = &logits[logits.len() - model.spec().vocab_size..];
+    let sum = logits.iter().map(|&logit| f64::from(logit).exp()).sum::<f64>().ln() as f32;
+    let logprobs = event.logprobs.unwrap();
+    assert!((logprobs.logprob - (logits[event.token as usize] - sum)).abs() < 1e-4);
+    assert_eq!(logprobs.top.len(), 3);
+    let best = logits.iter().copied().fold(f32::MIN, f32::max);
+    assert!((logprobs.top[0].1 - (best - sum)).abs() < 1e-4);
+    assert!(logprobs.top[0].1 >= logprobs.top[1].1 && logprobs.top[1].1 >= logprobs.top[2].1);
 }
 
 #[cfg(feature = "tokenizer")]
@@ -157,20 +269,12 @@ fn an_impossible_prompt_is_refused() {
         "option `prompt` is empty, expected at least one token"
     );
     assert_eq!(
-        refused(vec![1; 300]).to_string(),
-        "the prompt has 300 tokens, the model's context is 256"
-    );
-    assert_eq!(
         refused(vec![1, 128]).to_string(),
         "token id 128 is out of range, expected less than 128"
     );
     assert_eq!(
         model.logits(&[128]).unwrap_err().to_string(),
         "token id 128 is out of range, expected less than 128"
-    );
-    assert_eq!(
-        refused(vec![1; 300]).hint().unwrap(),
-        "shorten the prompt to fewer than 256 tokens"
     );
 }
 

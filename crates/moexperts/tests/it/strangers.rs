@@ -201,7 +201,8 @@ proptest! {
     #[test]
     fn changed_json_beside_the_weights_is_read_or_refused(edits in edits(), cut in any::<Index>()) {
         let case = "qwen3_vl_moe";
-        let _ = GenerationConfig::read(Some(&config(case, "generation_config.json", &edits)), None)
+        let file = config(case, "generation_config.json", &edits);
+        let _ = GenerationConfig::read(Some(&file), None, None, &mut Warnings::default())
             .map(|file| GenerateOptions::default().resolve(&file));
         let tokenizer_config = config(case, "tokenizer_config.json", &edits);
         let template = json_of(case, "chat_template.json")["chat_template"].clone();

@@ -35,7 +35,7 @@ impl<'a, D: Device> Probe<'a, D> {
     pub(super) fn new(subject: Subject<'a, D>, class: ShapeClass) -> Result<Self> {
         match subject {
             Subject::Decoder(decoder, backend) => {
-                let spans = spans(class, decoder.spec().max_position_embeddings);
+                let spans = spans(class, decoder.spec().trained_length());
                 let tokens: usize = spans.iter().map(|span| span.tokens).sum();
                 let vocab = decoder.spec().vocab_size.max(1);
                 // Knuth's multiplier spreads the ids, and with them the experts that are chosen.

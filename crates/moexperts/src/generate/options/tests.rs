@@ -1,8 +1,10 @@
 use super::*;
+use crate::{config::Config, generate::config::TokenIds, warnings::Warnings};
 
 fn config(text: &str) -> GenerationConfig {
     let file = Config::parse("generation_config.json", text).unwrap();
-    GenerationConfig::read(Some(&file), Some(TokenIds(vec![7]))).unwrap()
+    let eos = Some(TokenIds(vec![7]));
+    GenerationConfig::read(Some(&file), None, eos, &mut Warnings::default()).unwrap()
 }
 
 #[track_caller]
@@ -21,9 +23,11 @@ fn without_files_the_defaults_are_those_of_transformers() {
     assert_eq!(
         options.resolve(&GenerationConfig::default()).unwrap(),
         ResolvedOptions {
-            max_new_tokens: 128,
+            length: Length::Default,
+            max_time: None,
             sampling: None,
-            repetition_penalty: 1.0,
+            processors: Vec::new(),
+            logprobs: None,
             seed: 5,
             eos_token_id: Vec::new(),
             stop_strings: Vec::new(),
@@ -33,7 +37,7 @@ fn without_files_the_defaults_are_those_of_transformers() {
     let sampled = GenerateOptions { do_sample: Some(true), ..options };
     assert_eq!(
         sampled.resolve(&GenerationConfig::default()).unwrap().sampling,
-        Some(Sampling { temperature: 1.0, top_k: Some(50), top_p: 1.0, min_p: 0.0 })
+        Some(Sampling { top_k: Some(50), ..Sampling::default() })
     );
 }
 
@@ -46,12 +50,18 @@ const EVERYTHING: &str = r#"{
 #[test]
 fn the_model_fills_what_the_user_left_open() {
     let options = resolved(&GenerateOptions::default(), EVERYTHING);
-    assert_eq!(options.max_new_tokens, 9);
+    assert_eq!(options.length, Length::New(9));
     assert_eq!(
         options.sampling,
-        Some(Sampling { temperature: 0.5, top_k: Some(3), top_p: 0.25, min_p: 0.125 })
+        Some(Sampling {
+            temperature: 0.5,
+            top_k: Some(3),
+            top_p: 0.25,
+            min_p: 0.125,
+            ..Sampling::default()
+        })
     );
-    assert_eq!(options.repetition_penalty, 1.5);
+    assert_eq!(options.processors, [Processor::RepetitionPenalty(1.5)]);
     assert_eq!(options.eos_token_id, [1, 2]);
     assert_eq!(
         (config(EVERYTHING).bos_token_id, config(EVERYTHING).pad_token_id),
@@ -72,15 +82,17 @@ fn the_user_overrides_the_model() {
         seed: Some(8),
         eos_token_id: Some(vec![5]),
         stop_strings: vec!["end".into()],
-        ignore_eos: false,
         decode_switch: false,
+        ..GenerateOptions::default()
     };
     assert_eq!(
         resolved(&options, EVERYTHING),
         ResolvedOptions {
-            max_new_tokens: 1,
-            sampling: Some(Sampling { temperature: 2.0, top_k: None, top_p: 1.0, min_p: 0.0 }),
-            repetition_penalty: 1.0,
+            length: Length::New(1),
+            max_time: None,
+            sampling: Some(Sampling { temperature: 2.0, ..Sampling::default() }),
+            processors: Vec::new(),
+            logprobs: None,
             seed: 8,
             eos_token_id: vec![5],
             stop_strings: vec!["end".into()],
@@ -100,6 +112,10 @@ fn asking_for_a_narrower_draw_asks_for_draws() {
         GenerateOptions { top_k: Some(5), ..unset() },
         GenerateOptions { top_p: Some(0.9), ..unset() },
         GenerateOptions { min_p: Some(0.1), ..unset() },
+        GenerateOptions { top_h: Some(0.4), ..unset() },
+        GenerateOptions { typical_p: Some(0.9), ..unset() },
+        GenerateOptions { epsilon_cutoff: Some(0.001), ..unset() },
+        GenerateOptions { eta_cutoff: Some(0.001), ..unset() },
     ] {
         assert!(samples(options.clone(), "{}"));
         assert!(!samples(GenerateOptions { do_sample: Some(false), ..options }, "{}"));
@@ -117,11 +133,15 @@ fn end_tokens_are_one_or_a_list_or_those_of_the_model() {
     assert_eq!(config(r#"{"eos_token_id": [2, -1, 0]}"#).eos_token_id, [2, 0]);
     assert_eq!(config(r#"{"eos_token_id": null}"#).eos_token_id, [7]);
     assert_eq!(config(r#"{"pad_token_id": -1}"#).pad_token_id, None);
-    let no_file = GenerationConfig::read(None, Some(TokenIds(vec![7]))).unwrap();
+    let read = |file| {
+        let eos = Some(TokenIds(vec![7]));
+        GenerationConfig::read(file, None, eos, &mut Warnings::default())
+    };
+    let no_file = read(None).unwrap();
     assert_eq!(no_file.eos_token_id, [7]);
     let file = Config::parse("generation_config.json", r#"{"eos_token_id": "</s>"}"#).unwrap();
     assert_eq!(
-        GenerationConfig::read(Some(&file), None).unwrap_err().to_string(),
+        read(Some(&file)).unwrap_err().to_string(),
         "generation_config.json: key `eos_token_id` is \"</s>\", expected a token id or a list of \
          them"
     );

@@ -1,10 +1,13 @@
-use proptest::prelude::*;
-
 use super::*;
-use crate::generate::options::{GenerateOptions, GenerationConfig};
+use crate::generate::{config::GenerationConfig, options::GenerateOptions};
 
 fn sampler(options: GenerateOptions) -> Sampler {
     Sampler::new(&options.resolve(&GenerationConfig::default()).unwrap(), 0)
+}
+
+/// After a text of which nothing is known but its tokens.
+fn at(history: &[u32]) -> Place<'_> {
+    Place { history, prompt: 0, max_length: usize::MAX }
 }
 
 /// Draws on everything, with seed 1.
@@ -18,7 +21,7 @@ fn counts(options: GenerateOptions, probabilities: [f32; 4]) -> [u32; 4] {
     let mut sampler = sampler(options);
     let mut counts = [0; 4];
     for _ in 0..4000 {
-        counts[sampler.next_token(&logits, &[]).unwrap() as usize] += 1;
+        counts[sampler.next_token(&logits, at(&[])).unwrap() as usize] += 1;
     }
     counts
 }
@@ -92,21 +95,20 @@ fn min_p_is_relative_to_the_most_likely() {
 #[test]
 fn the_most_likely_token_is_the_first_of_equals() {
     let mut greedy = sampler(GenerateOptions::default());
-    assert_eq!(greedy.next_token(&[1.0, 3.0, -2.0, 3.0], &[]).unwrap(), 1);
-    assert_eq!(greedy.next_token(&[f32::NEG_INFINITY, f32::MIN], &[]).unwrap(), 1);
+    assert_eq!(greedy.next_token(&[1.0, 3.0, -2.0, 3.0], at(&[])).unwrap(), 1);
+    assert_eq!(greedy.next_token(&[f32::NEG_INFINITY, f32::MIN], at(&[])).unwrap(), 1);
 }
 
 #[test]
-fn the_repetition_penalty_applies_once_to_each_token_of_the_history() {
-    let mut penalised = Penalised::default();
+fn processors_come_before_the_choice() {
     let logits = [4.0, -4.0, 0.0, 3.0, 3.5];
-    let expected = [2.0, -8.0, 0.0, 1.5, 3.5];
-    assert_eq!(penalised.apply(&logits, &[0, 1, 0, 2, 3, 0, 99], 2.0), expected);
-    assert_eq!(penalised.apply(&logits, &[], 2.0), logits);
     let mut greedy =
         sampler(GenerateOptions { repetition_penalty: Some(2.0), ..GenerateOptions::default() });
-    assert_eq!(greedy.next_token(&logits, &[]).unwrap(), 0);
-    assert_eq!(greedy.next_token(&logits, &[0]).unwrap(), 4);
+    assert_eq!(greedy.next_token(&logits, at(&[])).unwrap(), 0);
+    assert_eq!(greedy.next_token(&logits, at(&[0])).unwrap(), 4);
+    let suppress_tokens = Some(vec![0, 4]);
+    let mut greedy = sampler(GenerateOptions { suppress_tokens, ..GenerateOptions::default() });
+    assert_eq!(greedy.next_token(&logits, at(&[])).unwrap(), 3);
 }
 
 /// Logits of 1000 tokens without a pattern.
@@ -126,7 +128,7 @@ fn a_seed_repeats_for_ever() {
     let options = options.resolve(&GenerationConfig::default()).unwrap();
     let tokens = |stream| {
         let mut sampler = Sampler::new(&options, stream);
-        [(); 8].map(|()| sampler.next_token(&bumpy(), &[]).unwrap())
+        [(); 8].map(|()| sampler.next_token(&bumpy(), at(&[])).unwrap())
     };
     // Computed apart from this crate, from ChaCha8 in Python.
     assert_eq!(tokens(0), [377, 288, 521, 377, 830, 76, 521, 288]);
@@ -151,45 +153,8 @@ fn logits_that_are_not_finite_are_refused() {
             &[f32::NEG_INFINITY; 3],
             &[],
         ] {
-            let refused = sampler.next_token(logits, &[5, 6]).unwrap_err();
+            let refused = sampler.next_token(logits, at(&[5, 6])).unwrap_err();
             assert_eq!(refused.to_string(), "logits are not finite at token 2", "{logits:?}");
         }
-    }
-}
-
-/// What stays of the candidates, by sorting everything.
-fn kept_by_sorting(logits: &[f32], top_k: usize, top_p: f64) -> Vec<u32> {
-    let mut ranked: Vec<usize> = (0..logits.len()).collect();
-    ranked.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]).then(a.cmp(&b)));
-    let least = logits[ranked[top_k.min(logits.len()) - 1]];
-    ranked.retain(|&id| logits[id] >= least);
-    let weight = |id: usize| (f64::from(logits[id]) - f64::from(logits[ranked[0]])).exp();
-    let total: f64 = ranked.iter().map(|&id| weight(id)).sum();
-    let mut before = 0.0;
-    let mut kept = Vec::new();
-    for &id in &ranked {
-        if before < top_p * total {
-            kept.push(id as u32);
-        }
-        before += weight(id);
-    }
-    kept.sort_unstable();
-    kept
-}
-
-proptest! {
-    #[test]
-    fn narrowing_is_the_same_as_sorting_everything(
-        tenths in prop::collection::vec(-40_i8..40, 1..600),
-        top_k in 1_usize..200,
-        top_p in 0.01_f64..0.99,
-    ) {
-        let logits: Vec<f32> = tenths.iter().map(|&tenth| f32::from(tenth) / 10.0).collect();
-        let mut candidates = Candidates::default();
-        candidates.take_top(&logits, top_k);
-        candidates.weigh(logits[most_likely(&logits).unwrap()], 1.0);
-        candidates.keep_nucleus(top_p);
-        let kept: Vec<u32> = candidates.tokens.iter().map(|token| token.id).collect();
-        prop_assert_eq!(kept, kept_by_sorting(&logits, top_k, top_p));
     }
 }

@@ -18,6 +18,24 @@ pub(crate) fn parse(text: &str) -> Result<Value, serde_json::Error> {
     }
 }
 
+/// The text of a file of a model.
+///
+/// # Errors
+/// What it is instead of UTF-8, in words. A byte-order mark is refused, as Python refuses it.
+pub(crate) fn text(bytes: &[u8]) -> Result<&str, String> {
+    let way_out = "expected UTF-8 without a byte-order mark: save it so";
+    match bytes {
+        [0xEF, 0xBB, 0xBF, ..] => Err(format!("starts with a byte-order mark, {way_out}")),
+        [0xFF, 0xFE, ..] | [0xFE, 0xFF, ..] => Err(format!("is UTF-16, {way_out}")),
+        [0, first, 0, second, ..] | [first, 0, second, 0, ..] if *first != 0 && *second != 0 => {
+            Err(format!("is UTF-16, {way_out}"))
+        }
+        _ => str::from_utf8(bytes).map_err(|error| {
+            format!("is not UTF-8 from byte {} on, {way_out}", error.valid_up_to())
+        }),
+    }
+}
+
 /// The text with quotes around the constants.
 fn quoted(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 16);

@@ -22,7 +22,7 @@ pub(crate) fn parse(text: &str) -> Result<Value, serde_json::Error> {
 /// The text of a file of a model.
 ///
 /// # Errors
-/// What it is instead of UTF-8, in words. A byte-order mark is refused, as Python refuses it.
+/// The encoding in words, if not UTF-8. A byte-order mark is refused, as Python refuses it.
 pub(crate) fn text(bytes: &[u8]) -> Result<&str, String> {
     let way_out = "expected UTF-8 without a byte-order mark: save it so";
     match bytes {

@@ -118,7 +118,7 @@ fn ahash_map() -> tokenizers::models::bpe::Vocab {
 }
 
 /// The added tokens by the id that the files give them, those of `tokenizer.json` included unless
-/// `tokenizer_config.json` has a list of its own.
+/// `tokenizer_config.json` has such a list.
 fn listed(declared: &Declared, tokenizer: &Tokenizer) -> BTreeMap<u32, Added> {
     let mut listed = declared.added.clone();
     if !declared.replaces {

@@ -9,15 +9,21 @@ use crate::{
     checkpoint::{Checkpoint, require_folder},
     config::Config,
     error::{Error, Result},
+    json,
     warnings::Warnings,
 };
 
 const CONFIG: &str = "config.json";
 const GENERATION_CONFIG: &str = "generation_config.json";
-const TOKENIZER: &str = "tokenizer.json";
-const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
+pub(crate) const TOKENIZER: &str = "tokenizer.json";
+pub(crate) const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 const SPECIAL_TOKENS_MAP: &str = "special_tokens_map.json";
 const ADDED_TOKENS: &str = "added_tokens.json";
+const VOCAB: &str = "vocab.json";
+pub(crate) const MERGES: &str = "merges.txt";
+/// Tokenizers of other formats, which transformers converts.
+const OTHER_TOKENIZERS: [&str; 4] =
+    ["tokenizer.model", "tekken.json", "tiktoken.model", "spiece.model"];
 const CHAT_TEMPLATE: &str = "chat_template.jinja";
 const CHAT_TEMPLATE_JSON: &str = "chat_template.json";
 const PREPROCESSOR_CONFIG: &str = "preprocessor_config.json";
@@ -37,6 +43,12 @@ pub struct ModelFiles {
     pub generation_config: Option<Config>,
     /// The bytes of `tokenizer.json`.
     pub tokenizer: Option<Vec<u8>>,
+    /// `vocab.json`: token ids by text, for a model without `tokenizer.json`.
+    pub vocab: Option<Config>,
+    /// The text of `merges.txt`, which goes with `vocab.json`.
+    pub merges: Option<String>,
+    /// Names of tokenizers in formats that are not read, for a model without `tokenizer.json`.
+    pub other_tokenizers: Vec<String>,
     /// `tokenizer_config.json`.
     pub tokenizer_config: Option<Config>,
     /// `special_tokens_map.json`.
@@ -83,6 +95,9 @@ impl ModelFiles {
             checkpoint,
             generation_config: None,
             tokenizer: None,
+            vocab: None,
+            merges: None,
+            other_tokenizers: Vec::new(),
             tokenizer_config: None,
             special_tokens_map: None,
             added_tokens: None,
@@ -119,11 +134,30 @@ impl ModelFiles {
                 (own, _) => Ok(own),
             }
         };
+        let mut warnings = Warnings::default();
+        // The model generates without it, as in transformers.
+        let generation_config = parsed(GENERATION_CONFIG).unwrap_or_else(|error| {
+            warnings.push(format_args!(
+                "{}; it is not used, the end tokens of {CONFIG} count",
+                in_full(&error)
+            ));
+            None
+        });
+        let tokenizer = read(&folder.join(TOKENIZER))?;
+        let (mut vocab, mut merges, mut other_tokenizers) = (None, None, Vec::new());
+        if tokenizer.is_none() {
+            (vocab, merges) = (parsed(VOCAB)?, read_text(&folder.join(MERGES))?);
+            let there = OTHER_TOKENIZERS.into_iter().filter(|file| folder.join(file).is_file());
+            other_tokenizers = there.map(str::to_owned).collect();
+        }
         Ok(Self {
             origin: folder.display().to_string(),
             config,
-            generation_config: parsed(GENERATION_CONFIG)?,
-            tokenizer: read(&folder.join(TOKENIZER))?,
+            generation_config,
+            tokenizer,
+            vocab,
+            merges,
+            other_tokenizers,
             chat_template: chat_template(template, tokenizer_config.as_ref())?,
             tokenizer_config,
             special_tokens_map: parsed(SPECIAL_TOKENS_MAP)?,
@@ -131,7 +165,7 @@ impl ModelFiles {
             preprocessor_config: own_or_sub(PREPROCESSOR_CONFIG, "image_processor")?,
             video_preprocessor_config: own_or_sub(VIDEO_PREPROCESSOR_CONFIG, "video_processor")?,
             checkpoint: Checkpoint::open(folder)?,
-            warnings: Warnings::default(),
+            warnings,
         })
     }
 
@@ -223,6 +257,14 @@ fn chat_template(file: Option<String>, config: Option<&Config>) -> Result<Option
     })
 }
 
+/// An error with what the system said.
+fn in_full(error: &Error) -> String {
+    match error {
+        Error::Io { source, .. } => format!("{error}: {source}"),
+        _ => error.to_string(),
+    }
+}
+
 fn no_config(folder: &Path) -> Error {
     let source = io::Error::new(io::ErrorKind::NotFound, "no such file");
     Error::Io { path: folder.join(CONFIG), source }
@@ -230,10 +272,11 @@ fn no_config(folder: &Path) -> Error {
 
 fn read_text(path: &Path) -> Result<Option<String>> {
     let Some(bytes) = read(path)? else { return Ok(None) };
-    String::from_utf8(bytes).map(Some).map_err(|error| Error::Io {
-        path: path.to_owned(),
-        source: io::Error::new(io::ErrorKind::InvalidData, error.utf8_error()),
-    })
+    let text = json::text(&bytes).map_err(|problem| {
+        let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Error::Config { file, problem }
+    })?;
+    Ok(Some(text.to_owned()))
 }
 
 /// The bytes of a file, `None` if there is none.

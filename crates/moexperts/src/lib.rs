@@ -81,7 +81,7 @@ pub use progress::{Amount, Progress};
 pub use prompt::{Position, Prompt, Visual};
 pub use session::Session;
 pub use special_tokens::SpecialTokens;
-pub use tokenizer::Tokenizer;
+pub use tokenizer::{Piece, Tokenizer};
 pub use warnings::Warnings;
 
 pub use moexperts_core::{

@@ -2,28 +2,27 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
-
-use crate::{config::Config, error::Result, warnings::Warnings};
-
-/// The roles that have a name in the files.
-const ROLES: [&str; 7] =
-    ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+use crate::{
+    config::Config,
+    error::Result,
+    files::ModelFiles,
+    tokenizer::{
+        Class,
+        declared::{Declared, Sources},
+    },
+    warnings::Warnings,
+};
 
 /// The text of each special token by its role, as templates see them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SpecialTokens(BTreeMap<String, String>);
 
-/// A special token as the files write it.
-#[derive(Deserialize)]
-#[serde(untagged, expecting = "invalid type, expected text or an object with `content`")]
-enum Written {
-    Text(String),
-    Added { content: String },
-}
-
 impl SpecialTokens {
-    /// Reads `special_tokens_map.json` and `tokenizer_config.json`, which goes first.
+    /// Reads the roles that `tokenizer_config.json` and `special_tokens_map.json` give, those of a
+    /// model (`image_token`) included.
+    ///
+    /// The map goes first, but does not count if `tokenizer_config.json` has `added_tokens_decoder`;
+    /// what it says differently is then named in `warnings`.
     ///
     /// # Errors
     /// [`Error::Config`](crate::Error::Config) if a token is neither text nor an object with
@@ -31,19 +30,22 @@ impl SpecialTokens {
     pub fn read(
         tokenizer_config: Option<&Config>,
         special_tokens_map: Option<&Config>,
-        _warnings: &mut Warnings,
+        warnings: &mut Warnings,
     ) -> Result<Self> {
-        let mut tokens = BTreeMap::new();
-        for file in [special_tokens_map, tokenizer_config].into_iter().flatten() {
-            for role in ROLES {
-                if let Some(Written::Text(text) | Written::Added { content: text }) =
-                    file.optional(role)?
-                {
-                    tokens.insert(role.to_owned(), text);
-                }
-            }
-        }
-        Ok(Self(tokens))
+        let sources = Sources { tokenizer_config, special_tokens_map, added_tokens: None };
+        Declared::read(sources, &Class::default(), warnings).map(Self::from)
+    }
+
+    /// Those of a model, with the roles that its class of tokenizers has by default.
+    ///
+    /// Reading the tokenizer gives the warnings.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn of(files: &ModelFiles) -> Result<Self> {
+        let mut warnings = Warnings::default();
+        let class = Class::of(files, &mut warnings)?;
+        Declared::read(Sources::of(files), &class, &mut warnings).map(Self::from)
     }
 
     /// Role and text of each.
@@ -54,5 +56,12 @@ impl SpecialTokens {
     /// The text of a role.
     pub fn get(&self, role: &str) -> Option<&str> {
         self.0.get(role).map(String::as_str)
+    }
+}
+
+impl From<Declared> for SpecialTokens {
+    fn from(declared: Declared) -> Self {
+        let roles = declared.roles.into_iter();
+        Self(roles.map(|(role, token)| (role, token.content)).collect())
     }
 }

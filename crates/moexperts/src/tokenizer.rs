@@ -1,13 +1,21 @@
-//! The tokenizer of a model, as its `tokenizer.json` describes it.
+//! The tokenizer of a model, as its files describe it.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, ops::Range, sync::Arc};
 
-#[cfg(feature = "tokenizer")]
-use self::engine::read;
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    files::ModelFiles,
+    warnings::Warnings,
+};
 
+mod class;
+pub(crate) mod declared;
 #[cfg(feature = "tokenizer")]
 mod engine;
+#[cfg(feature = "tokenizer")]
+mod from_files;
+
+pub(crate) use class::Class;
 
 /// Text to tokens and back. Clones share it.
 #[derive(Debug, Clone)]
@@ -16,10 +24,28 @@ pub struct Tokenizer {
     engine: Arc<dyn Engine>,
 }
 
+/// A token of a text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Piece {
+    /// Its id.
+    pub id: u32,
+    /// As it is written in the vocabulary: `Ġworld`.
+    pub token: String,
+    /// What it alone decodes to: ` world`; U+FFFD for a part of a character.
+    pub text: String,
+    /// The bytes of the text that it stands for; tokens that share a character share its bytes, one
+    /// that was added around the text has none.
+    pub bytes: Range<usize>,
+    /// Whether it is a special token.
+    pub special: bool,
+}
+
 /// What splits and joins text. The one implementation is that of the feature `tokenizer`; without it,
 /// a model runs on token ids.
 trait Engine: fmt::Debug + Send + Sync {
     fn split(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, String>;
+    fn pieces(&self, text: &str, add_special_tokens: bool) -> Result<Vec<Piece>, String>;
     fn join(&self, tokens: &[u32], skip_special_tokens: bool) -> Result<String, String>;
     fn token_id(&self, token: &str) -> Option<u32>;
     fn token(&self, id: u32) -> Option<String>;
@@ -41,6 +67,19 @@ impl Tokenizer {
         Ok(Self { engine: read(&file, bytes)?, file })
     }
 
+    /// Reads a model's tokenizer as `AutoTokenizer` of transformers does: `tokenizer.json`, or
+    /// `vocab.json` and `merges.txt`, with the tokens, roles and flags of `tokenizer_config.json`,
+    /// `special_tokens_map.json` and `added_tokens.json`. `None` if the model has no file of one.
+    ///
+    /// What is not obeyed and what the files contradict each other in goes to `warnings`.
+    ///
+    /// # Errors
+    /// As [`from_bytes`](Self::from_bytes); [`Error::Config`] if a token or its id is not one, and
+    /// [`Error::Tokenizer`] if the model has a tokenizer of another format only.
+    pub fn read(files: &ModelFiles, warnings: &mut Warnings) -> Result<Option<Self>> {
+        read_files(files, warnings)
+    }
+
     /// The tokens of a text, with those that begin or end one (`<s>`) if `add_special_tokens`.
     ///
     /// Special tokens written out in the text become tokens either way.
@@ -49,6 +88,14 @@ impl Tokenizer {
     /// [`Error::Tokenizer`] if the tokenizer cannot split the text.
     pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>> {
         self.engine.split(text, add_special_tokens).map_err(|problem| self.failed(problem))
+    }
+
+    /// The tokens of a text as [`encode`](Self::encode) gives them, to show them.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] if the tokenizer cannot split the text.
+    pub fn pieces(&self, text: &str, add_special_tokens: bool) -> Result<Vec<Piece>> {
+        self.engine.pieces(text, add_special_tokens).map_err(|problem| self.failed(problem))
     }
 
     /// The text of tokens; ids without a token are left out, special tokens if
@@ -87,9 +134,28 @@ impl Tokenizer {
     }
 }
 
+#[cfg(feature = "tokenizer")]
+fn read(file: &str, bytes: &[u8]) -> Result<Arc<dyn Engine>> {
+    Ok(Arc::new(engine::read(file, bytes)?))
+}
+
 #[cfg(not(feature = "tokenizer"))]
 fn read(file: &str, _bytes: &[u8]) -> Result<Arc<dyn Engine>> {
     Err(Error::not_built(format!("`{file}`"), "tokenizer"))
+}
+
+#[cfg(feature = "tokenizer")]
+fn read_files(files: &ModelFiles, warnings: &mut Warnings) -> Result<Option<Tokenizer>> {
+    let tokenizer = from_files::read(files, warnings)?;
+    Ok(tokenizer.map(|(file, tokenizer)| Tokenizer { file, engine: Arc::new(tokenizer) }))
+}
+
+#[cfg(not(feature = "tokenizer"))]
+fn read_files(files: &ModelFiles, _warnings: &mut Warnings) -> Result<Option<Tokenizer>> {
+    files
+        .tokenizer
+        .as_ref()
+        .map_or(Ok(None), |bytes| Tokenizer::from_bytes("tokenizer.json", bytes).map(Some))
 }
 
 #[cfg(test)]

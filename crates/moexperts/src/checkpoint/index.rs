@@ -23,8 +23,13 @@ struct Index {
 /// # Errors
 /// What is wrong with the index, in words.
 pub(crate) fn read(json: &[u8]) -> Result<BTreeMap<String, Vec<String>>, String> {
-    let index: Index =
-        serde_json::from_slice(json).map_err(|error| format!("broken index: {error}"))?;
+    let index = crate::json::text(json)?;
+    let index: Index = serde_json::from_str(index)
+        .or_else(|error| {
+            let value = crate::json::parse(index).ok();
+            value.and_then(|value| Index::deserialize(value).ok()).ok_or(error)
+        })
+        .map_err(|error| format!("broken index: {error}"))?;
     if index.weight_map.is_empty() {
         return Err("`weight_map` names no tensor".to_owned());
     }

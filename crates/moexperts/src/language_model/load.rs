@@ -120,15 +120,12 @@ struct Parts {
 impl Parts {
     fn read(files: &ModelFiles, spec: &ModelSpec, warnings: &mut Warnings) -> Result<Self> {
         // A program without the features runs the model on token ids.
-        let tokenizer = files.tokenizer.as_deref().filter(|_| cfg!(feature = "tokenizer"));
-        let tokenizer =
-            tokenizer.map(|bytes| Tokenizer::from_bytes("tokenizer.json", bytes)).transpose()?;
+        let tokenizer = match cfg!(feature = "tokenizer") {
+            true => Tokenizer::read(files, warnings)?,
+            false => None,
+        };
         let template = files.chat_template.as_deref().filter(|_| cfg!(feature = "chat-template"));
-        let special_tokens = SpecialTokens::read(
-            files.tokenizer_config.as_ref(),
-            files.special_tokens_map.as_ref(),
-            warnings,
-        )?;
+        let special_tokens = SpecialTokens::of(files)?;
         // Text is generated without a template: a broken one is an error where it is used.
         let chat_template = template.map(|template| ChatTemplate::new(template, &special_tokens));
         if let Some(Err(error)) = &chat_template {

@@ -3,6 +3,8 @@ use serde_json::Value;
 
 use super::*;
 
+mod goldens;
+
 const GOLDEN: &str = include_str!("../../../../testdata/qwen2_moe/tokenizer_golden.json");
 const TOKENIZER: &[u8] = include_bytes!("../../../../testdata/qwen2_moe/tokenizer.json");
 

@@ -27,12 +27,13 @@ use crate::disk;
 pub(super) struct RepositoryCache {
     folder: PathBuf,
     locks: PathBuf,
+    symlinks: bool,
 }
 
 impl RepositoryCache {
-    pub(super) fn new(cache_dir: &Path, repo_id: &str) -> Self {
+    pub(super) fn new(cache_dir: &Path, repo_id: &str, symlinks: bool) -> Self {
         let name = format!("models--{}", repo_id.replace('/', "--"));
-        Self { folder: cache_dir.join(&name), locks: cache_dir.join(".locks").join(name) }
+        Self { folder: cache_dir.join(&name), locks: cache_dir.join(".locks").join(name), symlinks }
     }
 
     pub(super) fn snapshot(&self, commit: &str) -> PathBuf {
@@ -119,12 +120,17 @@ impl RepositoryCache {
         }
         let up = "../".repeat(2 + file.matches('/').count());
         let relative = PathBuf::from(format!("{up}blobs/{etag}"));
-        match link_file(&relative, &self.blob(etag), &pointer) {
-            Err(error) if error.kind() != ErrorKind::AlreadyExists => {
-                Err(cache_error(&pointer)(error))
-            }
-            _ => Ok(()),
-        }
+        let linked = match self.symlinks {
+            true => symlink(&relative, &pointer),
+            false => Err(ErrorKind::Unsupported.into()),
+        };
+        // Some file systems have no links of either kind.
+        let linked = linked
+            .or_else(|error| when_not_there(error, || fs::hard_link(self.blob(etag), &pointer)))
+            .or_else(|error| {
+                when_not_there(error, || fs::copy(self.blob(etag), &pointer).map(drop))
+            });
+        linked.map_err(cache_error(&pointer))
     }
 
     fn reference(&self, revision: &str) -> PathBuf {
@@ -164,15 +170,20 @@ fn best_effort<T>(path: &Path, result: io::Result<T>) -> Option<T> {
         .ok()
 }
 
+/// Tries another way, unless another download has made the file meanwhile.
+fn when_not_there(error: io::Error, other: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    if error.kind() == ErrorKind::AlreadyExists { Ok(()) } else { other() }
+}
+
 #[cfg(unix)]
-fn link_file(relative: &Path, _blob: &Path, pointer: &Path) -> io::Result<()> {
-    std::os::unix::fs::symlink(relative, pointer)
+fn symlink(blob: &Path, pointer: &Path) -> io::Result<()> {
+    std::os::unix::fs::symlink(blob, pointer)
 }
 
 /// Symbolic links need privileges on Windows, hard links do not.
 #[cfg(not(unix))]
-fn link_file(_relative: &Path, blob: &Path, pointer: &Path) -> io::Result<()> {
-    fs::hard_link(blob, pointer)
+fn symlink(_blob: &Path, _pointer: &Path) -> io::Result<()> {
+    Err(ErrorKind::Unsupported.into())
 }
 
 #[cfg(test)]
@@ -200,6 +211,20 @@ mod tests {
         })
     }
 
+    #[test]
+    fn without_symbolic_links_a_snapshot_has_the_file_itself() {
+        let root = tempfile::tempdir().unwrap();
+        let cache = RepositoryCache::new(root.path(), "owner/name", false);
+        create_parent(&cache.blob("hash")).unwrap();
+        fs::write(cache.blob("hash"), "content").unwrap();
+        for _ in 0..2 {
+            cache.link("commit", "a/file", "hash").unwrap();
+            let pointer = cache.snapshot("commit").join("a/file");
+            assert!(!pointer.is_symlink());
+            assert_eq!(fs::read_to_string(&pointer).unwrap(), "content");
+        }
+    }
+
     proptest! {
         #[test]
         fn no_name_that_passes_the_checks_leaves_the_cache(
@@ -211,14 +236,16 @@ mod tests {
             let root = Path::new("/cache");
             let repo_id =
                 if check_repo_id(&repo_id).is_ok() { repo_id } else { "owner/name".to_owned() };
-            let cache = RepositoryCache::new(root, &repo_id);
+            let cache = RepositoryCache::new(root, &repo_id, true);
             prop_assert!(is_below(root, &cache.folder) && is_below(root, &cache.locks));
             if check_revision(&revision).is_ok() {
                 prop_assert!(is_below(&cache.folder, &cache.reference(&revision)));
             }
             if is_file_name(&etag) {
                 prop_assert!(is_below(&cache.folder, &cache.blob(&etag)));
-                prop_assert!(is_below(&cache.folder, &cache.partial(&etag)));
+                for locked in [true, false] {
+                    prop_assert!(is_below(&cache.folder, &cache.partial(&etag, locked)));
+                }
                 prop_assert!(is_below(&cache.folder, &cache.snapshot(&etag)));
                 if is_inner_path(&file) {
                     prop_assert!(is_below(&cache.snapshot(&etag), &cache.snapshot(&etag).join(&file)));

@@ -1,24 +1,20 @@
 //! The two requests a download needs: what a file is (`HEAD`), and its bytes (`GET` with a range).
 
-use std::time::Duration;
-
 use ureq::{
     Agent, Body, RequestBuilder,
     config::RedirectAuthHeaders,
     http::{Response, StatusCode, Uri, header},
+    tls::TlsConfig,
     typestate::WithoutBody,
 };
 
 use super::{
+    certificates::root_certificates,
     error::HubError,
     names::{CONFIG, encode, is_file_name},
     settings::Settings,
 };
 
-/// A hub that is reachable answers in a second or two.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
-/// Longest silence within an answer; the whole of a large file may take hours.
-const READ_TIMEOUT: Duration = Duration::from_secs(60);
 /// Redirects within the hub, where renamed repositories are: one or two.
 const MAX_REDIRECTS: usize = 5;
 
@@ -72,15 +68,17 @@ pub(super) struct RemoteFile {
 }
 
 impl<'a> Client<'a> {
-    pub(super) fn new(settings: &'a Settings, repo_id: &'a str) -> Self {
+    pub(super) fn new(settings: &'a Settings, repo_id: &'a str) -> Result<Self, HubError> {
+        let certificates = root_certificates(settings.certificates.as_ref())?;
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .redirect_auth_headers(RedirectAuthHeaders::SameHost)
-            .timeout_connect(Some(CONNECT_TIMEOUT))
-            .timeout_per_read(Some(READ_TIMEOUT))
+            .tls_config(TlsConfig::builder().root_certs(certificates).build())
+            .timeout_connect(Some(settings.download_timeout))
+            .timeout_per_read(Some(settings.download_timeout))
             .user_agent(concat!("moexperts/", env!("CARGO_PKG_VERSION")))
             .build();
-        Self { agent: config.into(), settings, repo_id }
+        Ok(Self { agent: config.into(), settings, repo_id })
     }
 
     /// Describes `file` at a branch, tag or commit. As in huggingface_hub the only refusal that rules
@@ -136,7 +134,9 @@ impl<'a> Client<'a> {
     fn head(&self, revision: &str, file: &str) -> Result<Response<Body>, HubError> {
         let mut url = self.url(revision, file);
         for _ in 0..=MAX_REDIRECTS {
-            let request = self.agent.head(&url).config().max_redirects(0).build();
+            let patience = Some(self.settings.etag_timeout);
+            let request = self.agent.head(&url).config().max_redirects(0);
+            let request = request.timeout_connect(patience).timeout_per_read(patience).build();
             let response =
                 self.authorised(request).call().map_err(|error| transfer(file, error))?;
             let location = header_text(&response, "location");

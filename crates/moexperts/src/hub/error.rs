@@ -79,6 +79,16 @@ pub enum HubError {
         /// What became of the request.
         source: Box<HubError>,
     },
+    /// The trusted certificates that a variable names cannot be read.
+    #[error("{variable} names `{}`, which has no usable certificates: {problem}", path.display())]
+    Certificates {
+        /// The environment variable.
+        variable: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// The network, or a server that does not answer as a hub does. What arrived is kept.
     #[error("cannot download `{file}`")]
     Transfer {
@@ -133,6 +143,10 @@ impl HubError {
                  cache that has the model"
                     .to_owned(),
             ),
+            Self::Certificates { variable, .. } => Some(format!(
+                "set {variable} to a file of certificates in PEM form, or unset it to trust the \
+                 system's"
+            )),
             Self::Incomplete { source, .. } => source.hint(),
             Self::Transfer { .. } => Some(
                 "run again: the download continues where it stopped; if it never starts, check \

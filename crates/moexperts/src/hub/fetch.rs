@@ -61,7 +61,8 @@ pub fn fetch(
     let settings = Settings::from_environment(options);
     names::check_repo_id(repo_id)?;
     names::check_revision(&settings.revision)?;
-    let cache = RepositoryCache::new(&settings.cache_dir, repo_id);
+    let cache = RepositoryCache::new(&settings.cache_dir, repo_id, settings.symlinks);
+    let progress: Arc<dyn Progress> = if settings.shows_progress { progress } else { Arc::new(()) };
     let fetch = |client| Fetch {
         repo_id,
         settings: &settings,
@@ -72,7 +73,7 @@ pub fn fetch(
     if settings.offline {
         return Ok(fetch(None).model()?);
     }
-    match fetch(Some(Client::new(&settings, repo_id))).model() {
+    match fetch(Some(Client::new(&settings, repo_id)?)).model() {
         Err(Failure::Unanswered(error)) if cache.has_snapshot_of(&settings.revision) => {
             from_cache(&fetch(None), error)
         }

@@ -137,3 +137,39 @@ fn images_too_large_to_decode_are_errors() {
     let error = Image::from_rgb8(usize::MAX, 2, Vec::new()).unwrap_err();
     assert!(error.to_string().ends_with("expected at most 178956970; scale it down"), "{error}");
 }
+
+/// The largest and the mean difference from Pillow's pixels.
+fn difference_from_pillow(name: &str) -> (u8, f64) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/jpeg");
+    let ours = Image::open(&folder.join(format!("{name}.jpg"))).unwrap();
+    let pillow = Image::open(&folder.join(format!("{name}.png"))).unwrap();
+    assert_eq!((ours.width(), ours.height()), (pillow.width(), pillow.height()), "{name}");
+    let differences: Vec<u8> =
+        ours.rgb8().iter().zip(pillow.rgb8()).map(|(a, b)| a.abs_diff(*b)).collect();
+    let sum: f64 = differences.iter().map(|&difference| f64::from(difference)).sum();
+    (*differences.iter().max().unwrap(), sum / differences.len() as f64)
+}
+
+/// What `docs/numerics.md` says, so that a decoder that differs more is noticed.
+#[test]
+fn jpeg_differs_from_pillow_as_documented() {
+    let cases = [
+        ("444", 3, 0.05),
+        ("444_odd", 3, 0.05),
+        ("422", 3, 0.21),
+        ("422_odd", 3, 0.21),
+        ("420", 4, 0.38),
+        ("420_odd", 4, 0.38),
+        ("420_progressive", 4, 0.38),
+        ("grey", 1, 0.03),
+        ("cmyk", 1, 0.02),
+    ];
+    let mut wrong = Vec::new();
+    for (name, largest, mean) in cases {
+        let measured = difference_from_pillow(name);
+        if measured.0 > largest || measured.1 > mean {
+            wrong.push((name, measured));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:?}");
+}

@@ -7,7 +7,7 @@ mod generation;
 use std::{num::NonZero, path::PathBuf};
 
 use clap::{Parser, Subcommand};
-use moexperts::ExpertsImplementation;
+use moexperts::{ExpertsImplementation, GenerateOptions};
 use moexperts_bench::args::{BenchCommand, LoadArgs};
 
 pub(crate) use self::{
@@ -80,6 +80,11 @@ pub(crate) struct GenerateArgs {
     #[arg(long)]
     pub(crate) json: bool,
 
+    /// Writes the log-probability of each new token and of the N most likely ones in its place, before
+    /// penalties and temperature; with --json.
+    #[arg(long, value_name = "N", requires = "json")]
+    logprobs: Option<usize>,
+
     #[command(flatten)]
     pub(crate) pictures: PictureArgs,
 
@@ -91,6 +96,12 @@ pub(crate) struct GenerateArgs {
 
     #[command(flatten)]
     pub(crate) generation: GenerationArgs,
+}
+
+impl GenerateArgs {
+    pub(crate) fn options(&self) -> GenerateOptions {
+        GenerateOptions { logprobs: self.logprobs, ..self.generation.options() }
+    }
 }
 
 /// The pictures of a prompt.
@@ -207,7 +218,8 @@ pub(crate) struct TokenizeArgs {
     #[command(flatten)]
     pub(crate) prompt: PromptArgs,
 
-    /// Writes one JSON object: the text that the tokens stand for, and id, piece and text of each.
+    /// Writes one JSON object: the text, and of each token its id, how the vocabulary writes it, the text it
+    /// stands for, its bytes in the text and whether it is special.
     #[arg(long)]
     pub(crate) json: bool,
 

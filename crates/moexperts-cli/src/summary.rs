@@ -48,8 +48,10 @@ pub(crate) fn ended(reason: FinishReason) -> &'static str {
         FinishReason::EndOfSequence => "an end token",
         FinishReason::StopString => "a stop string",
         FinishReason::MaxNewTokens => "the limit of --max-new-tokens",
+        FinishReason::MaxLength => "the limit of max_length",
+        FinishReason::MaxTime => "the limit of max_time",
         FinishReason::Context => "the end of the model's context",
-        _ => "a limit of the model's generation_config.json",
+        _ => "a limit of the generation",
     }
 }
 

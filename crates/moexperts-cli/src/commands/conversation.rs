@@ -46,7 +46,7 @@ impl ChatSetup {
         }
         if let Some(system) = &args.system {
             if let (Some(file), Some(first)) = (messages, said.first())
-                && first.role == SYSTEM
+                && first.role() == Some(SYSTEM)
             {
                 return Err(refused(file, "has a system message already, and --system gives one"));
             }

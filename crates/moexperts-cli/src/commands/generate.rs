@@ -2,7 +2,9 @@
 
 use std::time::Instant;
 
-use moexperts::{AnyDevice, FinishReason, Image, LanguageModel, Message, Prompt, Visual};
+use moexperts::{
+    AnyDevice, FinishReason, Image, LanguageModel, Message, Prompt, TokenLogprobs, Visual,
+};
 use moexperts_bench::output::{note, print};
 use serde_json::{Value, json};
 
@@ -59,7 +61,7 @@ pub(super) fn generate(
     }
     let prompt = encode_prompt(&model, input, &visuals, args.prompt.is_chat())?;
     compile(&model, &args.compile, vec![1], vec![prompt.tokens().len()])?;
-    let options = args.generation.options();
+    let options = args.options();
     let prompt_tokens = prompt.tokens().len();
     let mut generation = model.generate_tokens(vec![prompt], &options)?;
     let mut answer = Answer::default();
@@ -70,6 +72,7 @@ pub(super) fn generate(
         }
         answer.text.push_str(&event.text);
         answer.finish = event.finish;
+        answer.logprobs.extend(event.logprobs.map(|logprobs| (event.token, logprobs)));
     }
     let (stats, decode_switch) = (generation.stats(), options.decode_switch);
     let summary = Summary { model: &model, load, stats, finish: answer.finish, decode_switch };
@@ -87,6 +90,8 @@ pub(super) fn generate(
 struct Answer {
     text: String,
     finish: Option<FinishReason>,
+    /// Of each token, where they are chosen.
+    logprobs: Vec<(u32, TokenLogprobs)>,
 }
 
 /// The object that `--json` writes; times are in seconds.
@@ -96,6 +101,7 @@ fn json(answer: &Answer, tokens: &[u32], prompt_tokens: usize, summary: &Summary
         "model": model.origin(),
         "text": answer.text,
         "token_ids": tokens,
+        "logprobs": logprobs(model, answer),
         "finish_reason": answer.finish.map(finish_reason),
         "prompt_tokens": prompt_tokens,
         "load_s": load.as_secs_f64(),
@@ -108,12 +114,33 @@ fn json(answer: &Answer, tokens: &[u32], prompt_tokens: usize, summary: &Summary
     })
 }
 
+/// The log-probabilities of each token, and of the most likely ones in its place; null if they are not
+/// chosen.
+fn logprobs(model: &LanguageModel, answer: &Answer) -> Value {
+    let entry = |id: u32, logprob: f32| {
+        let token = model.tokenizer().and_then(|tokenizer| tokenizer.token(id));
+        json!({ "id": id, "token": token, "logprob": logprob })
+    };
+    let of_token = |(id, logprobs): &(u32, TokenLogprobs)| {
+        let mut chosen = entry(*id, logprobs.logprob);
+        let top = logprobs.top.iter().map(|&(id, logprob)| entry(id, logprob));
+        chosen["top"] = top.collect();
+        chosen
+    };
+    match answer.logprobs.as_slice() {
+        [] => Value::Null,
+        list => list.iter().map(of_token).collect(),
+    }
+}
+
 /// Why a text ended, for programs.
 fn finish_reason(reason: FinishReason) -> &'static str {
     match reason {
         FinishReason::EndOfSequence => "eos_token",
         FinishReason::StopString => "stop_string",
         FinishReason::MaxNewTokens => "max_new_tokens",
+        FinishReason::MaxLength => "max_length",
+        FinishReason::MaxTime => "max_time",
         FinishReason::Context => "context",
         _ => "limit",
     }

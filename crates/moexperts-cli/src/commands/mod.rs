@@ -11,7 +11,9 @@ mod tokenize;
 
 use std::{ffi::OsString, path::Path};
 
-use moexperts::{AnyDevice, ChatOptions, Image, LanguageModel, Message, Prompt, Visual};
+use moexperts::{
+    AnyDevice, ChatOptions, ChatTemplate, Image, LanguageModel, Message, Prompt, Tokenizer, Visual,
+};
 use moexperts_bench::output::note;
 
 use crate::{
@@ -58,11 +60,17 @@ fn compile(
 }
 
 /// Whether text can be given to the model.
-fn check_tokenizer(model: &LanguageModel) -> Result<(), CliError> {
-    match model.tokenizer() {
-        Some(_) => Ok(()),
-        None => Err(CliError::NoTokenizer { origin: model.origin().to_owned() }),
+fn check_tokenizer(model: &LanguageModel) -> Result<&Tokenizer, CliError> {
+    let missing = || CliError::NoTokenizer { origin: model.origin().to_owned() };
+    model.tokenizer().ok_or_else(missing)
+}
+
+/// Whether the model takes conversations.
+fn check_chat_template(model: &LanguageModel) -> Result<&ChatTemplate, CliError> {
+    if !model.has_chat_template() {
+        return Err(CliError::NoChatTemplate { origin: model.origin().to_owned() });
     }
+    Ok(model.require_chat_template()?)
 }
 
 /// A text and the pictures its placeholders stand for.
@@ -78,9 +86,7 @@ fn encode_messages(
     visuals: &[Visual],
     options: &ChatOptions,
 ) -> Result<Prompt, CliError> {
-    if !model.has_chat_template() {
-        return Err(CliError::NoChatTemplate { origin: model.origin().to_owned() });
-    }
+    check_chat_template(model)?;
     check_tokenizer(model)?;
     Ok(model.chat_prompt(messages, visuals.to_vec(), options)?)
 }

@@ -1,64 +1,59 @@
 //! `moexperts tokenize`.
 
-use moexperts::{LanguageModel, Message, Tokenizer};
+use moexperts::{LanguageModel, Message, Piece};
 use moexperts_bench::output::print;
 use serde_json::{Value, json};
 
-use super::{check_tokenizer, conversation::ChatSetup, encode_messages, load_model};
+use super::{check_chat_template, check_tokenizer, conversation::ChatSetup, load_model};
 use crate::{args::TokenizeArgs, error::CliError};
 
 pub(super) fn run(args: &TokenizeArgs) -> Result<(), CliError> {
     let (setup, prompt) = ChatSetup::with_text(&args.prompt)?;
     let model = load_model(args.model.load.device.find()?, &args.model)?;
-    check_tokenizer(&model)?;
-    let Some(tokenizer) = model.tokenizer() else { return Ok(()) };
-    let tokens = tokens(&model, setup, prompt, args)?;
+    let (text, pieces) = pieces(&model, setup, prompt, args.prompt.is_chat())?;
     let shown = match args.json {
-        true => format!("{:#}\n", json(tokenizer, &tokens)?),
-        false => lines(tokenizer, &tokens)?,
+        true => format!("{:#}\n", json(&text, &pieces)),
+        false => lines(&pieces),
     };
     Ok(print(&shown)?)
 }
 
-/// The tokens of a text, or of a conversation as the template writes it.
-fn tokens(
+/// The pieces of a text, or of a conversation as the template writes it.
+fn pieces(
     model: &LanguageModel,
     ChatSetup { mut messages, options }: ChatSetup,
-    prompt: Option<String>,
-    args: &TokenizeArgs,
-) -> Result<Vec<u32>, CliError> {
-    match prompt {
-        Some(text) if !args.prompt.is_chat() => return Ok(model.encode(&text)?),
+    text: Option<String>,
+    is_chat: bool,
+) -> Result<(String, Vec<Piece>), CliError> {
+    let tokenizer = check_tokenizer(model)?;
+    match text {
+        Some(text) if !is_chat => {
+            let pieces = tokenizer.pieces(&text, true)?;
+            return Ok((text, pieces));
+        }
         Some(text) => messages.push(Message::text("user", text)),
         None => {}
     }
-    Ok(encode_messages(model, &messages, &[], &options)?.tokens().to_vec())
-}
-
-/// A token as the vocabulary writes it, and the text it stands for where it is alone.
-fn piece(tokenizer: &Tokenizer, id: u32) -> Result<(String, String), CliError> {
-    let text = tokenizer.decode(&[id], false)?;
-    Ok((tokenizer.token(id).unwrap_or_default(), text))
+    let text = check_chat_template(model)?.render(&messages, &options)?;
+    let pieces = tokenizer.pieces(&text, false)?;
+    Ok((text, pieces))
 }
 
 /// A line for each token: its id, its piece, and its text if that differs.
-fn lines(tokenizer: &Tokenizer, tokens: &[u32]) -> Result<String, CliError> {
-    let mut lines = String::new();
-    for &id in tokens {
-        let (piece, text) = piece(tokenizer, id)?;
-        lines.push_str(&match piece == text {
-            true => format!("{id:>8}  {piece}\n"),
-            false => format!("{id:>8}  {piece}  {text:?}\n"),
-        });
-    }
-    Ok(lines)
+fn lines(pieces: &[Piece]) -> String {
+    let line = |Piece { id, token, text, .. }: &Piece| match token == text {
+        true => format!("{id:>8}  {token}\n"),
+        false => format!("{id:>8}  {token}  {text:?}\n"),
+    };
+    pieces.iter().map(line).collect()
 }
 
-fn json(tokenizer: &Tokenizer, tokens: &[u32]) -> Result<Value, CliError> {
-    let mut list = Vec::new();
-    for &id in tokens {
-        let (piece, text) = piece(tokenizer, id)?;
-        list.push(json!({ "id": id, "piece": piece, "text": text }));
-    }
-    Ok(json!({ "text": tokenizer.decode(tokens, false)?, "tokens": list }))
+fn json(text: &str, pieces: &[Piece]) -> Value {
+    let piece = |Piece { id, token, text, bytes, special, .. }: &Piece| {
+        json!({
+            "id": id, "token": token, "text": text, "bytes": [bytes.start, bytes.end],
+            "special": special,
+        })
+    };
+    json!({ "text": text, "tokens": pieces.iter().map(piece).collect::<Value>() })
 }

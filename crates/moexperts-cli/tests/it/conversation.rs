@@ -143,7 +143,9 @@ fn the_tokens_of_a_text_or_a_conversation_are_shown() {
         .render(&[Message::text("user", "hi")], &ChatOptions::new())
         .unwrap();
     assert_eq!(json["text"], rendered);
-    let first = json!({"id": 1, "piece": "<|im_start|>", "text": "<|im_start|>"});
+    let first = json!({
+        "id": 1, "token": "<|im_start|>", "text": "<|im_start|>", "bytes": [0, 12], "special": true
+    });
     assert_eq!(json["tokens"][0], first);
     let count = tokenizer.encode(&rendered, false).unwrap().len();
     assert_eq!(json["tokens"].as_array().unwrap().len(), count);

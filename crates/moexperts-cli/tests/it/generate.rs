@@ -96,12 +96,18 @@ fn the_summary_is_on_standard_error() {
 #[test]
 fn json_says_what_was_written_and_why_it_ended() {
     let text = model().generate(PROMPT, &greedy()).unwrap();
-    let words = [&[PROMPT, "--json", "--ignore-eos"][..], &GREEDY].concat();
+    let words = [&[PROMPT, "--json", "--ignore-eos", "--logprobs", "2"][..], &GREEDY].concat();
     let run = generate(&words).run();
     assert_eq!((run.code, run.stderr.as_str()), (Some(0), ""));
     let json: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
     assert_eq!(json["finish_reason"], "max_new_tokens");
     assert_eq!(json["token_ids"].as_array().unwrap().len(), 24);
+    let logprobs = json["logprobs"].as_array().unwrap();
+    assert_eq!(logprobs.len(), 24);
+    // Greedy: the token is the most likely one.
+    assert_eq!(logprobs[0]["top"][0]["id"], json["token_ids"][0]);
+    assert_eq!(logprobs[0]["top"].as_array().unwrap().len(), 2);
+    assert!(logprobs[0]["logprob"].as_f64().unwrap() < 0.0);
     assert_eq!(json["decoded_tokens"], 23);
     assert_eq!(json["prompt_tokens"], model().encode(PROMPT).unwrap().len());
     assert_eq!(

@@ -22,10 +22,14 @@ use crate::{
 };
 
 /// Files that a model may come without; the last three belong to multimodal ones.
-const OPTIONAL: [&str; 8] = [
+const OPTIONAL: [&str; 12] = [
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
     "chat_template.jinja",
     "chat_template.json",
     "preprocessor_config.json",

@@ -45,6 +45,11 @@ impl Variable {
         env::var_os(self.name)
     }
 
+    /// Reads a variable that the value of another names, as `$NAME` in a path.
+    pub fn get_named(name: &str) -> Option<OsString> {
+        env::var_os(name)
+    }
+
     /// Reads the variable to show it.
     pub fn shown(&self) -> VariableValue {
         match self.get() {

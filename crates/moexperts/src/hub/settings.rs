@@ -61,11 +61,11 @@ pub(super) struct Settings {
 impl Settings {
     pub(super) fn from_environment(options: &HubOptions) -> Self {
         for (name, way_out) in NOT_OBEYED {
-            if std::env::var_os(name).is_some_and(|value| !value.is_empty()) {
+            if Variable::get_named(name).is_some_and(|value| !value.is_empty()) {
                 tracing::warn!("the environment variable {name} is not obeyed: {way_out}");
             }
         }
-        Self::resolve(options, &|name| std::env::var_os(name).and_then(as_text))
+        Self::resolve(options, &|name| Variable::get_named(name).and_then(as_text))
     }
 
     /// - `read`: reads a variable; an empty one counts as unset

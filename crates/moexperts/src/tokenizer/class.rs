@@ -81,6 +81,7 @@ impl Class {
     }
 
     /// Its name in transformers.
+    #[cfg(feature = "tokenizer")]
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::AsWritten => "TokenizersBackend",

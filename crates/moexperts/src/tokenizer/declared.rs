@@ -163,10 +163,12 @@ impl Declared {
     }
 
     /// Whether a token has a role.
+    #[cfg(feature = "tokenizer")]
     pub(crate) fn has_role(&self, content: &str) -> bool {
         self.roles.iter().any(|(_, token)| token.content == content)
     }
 
+    #[cfg(feature = "tokenizer")]
     pub(crate) fn role(&self, role: &str) -> Option<&str> {
         self.roles.iter().find(|(name, _)| name == role).map(|(_, token)| token.content.as_str())
     }

@@ -5,6 +5,7 @@
 
 use std::{
     collections::BTreeSet,
+    fmt::Display,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -14,6 +15,7 @@ use serde_json::{Map, Value};
 use crate::{
     error::{Error, Result},
     json,
+    warnings::Warnings,
 };
 
 /// A JSON object and the name of the file it came from.
@@ -31,6 +33,8 @@ pub struct Config {
     object: Map<String, Value>,
     /// The keys that were read, from the root of the file on; shared with what [`sub`](Self::sub) gives.
     read: Arc<Mutex<BTreeSet<String>>>,
+    /// What [`warn`](Self::warn) was told; shared likewise.
+    warnings: Arc<Mutex<Warnings>>,
 }
 
 impl PartialEq for Config {
@@ -48,8 +52,8 @@ impl Config {
         let file = file.into();
         let problem = match json::parse(text) {
             Ok(Value::Object(object)) => {
-                let (prefix, read) = (String::new(), Arc::default());
-                return Ok(Self { file, prefix, object, read });
+                let (prefix, read, warnings) = (String::new(), Arc::default(), Arc::default());
+                return Ok(Self { file, prefix, object, read, warnings });
             }
             Ok(other) => format!("is {}, expected a JSON object", shown(&other)),
             Err(error) => format!("broken JSON: {error}"),
@@ -69,6 +73,32 @@ impl Config {
         let mut unread = Vec::new();
         collect_unread(&self.object, &self.prefix, &read, &mut unread);
         unread
+    }
+
+    /// Says that something of the file is done differently from what it says; ``config.json: key `x` …``.
+    pub(crate) fn warn(&self, problem: impl Display) {
+        let mut warnings = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
+        warnings.push(format_args!("{}: {problem}", self.file));
+    }
+
+    /// What of the file is done differently, as far as its readers have said.
+    pub(crate) fn warnings(&self) -> Warnings {
+        self.warnings.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A key with the keys above it: `text_config.hidden_act`.
+    pub(crate) fn path(&self, key: &str) -> String {
+        format!("{}{key}", self.prefix)
+    }
+
+    /// Whether the key is there and its value is `null`.
+    pub(crate) fn is_null(&self, key: &str) -> bool {
+        self.object.get(key).is_some_and(Value::is_null)
+    }
+
+    /// Whether the object has no keys.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.object.is_empty()
     }
 
     /// Whether the key has a value other than `null`.
@@ -109,13 +139,26 @@ impl Config {
     pub fn sub(&self, key: &str) -> Result<Option<Self>> {
         match self.value(key) {
             None => Ok(None),
-            Some(Value::Object(object)) => Ok(Some(Self {
-                file: self.file.clone(),
-                prefix: format!("{}{key}.", self.prefix),
-                object: object.clone(),
-                read: Arc::clone(&self.read),
-            })),
+            Some(Value::Object(object)) => Ok(Some(self.below(key, object.clone()))),
             Some(_) => Err(self.refused(key, "an object")),
+        }
+    }
+
+    /// The object under a key, an empty one if it is not there.
+    ///
+    /// # Errors
+    /// As [`sub`](Self::sub).
+    pub(crate) fn sub_or_empty(&self, key: &str) -> Result<Self> {
+        Ok(self.sub(key)?.unwrap_or_else(|| self.below(key, Map::new())))
+    }
+
+    fn below(&self, key: &str, object: Map<String, Value>) -> Self {
+        Self {
+            file: self.file.clone(),
+            prefix: format!("{}{key}.", self.prefix),
+            object,
+            read: Arc::clone(&self.read),
+            warnings: Arc::clone(&self.warnings),
         }
     }
 
@@ -123,11 +166,16 @@ impl Config {
     /// `hidden_act` is "relu6", expected …``.
     #[must_use]
     pub fn refused(&self, key: &str, expected: &str) -> Error {
-        let value = self.value(key).map_or_else(|| "missing".to_owned(), shown);
+        let value = self.object.get(key).map_or_else(|| "missing".to_owned(), shown);
         self.problem(format!("key `{}{key}` is {value}, expected {expected}", self.prefix))
     }
 
-    /// Every key of the object with its value, `null` included; each counts as read.
+    /// Every key of the object with its value, `null` included; none counts as read.
+    pub(crate) fn keys(&self) -> &Map<String, Value> {
+        &self.object
+    }
+
+    /// [`keys`](Self::keys), each of which counts as read.
     pub(crate) fn raw(&self) -> &Map<String, Value> {
         let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
         read.extend(self.object.keys().map(|key| format!("{}{key}", self.prefix)));

@@ -23,5 +23,5 @@ pub use self::{
 };
 pub(crate) use self::{
     context::Context,
-    rope::{Angles, rope_parameters},
+    rope::{Angles, RopeDefaults, rope_parameters},
 };

@@ -5,14 +5,13 @@ use moexperts_core::{Activation, RouterSpec};
 use super::{
     family::Family,
     read::{
-        Defaults, decoder, dimension, factor, limit, num_experts, num_layers, sliding_layers,
-        window,
+        Defaults, ExpertsKeys, decoder, dimension, factor, limit, num_experts, num_layers,
+        sliding_layers, window,
     },
 };
 use crate::{
     blocks::{
         Attention, ExpertTensors, FeedForward, FusedExperts, LayerSpec, Mixer, Moe, MoeNames,
-        RopeScaling,
     },
     config::Config,
     error::Result,
@@ -33,28 +32,41 @@ const NAMES: &[MoeNames] = &[MoeNames {
     ..MoeNames::LLAMA
 }];
 
+const DEFAULTS: Defaults = Defaults {
+    vocab_size: 201_088,
+    hidden_size: 2880,
+    heads: 64,
+    kv_heads: Some(8),
+    head_dim: Some(64),
+    max_position_embeddings: 131_072,
+    rms_norm_eps: 1e-5,
+    rope_theta: 1.5e5,
+    rope_parameters: Some(
+        r#"{"rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0,
+            "truncate": false, "original_max_position_embeddings": 4096}"#,
+    ),
+    layer_types: true,
+    ..Defaults::COMMON
+};
+
 fn describe(config: &Config) -> Result<DecoderSpec> {
-    let (mut spec, attention) =
-        decoder(config, &Defaults { head_dim: Some(64), ..Defaults::new(1.5e5, 1e-5) })?;
-    if !config.contains("rope_parameters") && !config.contains("rope_scaling") {
-        spec.ropes[0].scaling = default_scaling();
-    }
+    let (mut spec, attention) = decoder(config, &DEFAULTS)?;
     let activation = Activation::ClampedSwiglu {
         alpha: factor(config, "swiglu_alpha", 1.702)?,
         limit: limit(config, "swiglu_limit")?.unwrap_or(7.0),
     };
-    let inner = dimension(config, "intermediate_size")?;
+    let inner = dimension(config, "intermediate_size", 2880)?;
     let router = RouterSpec::softmax(config.or("num_experts_per_tok", 4)?, true);
     let moe = Moe {
         router_bias: true,
         expert_bias: true,
         names: NAMES,
-        ..Moe::new(num_experts(config, 128)?, inner, router, activation)
+        ..Moe::new(num_experts(config, ExpertsKeys::LOCAL_LAST, 128)?, inner, router, activation)
     };
     let bias = config.or("attention_bias", true)?;
     let attention = Attention { qkv_bias: bias, o_bias: bias, sinks: true, ..attention };
-    let window = window(config)?;
-    let layers = num_layers(config)?;
+    let window = window(config, Some(128))?;
+    let layers = num_layers(config, 36)?;
     let sliding = sliding_layers(config, layers)?;
     for index in 0..layers {
         let slides = sliding.as_ref().map_or(index.is_multiple_of(2), |slides| slides[index]);
@@ -63,16 +75,4 @@ fn describe(config: &Config) -> Result<DecoderSpec> {
         spec.layers.push(LayerSpec::pre_norm(mixer, FeedForward::Moe(moe.clone())));
     }
     Ok(spec)
-}
-
-/// How wavelengths are stretched where the config says nothing.
-fn default_scaling() -> RopeScaling {
-    RopeScaling::Yarn {
-        factor: 32.0,
-        original_max_position_embeddings: 4096.0,
-        beta_fast: 32.0,
-        beta_slow: 1.0,
-        attention_factor: 0.1 * 32_f64.ln() + 1.0,
-        truncate: false,
-    }
 }

@@ -4,7 +4,7 @@ use moexperts_core::RouterSpec;
 
 use super::{
     family::Family,
-    read::{Defaults, activation, decoder, dimension, factor, num_experts, num_layers},
+    read::{Defaults, activation, decoder, dimension, factor, num_layers},
 };
 use crate::{
     blocks::{
@@ -37,18 +37,26 @@ const NAMES: &[MoeNames] = &[
     },
 ];
 
+const DEFAULTS: Defaults = Defaults {
+    vocab_size: 32_000,
+    hidden_size: 4096,
+    heads: 32,
+    max_position_embeddings: 2048,
+    ..Defaults::COMMON
+};
+
 fn describe(config: &Config) -> Result<DecoderSpec> {
-    let (mut spec, attention) = decoder(config, &Defaults::new(1e4, 1e-6))?;
+    let (mut spec, attention) = decoder(config, &DEFAULTS)?;
     spec.embedding_multiplier = factor(config, "embedding_multiplier", 1.0)?;
     spec.logits_scaling = config.or("logits_scaling", 1.0)?;
     if !spec.logits_scaling.is_normal() {
         return Err(config.refused("logits_scaling", "a number other than 0"));
     }
-    let inner = dimension(config, "intermediate_size")?;
+    let inner = dimension(config, "intermediate_size", 11_008)?;
     let router = RouterSpec::softmax(config.or("num_experts_per_tok", 2)?, true);
     let moe = Moe {
         names: NAMES,
-        ..Moe::new(num_experts(config, 8)?, inner, router, activation(config)?)
+        ..Moe::new(dimension(config, "num_local_experts", 8)?, inner, router, activation(config)?)
     };
     let bias = config.or("attention_bias", false)?;
     let attention = Attention {
@@ -61,6 +69,6 @@ fn describe(config: &Config) -> Result<DecoderSpec> {
         residual_multiplier: factor(config, "residual_multiplier", 1.0)?,
         ..LayerSpec::pre_norm(Mixer::Attention(attention), FeedForward::Moe(moe))
     };
-    spec.layers = vec![layer; num_layers(config)?];
+    spec.layers = vec![layer; num_layers(config, 32)?];
     Ok(spec)
 }

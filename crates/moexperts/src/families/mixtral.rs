@@ -4,7 +4,9 @@ use moexperts_core::RouterSpec;
 
 use super::{
     family::Family,
-    read::{Defaults, activation, decoder, dimension, num_experts, num_layers, window},
+    read::{
+        Defaults, ExpertsKeys, activation, decoder, dimension, num_experts, num_layers, window,
+    },
 };
 use crate::{
     blocks::{
@@ -27,14 +29,25 @@ const NAMES: &[MoeNames] = &[
 const EXPERTS: ExpertTensors =
     ExpertTensors::Either(ExpertNames::W1_W3_W2, FusedExperts::TRANSFORMERS);
 
+const DEFAULTS: Defaults = Defaults {
+    vocab_size: 32_000,
+    hidden_size: 4096,
+    heads: 32,
+    kv_heads: Some(8),
+    max_position_embeddings: 131_072,
+    rms_norm_eps: 1e-5,
+    rope_theta: 1e6,
+    ..Defaults::COMMON
+};
+
 fn describe(config: &Config) -> Result<DecoderSpec> {
-    let (mut spec, attention) = decoder(config, &Defaults::new(1e6, 1e-5))?;
-    let experts = num_experts(config, 8)?;
-    let inner = dimension(config, "intermediate_size")?;
+    let (mut spec, attention) = decoder(config, &DEFAULTS)?;
+    let experts = num_experts(config, ExpertsKeys::LOCAL_LAST, 8)?;
+    let inner = dimension(config, "intermediate_size", 14_336)?;
     let router = RouterSpec::softmax(config.or("num_experts_per_tok", 2)?, true);
     let moe = Moe { names: NAMES, ..Moe::new(experts, inner, router, activation(config)?) };
-    let attention = Attention { sliding_window: window(config)?, ..attention };
+    let attention = Attention { sliding_window: window(config, None)?, ..attention };
     let layer = LayerSpec::pre_norm(Mixer::Attention(attention), FeedForward::Moe(moe));
-    spec.layers = vec![layer; num_layers(config)?];
+    spec.layers = vec![layer; num_layers(config, 32)?];
     Ok(spec)
 }

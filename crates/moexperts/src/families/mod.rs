@@ -3,6 +3,8 @@
 //! `read` has what families share, `family` what a family is.
 
 mod family;
+#[cfg(test)]
+mod goldens;
 mod gpt_oss;
 mod granitemoe;
 mod minimax_m2;

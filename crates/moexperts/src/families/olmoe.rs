@@ -4,7 +4,7 @@ use moexperts_core::RouterSpec;
 
 use super::{
     family::Family,
-    read::{Defaults, activation, decoder, dimension, limit, num_experts, num_layers},
+    read::{Defaults, ExpertsKeys, activation, decoder, dimension, limit, num_experts, num_layers},
 };
 use crate::{
     blocks::{Attention, FeedForward, LayerSpec, Mixer, Moe, QkNorm},
@@ -15,10 +15,17 @@ use crate::{
 
 pub(super) const FAMILY: Family = Family::causal_lm("olmoe", describe);
 
+const DEFAULTS: Defaults = Defaults {
+    vocab_size: 50_304,
+    max_position_embeddings: 4096,
+    rms_norm_eps: 1e-5,
+    ..Defaults::COMMON
+};
+
 fn describe(config: &Config) -> Result<DecoderSpec> {
-    let (mut spec, attention) = decoder(config, &Defaults::new(1e4, 1e-5))?;
-    let experts = num_experts(config, 64)?;
-    let inner = dimension(config, "intermediate_size")?;
+    let (mut spec, attention) = decoder(config, &DEFAULTS)?;
+    let experts = num_experts(config, ExpertsKeys::LOCAL_FIRST, 64)?;
+    let inner = dimension(config, "intermediate_size", 2048)?;
     let top_k = config.or("num_experts_per_tok", 8)?;
     let router = RouterSpec::softmax(top_k, config.or("norm_topk_prob", false)?);
     let moe = Moe::new(experts, inner, router, activation(config)?);
@@ -31,6 +38,6 @@ fn describe(config: &Config) -> Result<DecoderSpec> {
         ..attention
     };
     let layer = LayerSpec::pre_norm(Mixer::Attention(attention), FeedForward::Moe(moe));
-    spec.layers = vec![layer; num_layers(config)?];
+    spec.layers = vec![layer; num_layers(config, 16)?];
     Ok(spec)
 }

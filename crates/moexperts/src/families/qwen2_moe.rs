@@ -5,8 +5,7 @@ use moexperts_core::RouterSpec;
 use super::{
     family::Family,
     read::{
-        Defaults, SparseLayers, activation, decoder, dimension, num_experts, num_layers,
-        sliding_layers, window,
+        Defaults, SparseLayers, activation, decoder, dimension, num_layers, sliding_layers, window,
     },
 };
 use crate::{
@@ -18,22 +17,24 @@ use crate::{
 
 pub(super) const FAMILY: Family = Family::causal_lm("qwen2_moe", describe);
 
+const DEFAULTS: Defaults = Defaults { kv_heads: Some(16), layer_types: true, ..Defaults::COMMON };
+
 fn describe(config: &Config) -> Result<DecoderSpec> {
-    let (mut spec, attention) = decoder(config, &Defaults::new(1e4, 1e-6))?;
+    let (mut spec, attention) = decoder(config, &DEFAULTS)?;
     let activation = activation(config)?;
-    let experts = num_experts(config, 60)?;
-    let inner = dimension(config, "moe_intermediate_size")?;
+    let experts = dimension(config, "num_experts", 60)?;
+    let inner = dimension(config, "moe_intermediate_size", 1408)?;
     let top_k = config.or("num_experts_per_tok", 4)?;
     let router = RouterSpec::softmax(top_k, config.or("norm_topk_prob", false)?);
-    let shared = dimension(config, "shared_expert_intermediate_size")?;
+    let shared = dimension(config, "shared_expert_intermediate_size", 5632)?;
     let shared = Dense { names: DenseNames::of("shared_expert"), ..Dense::new(shared, activation) };
     let moe = Moe {
         shared_expert: Some(SharedExpert { mlp: shared, gate: Some("shared_expert_gate") }),
         ..Moe::new(experts, inner, router, activation)
     };
-    let dense = Dense::new(dimension(config, "intermediate_size")?, activation);
+    let dense = Dense::new(dimension(config, "intermediate_size", 5632)?, activation);
     let attention = Attention { qkv_bias: config.or("qkv_bias", true)?, ..attention };
-    let layers = num_layers(config)?;
+    let layers = num_layers(config, 24)?;
     let (sparse, windows) = (SparseLayers::read(config)?, sliding_windows(config, layers)?);
     for (index, sliding_window) in windows.into_iter().enumerate() {
         let feed_forward = match sparse.contains(index) {
@@ -55,7 +56,7 @@ fn sliding_windows(config: &Config, layers: usize) -> Result<Vec<Option<usize>>>
         None => (0..layers).map(|index| index.is_multiple_of(2) && index < below).collect(),
     };
     let window = match config.or("use_sliding_window", false)? {
-        true => window(config)?,
+        true => window(config, Some(4096))?,
         false => None,
     };
     Ok(slides.into_iter().map(|slides| window.filter(|_| slides)).collect())

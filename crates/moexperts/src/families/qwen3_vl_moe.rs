@@ -7,7 +7,8 @@ use super::{
     family::Family,
     qwen3_moe,
     read::{
-        Defaults, MAX_DIMENSION, activation, activation_or, decoder, dimension, layers, num_experts,
+        Defaults, ExpertsKeys, MAX_DIMENSION, activation, activation_or, decoder, dimension,
+        layers, num_experts,
     },
 };
 use crate::{
@@ -33,14 +34,11 @@ const NAMES: &[MoeNames] = &[MoeNames {
 }];
 
 fn describe(config: &Config) -> Result<ModelSpec> {
-    let sub = |key: &str| -> Result<Config> {
-        config.sub(key)?.ok_or_else(|| config.refused(key, "an object"))
-    };
-    let mut text = text(&sub("text_config")?)?;
+    let mut text = text(&config.sub_or_empty("text_config")?)?;
     text.model_type = config.required("model_type")?;
     // transformers ignores the key of `text_config`, which may say something else.
     text.tie_word_embeddings = config.or("tie_word_embeddings", false)?;
-    let vision = vision(config, &sub("vision_config")?)?;
+    let vision = vision(config, &config.sub_or_empty("vision_config")?)?;
     if vision.out_hidden_size != text.hidden_size {
         return Err(Error::Config {
             file: config.file().to_owned(),
@@ -54,17 +52,25 @@ fn describe(config: &Config) -> Result<ModelSpec> {
     Ok(ModelSpec { text, vision: Some(vision) })
 }
 
+const DEFAULTS: Defaults = Defaults {
+    kv_heads: Some(16),
+    max_position_embeddings: 128_000,
+    rope_theta: 5e5,
+    ..Defaults::COMMON
+};
+
 fn text(config: &Config) -> Result<DecoderSpec> {
-    let (mut spec, attention) = decoder(config, &Defaults::new(5e5, 1e-6))?;
+    let (mut spec, attention) = decoder(config, &DEFAULTS)?;
     spec.backbone = "text_config";
     spec.module = "model.language_model";
     spec.ropes[0].mrope_section = Some(mrope_section(config)?);
-    let experts = num_experts(config, 60)?;
-    let inner = dimension(config, "moe_intermediate_size")?;
+    let experts = num_experts(config, ExpertsKeys::LOCAL_FIRST, 60)?;
+    let inner = dimension(config, "moe_intermediate_size", 1408)?;
     // Whatever `norm_topk_prob` says, as in transformers.
     let router = RouterSpec::softmax(config.or("num_experts_per_tok", 4)?, true);
     let moe = Moe { names: NAMES, ..Moe::new(experts, inner, router, activation(config)?) };
-    spec.layers = qwen3_moe::layers(config, attention, &moe, None)?;
+    let dense = dimension(config, "intermediate_size", 5632)?;
+    spec.layers = qwen3_moe::layers(config, attention, &moe, dense, None)?;
     Ok(spec)
 }
 
@@ -79,16 +85,16 @@ fn vision(config: &Config, vision: &Config) -> Result<VisionSpec> {
     let spec = VisionSpec {
         backbone: "vision_config",
         module: "model.visual",
-        depth: layers(vision, "depth")?,
-        hidden_size: dimension(vision, "hidden_size")?,
-        intermediate_size: dimension(vision, "intermediate_size")?,
-        heads: dimension(vision, "num_heads")?,
-        in_channels: dimension(vision, "in_channels")?,
-        patch_size: dimension(vision, "patch_size")?,
-        temporal_patch_size: dimension(vision, "temporal_patch_size")?,
-        spatial_merge_size: dimension(vision, "spatial_merge_size")?,
-        out_hidden_size: dimension(vision, "out_hidden_size")?,
-        position_side: dimension(vision, "num_position_embeddings")?.isqrt(),
+        depth: layers(vision, "depth", 27)?,
+        hidden_size: dimension(vision, "hidden_size", 1152)?,
+        intermediate_size: dimension(vision, "intermediate_size", 4304)?,
+        heads: dimension(vision, "num_heads", 16)?,
+        in_channels: dimension(vision, "in_channels", 3)?,
+        patch_size: dimension(vision, "patch_size", 16)?,
+        temporal_patch_size: dimension(vision, "temporal_patch_size", 2)?,
+        spatial_merge_size: dimension(vision, "spatial_merge_size", 2)?,
+        out_hidden_size: dimension(vision, "out_hidden_size", 3584)?,
+        position_side: dimension(vision, "num_position_embeddings", 2304)?.isqrt(),
         deepstack_visual_indexes: vision.or("deepstack_visual_indexes", vec![8, 16, 24])?,
         activation: activation_or(vision, "gelu_pytorch_tanh")?,
         layer_norm_eps: 1e-6,
@@ -121,7 +127,7 @@ fn check_vision(vision: &Config, spec: &VisionSpec) -> Result<()> {
         return Err(vision.refused("spatial_merge_size", &expected));
     }
     let side = spec.position_side;
-    if dimension(vision, "num_position_embeddings")? != side * side {
+    if dimension(vision, "num_position_embeddings", 2304)? != side * side {
         return Err(vision.refused("num_position_embeddings", "a square"));
     }
     if !spec.hidden_size.is_multiple_of(4 * spec.heads) {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use moexperts_core::Activation;
 
 use crate::{
-    blocks::{Attention, Rope},
+    blocks::{Attention, Rope, RopeDefaults, rope_parameters},
     config::Config,
     error::{Error, Result},
     model::DecoderSpec,
@@ -18,30 +18,48 @@ pub(super) const MAX_DIMENSION: usize = 1 << 28;
 const MAX_LAYERS: usize = 1 << 14;
 
 /// Reads a dimension: a positive number of a size a model can have.
-pub(super) fn dimension(config: &Config, key: &str) -> Result<usize> {
-    bounded(config, key, MAX_DIMENSION, config.required(key)?)
-}
-
-/// Reads a dimension that may be absent.
-pub(super) fn dimension_or(config: &Config, key: &str, default: usize) -> Result<usize> {
+pub(super) fn dimension(config: &Config, key: &str, default: usize) -> Result<usize> {
+    if config.is_null(key) {
+        return Err(config.refused(key, &format!("1 to {MAX_DIMENSION}, or no such key")));
+    }
     bounded(config, key, MAX_DIMENSION, config.or(key, default)?)
 }
 
+/// The keys of the number of experts; where both are there, the first is obeyed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ExpertsKeys([&'static str; 2]);
+
+impl ExpertsKeys {
+    /// As classes have it whose own key is `num_experts`.
+    pub(super) const LOCAL_FIRST: Self = Self(["num_local_experts", "num_experts"]);
+    /// As classes have it whose own key is `num_local_experts`.
+    pub(super) const LOCAL_LAST: Self = Self(["num_experts", "num_local_experts"]);
+}
+
 /// Reads the number of experts, under either of its names.
-pub(super) fn num_experts(config: &Config, default: usize) -> Result<usize> {
-    let local = "num_local_experts";
-    let key = if config.contains(local) { local } else { "num_experts" };
-    dimension_or(config, key, default)
+pub(super) fn num_experts(config: &Config, keys: ExpertsKeys, default: usize) -> Result<usize> {
+    let ExpertsKeys([first, second]) = keys;
+    let values: [Option<usize>; 2] = [config.optional(first)?, config.optional(second)?];
+    match values {
+        [Some(obeyed), Some(other)] if obeyed != other => config.warn(format_args!(
+            "key `{}` is {obeyed} and `{}` is {other}: `{0}` is obeyed",
+            config.path(first),
+            config.path(second)
+        )),
+        [None, Some(_)] => return dimension(config, second, default),
+        _ => {}
+    }
+    dimension(config, first, default)
 }
 
 /// Reads `num_hidden_layers`.
-pub(super) fn num_layers(config: &Config) -> Result<usize> {
-    layers(config, "num_hidden_layers")
+pub(super) fn num_layers(config: &Config, default: usize) -> Result<usize> {
+    layers(config, "num_hidden_layers", default)
 }
 
 /// Reads a number of layers.
-pub(super) fn layers(config: &Config, key: &str) -> Result<usize> {
-    bounded(config, key, MAX_LAYERS, config.required(key)?)
+pub(super) fn layers(config: &Config, key: &str, default: usize) -> Result<usize> {
+    bounded(config, key, MAX_LAYERS, config.or(key, default)?)
 }
 
 fn bounded(config: &Config, key: &str, limit: usize, value: usize) -> Result<usize> {
@@ -52,61 +70,97 @@ fn bounded(config: &Config, key: &str, limit: usize, value: usize) -> Result<usi
     }
 }
 
-/// What families differ in where a key is absent.
+/// What families differ in where a key is absent: the values of transformers' class of the family.
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Defaults {
-    pub(super) rope_theta: f64,
-    pub(super) rms_norm_eps: f32,
-    /// The part of a head that the rotary embedding turns.
-    pub(super) partial_rotary_factor: f64,
+    pub(super) vocab_size: usize,
+    pub(super) hidden_size: usize,
+    pub(super) heads: usize,
+    /// Key/value heads; as many as heads if `None`.
+    pub(super) kv_heads: Option<usize>,
     /// Width of a head; `hidden_size` divided by the heads if `None`.
     pub(super) head_dim: Option<usize>,
+    pub(super) max_position_embeddings: usize,
+    pub(super) rms_norm_eps: f32,
+    pub(super) rope_theta: f64,
+    /// The part of a head that the rotary embedding turns; `None` where it turns whole heads
+    /// whatever the config says.
+    pub(super) partial_rotary_factor: Option<f64>,
+    /// `rope_parameters`, as JSON.
+    pub(super) rope_parameters: Option<&'static str>,
+    /// Whether the class has `layer_types`.
+    pub(super) layer_types: bool,
 }
 
 impl Defaults {
-    /// Rotary embeddings over whole heads, which share the hidden size.
-    pub(super) const fn new(rope_theta: f64, rms_norm_eps: f32) -> Self {
-        Self { rope_theta, rms_norm_eps, partial_rotary_factor: 1.0, head_dim: None }
-    }
+    /// Where most families agree.
+    pub(super) const COMMON: Self = Self {
+        vocab_size: 151_936,
+        hidden_size: 2048,
+        heads: 16,
+        kv_heads: None,
+        head_dim: None,
+        max_position_embeddings: 32_768,
+        rms_norm_eps: 1e-6,
+        rope_theta: 1e4,
+        partial_rotary_factor: None,
+        rope_parameters: None,
+        layer_types: false,
+    };
 }
 
 /// Reads what every family shares: a decoder whose layers are left to the family, and the heads of
 /// its attention.
 pub(super) fn decoder(config: &Config, defaults: &Defaults) -> Result<(DecoderSpec, Attention)> {
-    let hidden_size = dimension(config, "hidden_size")?;
-    let attention = attention(config, hidden_size, defaults.head_dim)?;
+    let hidden_size = dimension(config, "hidden_size", defaults.hidden_size)?;
+    let attention = attention(config, hidden_size, defaults)?;
+    if defaults.layer_types {
+        refuse_ropes_by_layer(config)?;
+    }
+    let max = "max_position_embeddings";
+    let rope = RopeDefaults {
+        rope_theta: defaults.rope_theta,
+        max_position_embeddings: defaults.max_position_embeddings,
+        partial_rotary_factor: defaults.partial_rotary_factor,
+        parameters: defaults.rope_parameters,
+    };
     let decoder = DecoderSpec {
-        model_type: config.required("model_type")?,
+        model_type: config.or("model_type", String::new())?,
         backbone: "",
         module: "model",
-        vocab_size: dimension(config, "vocab_size")?,
+        vocab_size: dimension(config, "vocab_size", defaults.vocab_size)?,
         hidden_size,
         rms_norm_eps: rms_norm_eps(config, defaults.rms_norm_eps)?,
-        max_position_embeddings: dimension(config, "max_position_embeddings")?,
+        max_position_embeddings: dimension(config, max, defaults.max_position_embeddings)?,
         tie_word_embeddings: config.or("tie_word_embeddings", false)?,
         embedding_multiplier: 1.0,
         logits_scaling: 1.0,
-        ropes: vec![Rope::read(
-            config,
-            attention.head_dim,
-            defaults.partial_rotary_factor,
-            defaults.rope_theta,
-        )?],
+        ropes: vec![Rope::read(config, attention.head_dim, &rope)?],
         layers: Vec::new(),
     };
     Ok((decoder, attention))
 }
 
+/// Refuses a rotary embedding for each kind of layer, which these classes cannot have.
+fn refuse_ropes_by_layer(config: &Config) -> Result<()> {
+    let Some(parameters) = rope_parameters(config)? else { return Ok(()) };
+    let key = |key: &&&str| parameters.keys().contains_key(**key);
+    match ["full_attention", "sliding_attention"].iter().find(key) {
+        Some(key) => Err(parameters.refused(key, "one rotary embedding for all layers")),
+        None => Ok(()),
+    }
+}
+
 /// Reads the heads of an attention.
-fn attention(
-    config: &Config,
-    hidden_size: usize,
-    default_head_dim: Option<usize>,
-) -> Result<Attention> {
-    let heads = dimension(config, "num_attention_heads")?;
-    let kv_heads = dimension_or(config, "num_key_value_heads", heads)?;
-    let head_dim = match config.contains("head_dim") {
-        true => dimension(config, "head_dim")?,
-        false => default_head_dim.unwrap_or(hidden_size / heads),
+fn attention(config: &Config, hidden_size: usize, defaults: &Defaults) -> Result<Attention> {
+    let heads = dimension(config, "num_attention_heads", defaults.heads)?;
+    let kv_heads = match defaults.kv_heads {
+        None if config.is_null("num_key_value_heads") => heads,
+        default => dimension(config, "num_key_value_heads", default.unwrap_or(heads))?,
+    };
+    let head_dim = match defaults.head_dim {
+        None if !config.contains("head_dim") => hidden_size / heads,
+        default => dimension(config, "head_dim", default.unwrap_or(hidden_size / heads))?,
     };
     if head_dim == 0 || !heads.is_multiple_of(kv_heads) {
         return Err(Error::Config {
@@ -134,16 +188,17 @@ pub(super) fn sliding_layers(config: &Config, layers: usize) -> Result<Option<Ve
     }
     let slides = kinds.iter().map(|kind| match kind.as_str() {
         "sliding_attention" => Ok(true),
-        "full_attention" => Ok(false),
+        "full_attention" | "attention" => Ok(false),
         _ => Err(refused()),
     });
     slides.collect::<Result<_>>().map(Some)
 }
 
-/// Reads a window; 0 means none.
-pub(super) fn window(config: &Config) -> Result<Option<usize>> {
+/// Reads a window; 0 and `null` mean none.
+pub(super) fn window(config: &Config, default: Option<usize>) -> Result<Option<usize>> {
     let key = "sliding_window";
-    let window: Option<usize> = config.optional(key)?;
+    let default = default.filter(|_| !config.is_null(key));
+    let window = config.optional(key)?.or(default);
     let window = window.filter(|&window| window > 0);
     window.map(|window| bounded(config, key, MAX_DIMENSION, window)).transpose()
 }

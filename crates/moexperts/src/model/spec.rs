@@ -66,16 +66,31 @@ impl DecoderSpec {
     pub fn trained_length(&self) -> usize {
         let max = self.max_position_embeddings;
         let stretched = |rope: &Rope| match rope.scaling {
-            RopeScaling::Default => max,
-            RopeScaling::Linear { factor } | RopeScaling::Dynamic { factor } => {
-                (factor * max as f64) as usize
-            }
+            // LongRoPE's factors reach as far as `max_position_embeddings` says.
+            RopeScaling::Default | RopeScaling::LongRope { .. } => max,
+            RopeScaling::Linear { factor }
+            | RopeScaling::Dynamic { factor }
+            | RopeScaling::Proportional { factor, .. } => (factor * max as f64) as usize,
             RopeScaling::Yarn { factor, original_max_position_embeddings: original, .. }
             | RopeScaling::Llama3 { factor, original_max_position_embeddings: original, .. } => {
                 (factor * original) as usize
             }
         };
         self.ropes.iter().map(stretched).fold(max, usize::max)
+    }
+
+    /// Positions the model was made for before its rotary embeddings were stretched: the smallest
+    /// original context that a scaling names, or else `max_position_embeddings`.
+    pub fn unscaled_length(&self) -> usize {
+        let original = |rope: &Rope| match rope.scaling {
+            RopeScaling::Yarn { original_max_position_embeddings: original, .. }
+            | RopeScaling::Llama3 { original_max_position_embeddings: original, .. }
+            | RopeScaling::LongRope { original_max_position_embeddings: original, .. } => {
+                Some(original as usize)
+            }
+            _ => None,
+        };
+        self.ropes.iter().filter_map(original).min().unwrap_or(self.max_position_embeddings)
     }
 
     pub(crate) fn context(&self) -> Context {

@@ -30,8 +30,11 @@ fn problem(key: &str, value: Value) -> String {
 }
 
 #[test]
-fn a_missing_key() {
-    assert_eq!(problem("hidden_size", Value::Null), "config.json: missing key `hidden_size`");
+fn a_number_that_is_null() {
+    assert_eq!(
+        problem("hidden_size", Value::Null),
+        "config.json: key `hidden_size` is null, expected 1 to 268435456, or no such key"
+    );
 }
 
 #[test]

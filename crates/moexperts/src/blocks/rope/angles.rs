@@ -66,6 +66,24 @@ pub enum RopeScaling {
         /// Context before stretching.
         original_max_position_embeddings: f64,
     },
+    /// Each wavelength by a factor that was searched for it (<https://arxiv.org/abs/2402.13753>).
+    LongRope {
+        /// For each pair, while a sequence is within the context before stretching.
+        short_factor: Vec<f64>,
+        /// For each pair, once it is longer.
+        long_factor: Vec<f64>,
+        /// Context before stretching.
+        original_max_position_embeddings: f64,
+        /// Factor on cosines and sines.
+        attention_factor: f64,
+    },
+    /// All by the same factor, over the first pairs of a head; the others do not turn.
+    Proportional {
+        /// Stretch.
+        factor: f64,
+        /// Pairs that turn.
+        pairs: usize,
+    },
 }
 
 /// Cosines and sines [T, dims / 2], row-major, and the frequencies they were made with.
@@ -111,18 +129,38 @@ impl Rope {
             } => plain(self.rope_theta)
                 .map(|freq| {
                     let rotations = original * freq / (2.0 * PI);
+                    // In this order, so that factors the wrong way round give transformers' result.
+                    if rotations < low_freq_factor {
+                        return freq / factor;
+                    }
+                    if rotations > high_freq_factor {
+                        return freq;
+                    }
                     let kept = (rotations - low_freq_factor) / (high_freq_factor - low_freq_factor);
-                    let kept = kept.clamp(0.0, 1.0);
                     (1.0 - kept) * freq / factor + kept * freq
                 })
                 .collect(),
+            RopeScaling::LongRope {
+                ref short_factor,
+                ref long_factor,
+                original_max_position_embeddings: original,
+                ..
+            } => {
+                let factors = if tokens as f64 > original { long_factor } else { short_factor };
+                plain(self.rope_theta).zip(factors).map(|(freq, factor)| freq / factor).collect()
+            }
+            RopeScaling::Proportional { factor, pairs } => {
+                let turn = |(pair, freq)| if pair < pairs { freq / factor } else { 0.0 };
+                plain(self.rope_theta).enumerate().map(turn).collect()
+            }
         }
     }
 
     /// Factor on cosines and sines.
     pub fn attention_scaling(&self) -> f64 {
         match self.scaling {
-            RopeScaling::Yarn { attention_factor, .. } => attention_factor,
+            RopeScaling::Yarn { attention_factor, .. }
+            | RopeScaling::LongRope { attention_factor, .. } => attention_factor,
             _ => 1.0,
         }
     }
@@ -152,6 +190,10 @@ impl Rope {
     fn stretched_length(&self, tokens: usize) -> usize {
         match self.scaling {
             RopeScaling::Dynamic { .. } => tokens.max(self.max_position_embeddings),
+            RopeScaling::LongRope { original_max_position_embeddings: original, .. } => {
+                // Only on which side of the context it is.
+                if tokens as f64 > original { usize::MAX } else { 0 }
+            }
             _ => 0,
         }
     }

@@ -5,4 +5,7 @@ mod angles;
 mod read;
 
 pub use self::angles::{Position, Rope, RopeScaling};
-pub(crate) use self::{angles::Angles, read::rope_parameters};
+pub(crate) use self::{
+    angles::Angles,
+    read::{RopeDefaults, rope_parameters},
+};

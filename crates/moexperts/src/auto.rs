@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::{
+    checkpoint::told,
     error::{Error, Result},
     families::{Family, Task},
     files::ModelFiles,
@@ -84,11 +85,40 @@ loader! {
 }
 
 fn find(model: &str, options: &LoadOptions) -> Result<ModelFiles> {
+    let not_a_model = |problem| Error::NotAModel { model: model.to_owned(), problem };
+    if let Some(problem) = address(model) {
+        return Err(not_a_model(problem));
+    }
     let folder = match Path::new(model) {
         path if path.exists() || !looks_like_id(model) => path.to_owned(),
         _ => download(model, options)?,
     };
-    ModelFiles::open(&folder)
+    ModelFiles::open(&folder).map_err(|error| told(&folder).map_or(error, not_a_model))
+}
+
+/// What an address is, if a model is given as one: which id it is of.
+fn address(model: &str) -> Option<String> {
+    let (scheme, rest) = match model.split_once("://") {
+        Some((scheme, rest)) => (Some(scheme), rest),
+        None => (None, model),
+    };
+    let mut parts = rest.split(['/', '?', '#']).filter(|part| !part.is_empty());
+    let host = parts.next()?;
+    let is_hub = ["huggingface.co", "www.huggingface.co", "hf.co"].contains(&host);
+    let parts: Vec<&str> = match scheme {
+        Some("hf") => rest.split('/').take(2).collect(),
+        Some(_) => parts.take(2).collect(),
+        None if is_hub => parts.take(2).collect(),
+        None => return None,
+    };
+    let id = match parts.as_slice() {
+        [owner, name] => format!("the id `{owner}/{name}`"),
+        _ => "the id `owner/name` of a model".to_owned(),
+    };
+    Some(match is_hub || scheme == Some("hf") {
+        true => format!("an address: give {id}"),
+        false => format!("an address: give {id}, and set HF_ENDPOINT for another hub"),
+    })
 }
 
 #[cfg(feature = "hub")]
@@ -119,4 +149,33 @@ fn looks_like_id(model: &str) -> bool {
     let parts = model.split('/').count();
     let is_path = Path::new(model).is_absolute() || model.starts_with('.') || parts > 2;
     !is_path && !model.is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_told_with_the_id_that_it_holds() {
+        for (model, expected) in [
+            (
+                "https://huggingface.co/Qwen/Qwen3-30B-A3B",
+                "an address: give the id `Qwen/Qwen3-30B-A3B`",
+            ),
+            ("https://huggingface.co/a/b/tree/main?x=1", "an address: give the id `a/b`"),
+            ("http://hf.co/a/b/", "an address: give the id `a/b`"),
+            ("huggingface.co/a/b", "an address: give the id `a/b`"),
+            ("hf://a/b", "an address: give the id `a/b`"),
+            ("https://huggingface.co", "an address: give the id `owner/name` of a model"),
+            (
+                "https://hub.example/a/b",
+                "an address: give the id `a/b`, and set HF_ENDPOINT for another hub",
+            ),
+        ] {
+            assert_eq!(address(model).as_deref(), Some(expected), "{model}");
+        }
+        for model in ["Qwen/Qwen3-30B-A3B", "gpt2", "./a", "/tmp/a", "C:\\a", ""] {
+            assert_eq!(address(model), None, "{model}");
+        }
+    }
 }

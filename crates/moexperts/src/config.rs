@@ -91,6 +91,13 @@ impl Config {
         format!("{}{key}", self.prefix)
     }
 
+    /// The value at a path of keys, each followed by a dot but the last; it does not count as read.
+    pub(crate) fn at(&self, path: &str) -> Option<&Value> {
+        let mut keys = path.split('.');
+        let first = self.object.get(keys.next()?)?;
+        keys.try_fold(first, |value, key| value.get(key))
+    }
+
     /// Whether the key is there and its value is `null`.
     pub(crate) fn is_null(&self, key: &str) -> bool {
         self.object.get(key).is_some_and(Value::is_null)

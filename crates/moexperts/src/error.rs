@@ -82,6 +82,14 @@ pub enum Error {
         /// What it does there.
         reason: &'static str,
     },
+    /// A path, an address or a folder that is no model which can be loaded.
+    #[error("`{model}` is {problem}")]
+    NotAModel {
+        /// As it was given.
+        model: String,
+        /// What it is, and what to give instead.
+        problem: String,
+    },
     /// A model that another loader loads.
     #[error("{file}: model_type `{model_type}` is loaded by {loader}")]
     OtherLoader {

@@ -11,7 +11,7 @@ use serde_json::Value;
 const LENGTH_BYTES: usize = 8;
 
 /// One tensor as the header describes it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Entry {
     pub(super) dtype: Dtype,
     pub(super) shape: Vec<usize>,

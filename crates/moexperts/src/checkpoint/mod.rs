@@ -4,61 +4,61 @@
 //! bytes; nothing is read until a kernel touches it. It knows no model: the inventory of a model says
 //! which tensors there should be, and of which shapes.
 
+mod folder;
 mod header;
 pub(crate) mod index;
 #[expect(unsafe_code, reason = "mapping a file is unsafe where other programs may write to it")]
 mod mmap;
+pub(crate) mod quantised;
+mod shard;
 mod similar;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    collections::BTreeMap,
-    fs, io,
-    path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
 
-use half::{bf16, f16};
-use moexperts_core::{DType, Matrix, MatrixLayout, Storage};
-use safetensors::Dtype;
+use moexperts_core::{DType, Matrix, Storage};
 
 use self::{
+    folder::{broken_link, no_weights},
     header::Entry,
     index::{INDEX_FILE, SINGLE_FILE},
     mmap::MappedFile,
+    shard::{Shard, supported},
 };
-use crate::error::{Error, Result};
+pub(crate) use self::{
+    folder::{require_folder, told},
+    similar::similar_names,
+};
+use crate::{
+    error::{Error, Result},
+    warnings::Warnings,
+};
 
 const _: () = assert!(cfg!(target_endian = "little"), "safetensors files are little-endian");
 
-/// Formats of weights that are common in model folders and not read.
-const OTHER_FORMATS: [&str; 5] = ["bin", "pt", "pth", "gguf", "msgpack"];
-
 /// The tensors of a model, in one file or in shards.
-#[derive(Debug)]
+///
+/// The index says which files there are, and the files which tensors: a tensor that lies in another
+/// file than the index says is found, and one that only the index names is missing.
+#[derive(Debug, Clone)]
 pub struct Checkpoint {
     /// What a missing tensor is missing from: the file or the index.
     file: String,
-    shards: Vec<Shard>,
+    shards: Vec<Arc<Shard>>,
     tensors: BTreeMap<String, Tensor>,
+    /// Why a tensor of this name may be missing.
+    absent: BTreeMap<String, String>,
+    /// Contradictions between the files.
+    warnings: Warnings,
 }
 
-#[derive(Debug)]
-struct Shard {
-    file: String,
-    storage: Arc<dyn Storage>,
-    /// Whether the user was told that tensors of this file are copied.
-    copies_reported: AtomicBool,
-}
-
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Tensor {
     shard: usize,
     entry: Entry,
+    /// Its name in the file, where that is another.
+    stored: Option<String>,
 }
 
 impl Checkpoint {
@@ -91,8 +91,14 @@ impl Checkpoint {
     pub fn from_storage(file: impl Into<String>, storage: Arc<dyn Storage>) -> Result<Self> {
         let file = file.into();
         let (shard, entries) = Shard::read(file.clone(), storage)?;
-        let tensors = entries.into_iter().map(|(name, entry)| (name, Tensor { shard: 0, entry }));
-        Ok(Self { file, shards: vec![shard], tensors: tensors.collect() })
+        let tensor = |(name, entry)| (name, Tensor { shard: 0, entry, stored: None });
+        Ok(Self {
+            file,
+            shards: vec![Arc::new(shard)],
+            tensors: entries.into_iter().map(tensor).collect(),
+            absent: BTreeMap::new(),
+            warnings: Warnings::default(),
+        })
     }
 
     fn open_sharded(folder: &Path) -> Result<Self> {
@@ -100,24 +106,105 @@ impl Checkpoint {
         let json = fs::read(&path).map_err(|source| Error::Io { path, source })?;
         let of_index = |problem| damaged(INDEX_FILE, problem);
 
-        let mut shards = Vec::new();
-        let mut tensors = BTreeMap::new();
+        let mut shards: Vec<Arc<Shard>> = Vec::new();
+        let mut tensors: BTreeMap<String, Tensor> = BTreeMap::new();
+        let (mut absent, mut warnings) = (BTreeMap::new(), Warnings::default());
         for (file, names) in index::read(&json).map_err(of_index)? {
             let path = folder.join(&file);
             if !path.exists() {
-                return Err(of_index(format!("shard `{file}` does not exist")));
+                let why = broken_link(&path).unwrap_or_else(|| "does not exist".to_owned());
+                return Err(of_index(format!("shard `{file}` {why}")));
             }
             let storage = Arc::new(MappedFile::open(&path)?);
-            let (shard, mut entries) = Shard::read(file, storage)?;
-            for name in names {
-                let Some(entry) = entries.remove(&name) else {
-                    return Err(of_index(format!("tensor `{name}` is not in `{}`", shard.file)));
-                };
-                tensors.insert(name, Tensor { shard: shards.len(), entry });
+            let why = format!("the index says that `{file}` has it, and no shard has");
+            absent.extend(names.into_iter().map(|name| (name, why.clone())));
+            let (shard, entries) = Shard::read(file, storage)?;
+            for (name, entry) in entries {
+                let tensor = Tensor { shard: shards.len(), entry, stored: None };
+                // The later file counts, as in transformers.
+                if let Some(before) = tensors.insert(name, tensor) {
+                    let before = &shards[before.shard].file;
+                    warnings.push(format_args!(
+                        "{INDEX_FILE}: tensors are in `{before}` and again in `{}`, which counts",
+                        shard.file
+                    ));
+                }
             }
-            shards.push(shard);
+            shards.push(Arc::new(shard));
         }
-        Ok(Self { file: INDEX_FILE.to_owned(), shards, tensors })
+        absent.retain(|name, _| !tensors.contains_key(name));
+        Ok(Self { file: INDEX_FILE.to_owned(), shards, tensors, absent, warnings })
+    }
+
+    /// The file, or the index of several.
+    pub fn file(&self) -> &str {
+        &self.file
+    }
+
+    /// Contradictions between the files, and how they were resolved.
+    pub fn warnings(&self) -> &Warnings {
+        &self.warnings
+    }
+
+    /// The name of every tensor, whatever its element type, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// Whether a tensor has to be copied to memory before it is used: it is stored as F64, or its
+    /// elements are not aligned.
+    pub fn is_copied(&self, tensor: &str) -> bool {
+        let copied = |Tensor { shard, entry, .. }: &Tensor| self.shards[*shard].is_copied(entry);
+        self.tensors.get(tensor).is_some_and(copied)
+    }
+
+    /// Whether a tensor is stored as F64, which is converted to F32.
+    pub fn is_f64(&self, tensor: &str) -> bool {
+        self.tensors.get(tensor).is_some_and(|tensor| tensor.entry.dtype == safetensors::Dtype::F64)
+    }
+
+    /// Gives tensors other names, unless there are tensors of those names; messages say the name that
+    /// a file has.
+    pub(crate) fn rename(&mut self, name_of: impl Fn(&str) -> Option<String>) {
+        let new = |name: &String| {
+            let new = name_of(name).filter(|new| !self.tensors.contains_key(new))?;
+            Some((name.clone(), new))
+        };
+        let renamed: Vec<(String, String)> = self.tensors.keys().filter_map(new).collect();
+        for (old, new) in renamed {
+            if !self.tensors.contains_key(&new)
+                && let Some(mut tensor) = self.tensors.remove(&old)
+            {
+                tensor.stored.get_or_insert(old);
+                self.tensors.insert(new, tensor);
+            }
+        }
+    }
+
+    /// Says why a tensor may be missing.
+    pub(crate) fn explain_missing(&mut self, tensor: &str, why: String) {
+        self.absent.insert(tensor.to_owned(), why);
+    }
+
+    /// Whether two tensors [rows, cols] have the same values.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::matrix`], but for shapes that differ.
+    pub(crate) fn are_equal(&self, a: &str, b: &str) -> Result<bool> {
+        let (Some(first), Some(second)) = (self.tensors.get(a), self.tensors.get(b)) else {
+            return Ok(false);
+        };
+        let (Ok(shape), true) =
+            (<[usize; 2]>::try_from(&*first.entry.shape), first.entry.shape == second.entry.shape)
+        else {
+            return Ok(false);
+        };
+        let bytes = |tensor: &Tensor| self.shards[tensor.shard].bytes(&tensor.entry);
+        if first.entry.dtype == second.entry.dtype && bytes(first) == bytes(second) {
+            return Ok(true);
+        }
+        let (a, b) = (self.matrix(a, shape)?, self.matrix(b, shape)?);
+        Ok((0..shape[0]).all(|row| a.row(row).to_f32() == b.row(row).to_f32()))
     }
 
     /// Whether there is a tensor of this name, usable or not.
@@ -133,7 +220,8 @@ impl Checkpoint {
     /// Name, shape and element type of every tensor, sorted by name.
     ///
     /// Tensors of other element types than [`DType`] has are left out: checkpoints hold integer
-    /// buffers that no forward pass reads. They are refused only where a model takes one.
+    /// buffers that no forward pass reads. They are refused only where a model takes one. F64 counts
+    /// as F32, which it is converted to.
     pub fn tensors(&self) -> impl Iterator<Item = (&str, &[usize], DType)> {
         self.tensors.iter().filter_map(|(name, Tensor { entry, .. })| {
             Some((name.as_str(), entry.shape.as_slice(), supported(entry.dtype)?))
@@ -202,21 +290,33 @@ impl Checkpoint {
 
     /// A tensor of exactly `shape`, as a matrix of as many elements.
     fn view(&self, name: &str, shape: &[usize], [rows, cols]: [usize; 2]) -> Result<Matrix> {
-        let Tensor { shard, entry } =
+        let Tensor { shard, entry, stored } =
             self.tensors.get(name).ok_or_else(|| self.missing_tensor(name))?;
         let shard = &self.shards[*shard];
+        let name = stored.as_deref().unwrap_or(name);
         if entry.shape != shape {
             let problem = format!("has shape {:?}, expected {shape:?}", entry.shape);
             return Err(damaged(&shard.file, format!("tensor `{name}` {problem}")));
         }
         let Some(dtype) = supported(entry.dtype) else {
+            let method = quantised::by_dtype(entry.dtype).map_or(String::new(), |method| {
+                format!(": the weights are quantised ({method}); {}", quantised::way_out(method))
+            });
             let problem = format!("has dtype {}, expected one of F32, F16, BF16", entry.dtype);
-            return Err(damaged(&shard.file, format!("tensor `{name}` {problem}")));
+            return Err(damaged(&shard.file, format!("tensor `{name}` {problem}{method}")));
         };
-        shard.matrix(name, MatrixLayout::row_major(entry.bytes.start, dtype, rows, cols))
+        shard.matrix(name, entry, dtype, [rows, cols])
     }
 
     fn missing_tensor(&self, name: &str) -> Error {
+        if let Some(method) = quantised::by_names(name, |part| self.contains(part)) {
+            let way_out = quantised::way_out(method);
+            let problem = format!("the weights are quantised ({method}); {way_out}");
+            return damaged(&self.file, format!("missing tensor `{name}`: {problem}"));
+        }
+        if let Some(why) = self.absent.get(name) {
+            return damaged(&self.file, format!("missing tensor `{name}`: {why}"));
+        }
         let similar = similar::similar_names(name, self.tensors.keys().map(String::as_str));
         let similar: Vec<String> = similar.iter().map(|name| format!("`{name}`")).collect();
         let problem = match similar.as_slice() {
@@ -224,84 +324,6 @@ impl Checkpoint {
             names => format!("missing tensor `{name}`, similar names are {}", names.join(", ")),
         };
         damaged(&self.file, problem)
-    }
-}
-
-impl Shard {
-    fn read(file: String, storage: Arc<dyn Storage>) -> Result<(Self, BTreeMap<String, Entry>)> {
-        let entries = match header::read(storage.bytes()) {
-            Ok(entries) => entries.into_iter().collect(),
-            Err(problem) => return Err(damaged(file, problem)),
-        };
-        Ok((Self { file, storage, copies_reported: AtomicBool::new(false) }, entries))
-    }
-
-    /// `layout` lies inside the file, as `header::read` has checked.
-    fn matrix(&self, name: &str, layout: MatrixLayout) -> Result<Matrix> {
-        let address = self.storage.bytes().as_ptr() as usize + layout.offset_bytes;
-        if address.is_multiple_of(layout.dtype.size_bytes()) {
-            return Ok(Matrix::new(Arc::clone(&self.storage), layout)?);
-        }
-        if !self.copies_reported.swap(true, Ordering::Relaxed) {
-            tracing::warn!(
-                file = self.file,
-                tensor = name,
-                "tensors are not aligned in their file and are copied to memory"
-            );
-        }
-        self.copied(layout)
-    }
-
-    fn copied(
-        &self,
-        MatrixLayout { offset_bytes, dtype, rows, cols, .. }: MatrixLayout,
-    ) -> Result<Matrix> {
-        let bytes = &self.storage.bytes()[offset_bytes..][..rows * cols * dtype.size_bytes()];
-        let words = || bytes.as_chunks().0.iter().map(|&word| u16::from_le_bytes(word));
-        let matrix = match dtype {
-            DType::F32 => {
-                let words = bytes.as_chunks().0.iter();
-                Matrix::from_vec(rows, cols, words.map(|&word| f32::from_le_bytes(word)).collect())
-            }
-            DType::F16 => Matrix::from_vec(rows, cols, words().map(f16::from_bits).collect()),
-            DType::Bf16 => Matrix::from_vec(rows, cols, words().map(bf16::from_bits).collect()),
-        };
-        Ok(matrix?)
-    }
-}
-
-/// The element type as the rest of the program knows it.
-fn supported(dtype: Dtype) -> Option<DType> {
-    match dtype {
-        Dtype::F32 => Some(DType::F32),
-        Dtype::F16 => Some(DType::F16),
-        Dtype::BF16 => Some(DType::Bf16),
-        _ => None,
-    }
-}
-
-/// Refuses a path that is not a folder, before a file below it is blamed.
-pub(crate) fn require_folder(path: &Path) -> Result<()> {
-    let failed = |source| Error::Io { path: path.to_owned(), source };
-    if fs::metadata(path).map_err(failed)?.is_dir() {
-        return Ok(());
-    }
-    Err(failed(io::Error::new(io::ErrorKind::NotADirectory, "not a directory")))
-}
-
-fn no_weights(folder: &Path) -> String {
-    let problem = format!("no weights, neither `{SINGLE_FILE}` nor `{INDEX_FILE}` is there");
-    let other = |name: &String| {
-        Path::new(name)
-            .extension()
-            .is_some_and(|extension| OTHER_FORMATS.iter().any(|&other| extension == other))
-    };
-    let names = fs::read_dir(folder).into_iter().flatten().flatten();
-    match names.filter_map(|entry| entry.file_name().into_string().ok()).filter(other).min() {
-        Some(name) => {
-            format!("{problem}; `{name}` is of another format, only safetensors are read")
-        }
-        None => problem,
     }
 }
 

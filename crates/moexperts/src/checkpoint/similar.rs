@@ -9,7 +9,7 @@ const MOST: usize = 3;
 ///
 /// Names of tensors are paths, and what differs between dialects is a part in the middle. A name
 /// counts if it shares two thirds of the characters.
-pub(super) fn similar_names<'a>(
+pub(crate) fn similar_names<'a>(
     wanted: &str,
     names: impl Iterator<Item = &'a str>,
 ) -> Vec<&'a str> {

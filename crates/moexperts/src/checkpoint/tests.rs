@@ -1,5 +1,6 @@
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::atomic::Ordering};
 
+use half::{bf16, f16};
 use moexperts_core::Elements;
 
 use super::*;

@@ -14,13 +14,18 @@ mod qwen2_moe;
 mod qwen3_moe;
 mod qwen3_vl_moe;
 mod read;
+mod unread;
 
 use moexperts_core::checks;
 
 use self::family::Describe;
-pub use self::family::{Family, Task};
+pub use self::{
+    family::{Family, Task},
+    unread::unobeyed,
+};
 use crate::{
     blocks::Moe,
+    checkpoint::{quantised, similar_names},
     config::Config,
     error::{Error, Result},
     model::ModelSpec,
@@ -53,10 +58,14 @@ impl Family {
         let family = FAMILIES.into_iter().find(|family| family.model_type == model_type);
         family.ok_or_else(|| {
             let known: Vec<_> = FAMILIES.iter().map(|f| format!("`{}`", f.model_type)).collect();
+            let names = FAMILIES.iter().map(|family| family.model_type);
+            let nearest = similar_names(&model_type, names);
+            let nearest =
+                nearest.first().map_or(String::new(), |name| format!("; `{name}` is nearest"));
             Error::Config {
                 file: config.file().to_owned(),
                 problem: format!(
-                    "model_type `{model_type}` is not known, expected one of {}",
+                    "model_type `{model_type}` is not known, expected one of {}{nearest}",
                     known.join(", ")
                 ),
             }
@@ -69,15 +78,10 @@ impl Family {
 /// # Errors
 /// [`Error::Config`] for a family that is not known, a missing key or an impossible value.
 pub fn describe(config: &Config) -> Result<ModelSpec> {
-    if let Some(quantization) = config.sub("quantization_config")? {
-        let method: Option<String> = quantization.optional("quant_method")?;
-        return Err(Error::Config {
-            file: config.file().to_owned(),
-            problem: format!(
-                "the weights are quantised{}, expected a checkpoint in F32, F16 or BF16",
-                method.map_or(String::new(), |method| format!(" by `{method}`"))
-            ),
-        });
+    for key in ["quantization_config", "compression_config"] {
+        if let Some(quantization) = config.sub(key)? {
+            return Err(quantised_weights(config, &quantization));
+        }
     }
     let spec = match Family::of(config)?.describe {
         Describe::CausalLm(describe) => ModelSpec { text: describe(config)?, vision: None },
@@ -88,6 +92,22 @@ pub fn describe(config: &Config) -> Result<ModelSpec> {
             .map_err(|problem| Error::Config { file: config.file().to_owned(), problem })?;
     }
     Ok(spec)
+}
+
+/// The error for weights that are quantised, which says by what and what can be done.
+fn quantised_weights(config: &Config, quantization: &Config) -> Error {
+    let text = |key| quantization.optional::<String>(key).ok().flatten();
+    let bits: Option<u64> = quantization.optional("bits").ok().flatten();
+    let method = text("quant_method");
+    let by = method.as_deref().map_or(String::new(), |method| match bits {
+        Some(bits) => format!(" by `{method}` to {bits} bits"),
+        None => format!(" by `{method}`"),
+    });
+    let way_out = quantised::way_out(method.as_deref().unwrap_or_default());
+    let problem = format!(
+        "the weights are quantised{by}, expected a checkpoint in F32, F16 or BF16: {way_out}"
+    );
+    Error::Config { file: config.file().to_owned(), problem }
 }
 
 /// Whether a router chooses among the experts that there are, in words of the config.

@@ -55,10 +55,8 @@ fn sliding_windows(config: &Config, layers: usize) -> Result<Vec<Option<usize>>>
         Some(slides) => slides,
         None => (0..layers).map(|index| index.is_multiple_of(2) && index < below).collect(),
     };
-    let window = match config.or("use_sliding_window", false)? {
-        true => window(config, Some(4096))?,
-        false => None,
-    };
+    let is_used = config.or("use_sliding_window", false)?;
+    let window = window(config, Some(4096))?.filter(|_| is_used);
     Ok(slides.into_iter().map(|slides| window.filter(|_| slides)).collect())
 }
 

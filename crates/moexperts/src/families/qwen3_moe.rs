@@ -27,10 +27,8 @@ fn describe(config: &Config) -> Result<DecoderSpec> {
     let top_k = config.or("num_experts_per_tok", 8)?;
     let router = RouterSpec::softmax(top_k, config.or("norm_topk_prob", false)?);
     let moe = Moe::new(experts, inner, router, activation(config)?);
-    let window = match config.or("use_sliding_window", false)? {
-        true => window(config, Some(4096))?,
-        false => None,
-    };
+    let is_used = config.or("use_sliding_window", false)?;
+    let window = window(config, Some(4096))?.filter(|_| is_used);
     let dense = dimension(config, "intermediate_size", 6144)?;
     spec.layers = layers(config, attention, &moe, dense, window)?;
     Ok(spec)

@@ -17,7 +17,9 @@ use crate::{
     error::Result,
     experts_implementation::{Backbone, ExpertsChoices, Phase},
     graph::{Observer, Stage, VisualFeatures, VisualRows},
-    model::{Decoder, DecoderSpec, Forward, Input, LogitsRows, Memory, ModelSpec, VisionTower},
+    model::{
+        Decoder, DecoderSpec, Fit, Forward, Input, LogitsRows, Memory, ModelSpec, VisionTower,
+    },
     prompt::{Prompt, Visual},
     session::SessionMemory,
     weights::{LoadReport, Weights},
@@ -72,13 +74,14 @@ impl<D: Device> DeviceModel<D> {
         checkpoint: &Checkpoint,
         options: &LoadOptions,
     ) -> Result<(Self, LoadReport)> {
-        let inventory = spec.tensors(checkpoint);
+        let Fit { spec, checkpoint, inventory, warnings, .. } = spec.fit(checkpoint)?;
         let mut weights =
-            Weights::new(&device, checkpoint, inventory, options.dtype, &*options.progress);
+            Weights::new(&device, &checkpoint, inventory, options.dtype, &*options.progress);
         let decoder = Decoder::load(spec.text, &mut weights)?;
         let tower = spec.vision.map(|spec| VisionTower::load(spec, &mut weights)).transpose()?;
         weights.finish();
-        let report = weights.report().clone();
+        let mut report = weights.report().clone();
+        report.warnings.extend(warnings);
         tracing::info!(
             in_place_bytes = report.in_place_bytes,
             converted_bytes = report.converted_bytes,

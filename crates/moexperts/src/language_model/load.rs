@@ -97,6 +97,7 @@ impl LanguageModel {
         let spec = families::describe(&files.config)?;
         let mut warnings = files.warnings.clone();
         let parts = Parts::read(files, &spec, &mut warnings)?;
+        warnings.extend(families::unobeyed(&files.config));
         let sealed::Loaded { runner, mut report } = target.load(spec, files, options)?;
         warnings.extend(std::mem::take(&mut report.warnings));
         for warning in warnings.iter() {

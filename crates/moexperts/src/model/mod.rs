@@ -2,6 +2,7 @@
 //! and what a forward over it reads and keeps.
 
 mod decoder;
+mod fit;
 mod inputs;
 mod spec;
 mod tower;
@@ -9,6 +10,7 @@ mod tower;
 pub(crate) use self::decoder::{Forward, Memory};
 pub use self::{
     decoder::Decoder,
+    fit::{Fit, WeightBytes},
     inputs::{Input, LogitsRows},
     spec::{DecoderSpec, ModelSpec},
     tower::VisionTower,

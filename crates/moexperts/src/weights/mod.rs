@@ -2,7 +2,14 @@
 
 mod inventory;
 
-use std::{collections::HashMap, fmt, num::NonZero, panic::resume_unwind, sync::Arc, thread};
+use std::{
+    collections::{BTreeSet, HashMap},
+    fmt,
+    num::NonZero,
+    panic::resume_unwind,
+    sync::Arc,
+    thread,
+};
 
 use moexperts_core::{DType, Device, DeviceKind, DeviceLinear, Linear, Matrix};
 
@@ -164,12 +171,44 @@ impl<'a, D: Device> Weights<'a, D> {
     ) -> Result<Linear<Matrix, Vec<f32>>> {
         let (weight, bias) = (format!("{name}.weight"), format!("{name}.bias"));
         let shape = self.sizes(&weight)?;
-        let stored = self.checkpoint.matrix(&name_of(&weight, expert), shape)?;
+        let weight = name_of(&weight, expert);
+        let stored = self.checkpoint.matrix(&weight, shape)?;
         let bias = match self.inventory.get(&bias) {
             Some(tensor) => Some(self.checkpoint.values(&name_of(&bias, expert), &tensor.shape)?),
             None => None,
         };
-        Ok(Linear { weight: self.convert(stored)?, bias })
+        Ok(Linear { weight: self.convert(&weight, stored)?, bias })
+    }
+
+    /// Runs `load`, which takes the experts of block `module`, whose tensors are `names`: those that
+    /// are stored in different formats are converted to one that holds the values of all.
+    pub(crate) fn with_experts_dtype<T>(
+        &mut self,
+        module: &str,
+        names: &[String],
+        load: impl FnOnce(&mut Self) -> Result<T>,
+    ) -> Result<T> {
+        let tensors = names.iter().filter_map(|name| self.inventory.get(name));
+        let stored: Vec<String> = tensors.flat_map(TensorSpec::names).collect();
+        let shared = experts_dtype(self.checkpoint, stored.iter().map(String::as_str));
+        let (None, Some(dtype)) = (self.dtype, shared) else { return load(self) };
+        tracing::info!(module, %dtype, "experts in several formats are converted to one");
+        let formats: BTreeSet<&str> = stored
+            .iter()
+            .filter_map(|name| self.checkpoint.dtype(name))
+            .filter(|&stored| stored != dtype)
+            .map(DType::name)
+            .collect();
+        self.report.warnings.push(format_args!(
+            "{}: a layer's experts must be of one format; where some are stored as {} and others \
+             are not, all are converted to {dtype}",
+            self.checkpoint.file(),
+            Vec::from_iter(formats).join(" or ")
+        ));
+        self.dtype = Some(dtype);
+        let loaded = load(self);
+        self.dtype = None;
+        loaded
     }
 
     /// Three linear layers of one input, stored one below the other.
@@ -188,7 +227,7 @@ impl<'a, D: Device> Weights<'a, D> {
     pub(crate) fn filters(&mut self, name: &str) -> Result<Arc<DeviceLinear<D>>> {
         let weight = format!("{name}.weight");
         let stored = self.checkpoint.filters(&weight, self.shape(&weight)?)?;
-        let weight = self.convert(stored)?;
+        let weight = self.convert(&weight, stored)?;
         let bias = self.optional_vector(&format!("{name}.bias"))?;
         self.bring(Linear { weight, bias })
     }
@@ -197,7 +236,7 @@ impl<'a, D: Device> Weights<'a, D> {
     pub(crate) fn table(&mut self, name: &str) -> Result<Arc<D::Matrix>> {
         let shape = self.sizes(name)?;
         let stored = self.checkpoint.matrix(name, shape)?;
-        let table = self.convert(stored)?;
+        let table = self.convert(name, stored)?;
         Ok(Arc::new(self.device.load_matrix(table)?))
     }
 
@@ -234,7 +273,7 @@ impl<'a, D: Device> Weights<'a, D> {
         if is_exchanged {
             return self.exchanged(&parts(&stored, shape[0]));
         }
-        Ok(parts(&self.convert(stored)?, shape[0]))
+        Ok(parts(&self.convert(name, stored)?, shape[0]))
     }
 
     /// Copies with their axes exchanged, made by all threads of the machine.
@@ -264,13 +303,14 @@ impl<'a, D: Device> Weights<'a, D> {
         Ok(exchanged)
     }
 
-    fn convert(&mut self, stored: Matrix) -> Result<Matrix> {
+    /// A tensor as it is used.
+    fn convert(&mut self, name: &str, stored: Matrix) -> Result<Matrix> {
         let format = stored.format();
         let matrix = match self.dtype {
             Some(dtype) => stored.to_dtype(dtype)?,
             None => stored,
         };
-        if matrix.format() == format {
+        if matrix.format() == format && !self.checkpoint.is_copied(name) {
             self.report.in_place_bytes += matrix.size_bytes();
         } else {
             self.report.converted_bytes += matrix.size_bytes();
@@ -278,6 +318,17 @@ impl<'a, D: Device> Weights<'a, D> {
         self.uploads(matrix.size_bytes());
         Ok(matrix)
     }
+}
+
+/// What the experts of a layer are converted to where they are stored in several formats: that which
+/// holds the values of all, F32 for F16 beside BF16.
+pub(crate) fn experts_dtype<'n>(
+    checkpoint: &Checkpoint,
+    names: impl Iterator<Item = &'n str>,
+) -> Option<DType> {
+    let mut stored = names.filter_map(|name| checkpoint.dtype(name));
+    let first = stored.next()?;
+    stored.any(|dtype| dtype != first).then_some(DType::F32)
 }
 
 /// A matrix cut into `n` of equal height, in place.

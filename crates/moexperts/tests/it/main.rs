@@ -7,6 +7,7 @@ mod checks;
 mod common;
 mod compile;
 mod compile_matrix;
+mod contradictions;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod dialects;

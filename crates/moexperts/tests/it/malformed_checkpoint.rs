@@ -170,7 +170,9 @@ fn an_unsupported_dtype() {
     );
     assert_eq!(
         checkpoint_problem(checkpoint.vector("b", 4)),
-        "model.safetensors: tensor `b` has dtype F8_E4M3, expected one of F32, F16, BF16"
+        "model.safetensors: tensor `b` has dtype F8_E4M3, expected one of F32, F16, BF16: the \
+         weights are quantised (fp8); load it with transformers and \
+         `FineGrainedFP8Config(dequantize=True)`, and save it, or take an unquantised copy"
     );
 }
 
@@ -273,11 +275,88 @@ fn an_index_naming_a_missing_file() {
 }
 
 #[test]
-fn an_index_naming_a_tensor_that_the_shard_lacks() {
+fn the_index_gives_the_files_and_the_shards_give_the_tensors() {
+    let one = safetensors(ONE_TENSOR, &[0; 16]);
+    let two = safetensors(&ONE_TENSOR.replace("\"w\"", "\"v\""), &[1; 16]);
+    let json = br#"{"metadata": {"total_size": 1},
+        "weight_map": {"v": "one.safetensors", "w": "two.safetensors", "x": "one.safetensors"}}"#;
+    let folder = folder(&[("one.safetensors", &one), ("two.safetensors", &two), (INDEX, json)]);
+    let checkpoint = Checkpoint::open(folder.path()).unwrap();
+    assert_eq!(checkpoint.names().collect::<Vec<_>>(), ["v", "w"]);
+    assert_eq!(checkpoint.matrix("w", [2, 2]).unwrap().to_f32(), [0.0; 4]);
+    assert!(checkpoint.warnings().is_empty());
     assert_eq!(
-        index_problem(r#"{"weight_map": {"w": "one.safetensors", "x": "one.safetensors"}}"#),
-        format!("{INDEX}: tensor `x` is not in `one.safetensors`")
+        checkpoint_problem(checkpoint.matrix("x", [2, 2])),
+        format!(
+            "{INDEX}: missing tensor `x`: the index says that `one.safetensors` has it, and no \
+             shard has"
+        )
     );
+}
+
+#[test]
+fn of_a_tensor_in_two_shards_the_later_counts() {
+    let one = safetensors(ONE_TENSOR, &[0; 16]);
+    let two = safetensors(ONE_TENSOR, &[0; 15].into_iter().chain([64]).collect::<Vec<u8>>());
+    let json = br#"{"weight_map": {"w": "one.safetensors", "x": "two.safetensors"}}"#;
+    let folder = folder(&[("one.safetensors", &one), ("two.safetensors", &two), (INDEX, json)]);
+    let checkpoint = Checkpoint::open(folder.path()).unwrap();
+    assert_eq!(checkpoint.matrix("w", [2, 2]).unwrap().to_f32(), [0.0, 0.0, 0.0, 2.0]);
+    assert_eq!(
+        checkpoint.warnings().iter().collect::<Vec<_>>(),
+        [format!(
+            "{INDEX}: tensors are in `one.safetensors` and again in `two.safetensors`, which counts"
+        )]
+    );
+}
+
+#[test]
+fn an_index_beside_a_single_file_is_not_read() {
+    let file = safetensors(ONE_TENSOR, &[0; 16]);
+    let folder = folder(&[("model.safetensors", &file), (INDEX, b"{")]);
+    assert!(Checkpoint::open(folder.path()).unwrap().contains("w"));
+}
+
+#[test]
+fn doubles_are_converted() {
+    let json = r#"{"d":{"dtype":"F64","shape":[1,2],"data_offsets":[0,16]}}"#;
+    let data: Vec<u8> = [1.5_f64, -0.1].iter().flat_map(|value| value.to_le_bytes()).collect();
+    let folder = folder(&[("model.safetensors", &safetensors(json, &data))]);
+    let checkpoint = Checkpoint::open(folder.path()).unwrap();
+    assert_eq!(checkpoint.matrix("d", [1, 2]).unwrap().to_f32(), [1.5, -0.1]);
+    assert!(checkpoint.is_f64("d") && checkpoint.is_copied("d"));
+    assert_eq!(checkpoint.dtype("d"), Some(DType::F32));
+}
+
+#[test]
+fn quantised_weights_are_told_by_their_names() {
+    for (stored, name, method) in [
+        ("a.qweight", "a.weight", "GPTQ or AWQ"),
+        ("a.weight_packed", "a.weight", "compressed-tensors"),
+        ("e.gate_up_proj_blocks", "e.gate_up_proj", "mxfp4"),
+    ] {
+        let file = safetensors(&ONE_TENSOR.replace("\"w\"", &format!("\"{stored}\"")), &[0; 16]);
+        let folder = folder(&[("model.safetensors", &file)]);
+        let checkpoint = Checkpoint::open(folder.path()).unwrap();
+        let problem = checkpoint_problem(checkpoint.matrix(name, [2, 2]));
+        let words = format!("missing tensor `{name}`: the weights are quantised ({method}); ");
+        assert!(problem.contains(&words), "{problem}");
+    }
+}
+
+#[test]
+fn other_files_than_weights_are_told() {
+    let weights = safetensors(ONE_TENSOR, &[0; 16]);
+    for (file, words) in [
+        ("model-00001-of-00002.safetensors", "is a shard without its index"),
+        ("model.fp16.safetensors", "is under another name"),
+        ("consolidated.safetensors", "names tensors as its publisher does"),
+        ("adapter_model.safetensors", "it is a LoRA adapter"),
+    ] {
+        let folder = folder(&[(file, &weights)]);
+        let problem = checkpoint_problem(Checkpoint::open(folder.path()));
+        assert!(problem.contains(words), "{problem}");
+    }
 }
 
 #[test]

@@ -41,8 +41,87 @@ fn a_number_that_is_null() {
 fn quantised_weights() {
     assert_eq!(
         problem("quantization_config", json!({"quant_method": "mxfp4"})),
-        "config.json: the weights are quantised by `mxfp4`, expected a checkpoint in F32, F16 or BF16"
+        "config.json: the weights are quantised by `mxfp4`, expected a checkpoint in F32, F16 or \
+         BF16: load it with transformers and `Mxfp4Config(dequantize=True)`, and save it, or take \
+         an unquantised copy"
     );
+    assert_eq!(
+        problem("quantization_config", json!({"quant_method": "gptq", "bits": 4})),
+        "config.json: the weights are quantised by `gptq` to 4 bits, expected a checkpoint in F32, \
+         F16 or BF16: take the unquantised model that it was made from"
+    );
+}
+
+/// A folder of these files, loaded.
+fn folder_problem(files: &[(&str, &str)]) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, text) in files {
+        fs::write(folder.path().join(name), text).unwrap();
+    }
+    let path = folder.path().to_str().unwrap().to_owned();
+    load(folder.path()).unwrap_err().to_string().replace(&path, "FOLDER")
+}
+
+#[test]
+fn folders_that_are_no_models_are_told() {
+    let adapter = r#"{"peft_type": "LORA", "base_model_name_or_path": "Qwen/Qwen3-30B-A3B"}"#;
+    for (files, expected) in [
+        (
+            &[("adapter_config.json", adapter), ("adapter_model.safetensors", "")][..],
+            "`FOLDER` is a LoRA adapter of `Qwen/Qwen3-30B-A3B`: merge it into that model first, \
+             with peft's `merge_and_unload`, and give the folder of the merged model",
+        ),
+        (
+            &[("model_index.json", "{}")],
+            "`FOLDER` is a pipeline of diffusers, not a language model",
+        ),
+        (
+            &[("model.gguf", "")],
+            "`FOLDER` is a folder without `config.json`, with `model.gguf`: give the model in the \
+             format of transformers, with `config.json` and safetensors",
+        ),
+        (
+            &[("params.json", "{}"), ("consolidated.safetensors", "")],
+            "`FOLDER` is a model as its publisher's own programs have it (`params.json`): give one \
+             in the format of transformers, with `config.json`",
+        ),
+    ] {
+        assert_eq!(folder_problem(files), expected);
+    }
+    assert_eq!(folder_problem(&[]), "cannot read `FOLDER/config.json`");
+}
+
+#[test]
+fn a_file_is_no_folder() {
+    let path = data("qwen2_moe").join("model.safetensors");
+    let expected = format!("`{}` is a file, expected the folder of a model", path.display());
+    assert_eq!(load(&path).unwrap_err().to_string(), expected);
+}
+
+#[test]
+fn an_address_is_no_model() {
+    let error = load(Path::new("https://huggingface.co/Qwen/Qwen3-30B-A3B")).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "`https://huggingface.co/Qwen/Qwen3-30B-A3B` is an address: give the id \
+         `Qwen/Qwen3-30B-A3B`"
+    );
+}
+
+#[cfg(unix)]
+#[test]
+fn a_link_of_the_cache_to_a_file_that_is_gone() {
+    let folder = tempfile::tempdir().unwrap();
+    let link = |name: &str| std::os::unix::fs::symlink("../blobs/a", folder.path().join(name));
+    link("config.json").unwrap();
+    let words = "is a link to `../blobs/a`, which is gone";
+    let error = load(folder.path()).unwrap_err().to_string();
+    assert!(error.contains(words), "{error}");
+    fs::remove_file(folder.path().join("config.json")).unwrap();
+    fs::copy(data("qwen2_moe").join("config.json"), folder.path().join("config.json")).unwrap();
+    link("model.safetensors").unwrap();
+    let error = load(folder.path()).unwrap_err().to_string();
+    assert!(error.contains(words), "{error}");
 }
 
 #[test]
@@ -53,6 +132,8 @@ fn an_unknown_model_type() {
          expected one of `gpt_oss`, `granitemoe`, `minimax_m2`, `mixtral`, `olmoe`, `qwen2_moe`, \
          `qwen3_moe`, `qwen3_vl_moe`"
     );
+    let nearest = problem("model_type", json!("qwen3moe"));
+    assert!(nearest.ends_with("; `qwen3_moe` is nearest"), "{nearest}");
 }
 
 #[test]

@@ -16,15 +16,18 @@ pub(super) fn separate<D: Device>(
 ) -> Result<Vec<HostExpert>> {
     let [gate_proj, up_proj, down_proj] =
         [names.gate_proj, names.up_proj, names.down_proj].map(|name| names.of_each(module, name));
-    let expert = |expert: usize| {
-        let mut load = |name: &str| weights.host_linear(name, Some(expert));
-        Ok(Expert {
-            gate_proj: Some(load(&gate_proj)?),
-            up_proj: load(&up_proj)?,
-            down_proj: load(&down_proj)?,
-        })
-    };
-    (0..experts).map(expert).collect()
+    let names = [&gate_proj, &up_proj, &down_proj].map(|name| format!("{name}.weight"));
+    weights.with_experts_dtype(module, &names, |weights| {
+        let expert = |expert: usize| {
+            let mut load = |name: &str| weights.host_linear(name, Some(expert));
+            Ok(Expert {
+                gate_proj: Some(load(&gate_proj)?),
+                up_proj: load(&up_proj)?,
+                down_proj: load(&down_proj)?,
+            })
+        };
+        (0..experts).map(expert).collect()
+    })
 }
 
 /// Experts that are stored as one tensor for each projection.
@@ -37,7 +40,10 @@ pub(super) fn fused<D: Device>(
 ) -> Result<Vec<HostExpert>> {
     let ExpertsSize { inner, hidden, .. } = size;
     let GateUpDown { gate_up, down } = names.projections(size, module);
-    let (gate_up, down) = (weights.stack(&gate_up.0)?, weights.stack(&down.0)?);
+    let stacks = [gate_up.0.clone(), down.0.clone()];
+    let (gate_up, down) = weights.with_experts_dtype(module, &stacks, |weights| {
+        Ok((weights.stack(&gate_up.0)?, weights.stack(&down.0)?))
+    })?;
     let biases = match bias {
         true => {
             let GateUpDown { gate_up, down } = names.biases(size, module);

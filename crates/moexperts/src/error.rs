@@ -87,7 +87,7 @@ pub enum Error {
     NotAModel {
         /// As it was given.
         model: String,
-        /// What it is, and what to give instead.
+        /// Its kind, and what to give instead.
         problem: String,
     },
     /// A model that another loader loads.

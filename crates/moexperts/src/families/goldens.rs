@@ -135,7 +135,7 @@ fn every_key_and_every_key_left_out_means_what_it_means_to_transformers() {
             (_, Some(Value::Object(changed))) => {
                 let mut facts = base.clone();
                 facts.extend(changed.clone());
-                // `null` is a fact of its own where it is a value that the base has too.
+                // `null` is a value of other facts.
                 facts.retain(|key, value| !(key.starts_with("tensor ") && value.is_null()));
                 facts
             }

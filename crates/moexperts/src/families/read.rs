@@ -19,10 +19,15 @@ const MAX_LAYERS: usize = 1 << 14;
 
 /// Reads a dimension: a positive number of a size a model can have.
 pub(super) fn dimension(config: &Config, key: &str, default: usize) -> Result<usize> {
-    if config.is_null(key) {
-        return Err(config.refused(key, &format!("1 to {MAX_DIMENSION}, or no such key")));
+    bounded(config, key, MAX_DIMENSION, not_null(config, key, default)?)
+}
+
+/// A number that has a default and may not be `null`, as in transformers.
+fn not_null(config: &Config, key: &str, default: usize) -> Result<usize> {
+    match config.is_null(key) {
+        true => Err(config.refused(key, "a number, or no such key")),
+        false => config.or(key, default),
     }
-    bounded(config, key, MAX_DIMENSION, config.or(key, default)?)
 }
 
 /// The keys of the number of experts; where both are there, the first is obeyed.
@@ -59,7 +64,7 @@ pub(super) fn num_layers(config: &Config, default: usize) -> Result<usize> {
 
 /// Reads a number of layers.
 pub(super) fn layers(config: &Config, key: &str, default: usize) -> Result<usize> {
-    bounded(config, key, MAX_LAYERS, config.or(key, default)?)
+    bounded(config, key, MAX_LAYERS, not_null(config, key, default)?)
 }
 
 fn bounded(config: &Config, key: &str, limit: usize, value: usize) -> Result<usize> {

@@ -9,7 +9,7 @@ use std::{
 
 use moexperts::{
     Amount, AutoModel, AutoModelForImageTextToText, ChatOptions, Image, LanguageModel, LoadOptions,
-    Progress, Result,
+    Progress, Result, families, files::ModelFiles,
 };
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde_json::{Value, json};
@@ -87,7 +87,8 @@ fn the_embedding_is_the_head_where_the_top_of_the_config_says_so() {
     let tied = |change: fn(&mut Value)| {
         let folder = copy();
         edit(&folder, "config.json", change);
-        load(folder.path()).unwrap().spec().tie_word_embeddings
+        let files = ModelFiles::open(folder.path()).unwrap();
+        families::describe(&files.config).unwrap().text.tie_word_embeddings
     };
     assert!(!tied(|config| config["text_config"]["tie_word_embeddings"] = json!(true)));
     assert!(tied(|config| config["tie_word_embeddings"] = json!(true)));
@@ -283,11 +284,14 @@ fn the_template_of_its_own_file_goes_first() {
 }
 
 #[test]
-fn a_sub_config_that_is_missing() {
-    for key in ["text_config", "vision_config"] {
+fn a_sub_config_that_is_missing_has_the_defaults_of_its_class() {
+    for (key, got, hidden) in [("text_config", 32, 2048), ("vision_config", 3584, 32)] {
         assert_eq!(
             config_problem(|config| config[key] = Value::Null),
-            format!("config.json: key `{key}` is missing, expected an object")
+            format!(
+                "config.json: key `vision_config.out_hidden_size` is {got}, expected {hidden}, the \
+                 hidden_size of text_config"
+            )
         );
         assert_eq!(
             config_problem(|config| config[key] = json!(3)),
@@ -297,14 +301,14 @@ fn a_sub_config_that_is_missing() {
 }
 
 #[test]
-fn a_key_of_a_sub_config_that_is_missing() {
+fn a_key_of_a_sub_config_that_is_null() {
     assert_eq!(
         config_problem(|config| config["vision_config"]["depth"] = Value::Null),
-        "config.json: missing key `vision_config.depth`"
+        "config.json: key `vision_config.depth` is null, expected a number, or no such key"
     );
     assert_eq!(
         config_problem(|config| config["text_config"]["hidden_size"] = Value::Null),
-        "config.json: missing key `text_config.hidden_size`"
+        "config.json: key `text_config.hidden_size` is null, expected a number, or no such key"
     );
 }
 

@@ -190,9 +190,11 @@ impl Rope {
     fn stretched_length(&self, tokens: usize) -> usize {
         match self.scaling {
             RopeScaling::Dynamic { .. } => tokens.max(self.max_position_embeddings),
-            RopeScaling::LongRope { original_max_position_embeddings: original, .. } => {
-                // Only on which side of the context it is.
-                if tokens as f64 > original { usize::MAX } else { 0 }
+            // Only on which side of the context it is.
+            RopeScaling::LongRope { original_max_position_embeddings: original, .. }
+                if tokens as f64 > original =>
+            {
+                usize::MAX
             }
             _ => 0,
         }

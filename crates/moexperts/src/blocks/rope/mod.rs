@@ -3,6 +3,8 @@
 
 mod angles;
 mod read;
+#[cfg(test)]
+mod tests;
 
 pub use self::angles::{Position, Rope, RopeScaling};
 pub(crate) use self::{

@@ -409,6 +409,22 @@ fn valid_file() -> Vec<u8> {
 }
 
 proptest! {
+
+    /// Whatever an index says, opening gives an error or a checkpoint.
+    #[test]
+    fn any_index_opens_or_is_an_error(
+        bytes in prop_oneof![
+            prop::collection::vec(any::<u8>(), 0..60),
+            prop::collection::btree_map("[a-z./\\\\:]{0,4}", "(one|two|[a-z./]{0,4})(\\.safetensors)?", 0..4)
+                .prop_map(|map| serde_json::json!({"weight_map": map}).to_string().into_bytes()),
+        ],
+    ) {
+        let shard = safetensors(ONE_TENSOR, &[0; 16]);
+        let folder = folder(&[("one.safetensors", &shard), (INDEX, &bytes)]);
+        if let Ok(checkpoint) = Checkpoint::open(folder.path()) {
+            prop_assert!(checkpoint.names().eq(["w"]));
+        }
+    }
     #[test]
     fn random_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         read_everything(bytes);

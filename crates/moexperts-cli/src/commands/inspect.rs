@@ -119,7 +119,7 @@ fn describe(model: &LanguageModel, bandwidth: &Bandwidth) -> String {
     rows.extend(heads(spec).map(|text| ("heads", text)));
     rows.extend([
         ("vocabulary (V)", spec.vocab_size.to_string()),
-        ("context", counted(spec.max_position_embeddings, "token")),
+        ("context", context(spec)),
         ("experts backend", summary::executed(model, true)),
     ]);
     if let Some(spec) = model.vision() {
@@ -127,6 +127,16 @@ fn describe(model: &LanguageModel, bandwidth: &Bandwidth) -> String {
     }
     rows.extend(weights(model, bandwidth));
     table(rows)
+}
+
+/// The length a model was trained for, and the one that the scaling of its rotary embeddings stretches it to.
+fn context(spec: &DecoderSpec) -> String {
+    let (unscaled, scaled) = (spec.unscaled_length(), spec.trained_length());
+    let text = counted(unscaled, "token");
+    match scaled == unscaled {
+        true => text,
+        false => format!("{text}, {scaled} with rope scaling"),
+    }
 }
 
 /// The heads of the attentions: of each kind of layer, if there are several.

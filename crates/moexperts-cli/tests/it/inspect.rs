@@ -1,6 +1,6 @@
 //! `moexperts inspect`.
 
-use crate::program::{BACKENDS, Program};
+use crate::program::{BACKENDS, MODEL, Program};
 
 fn section<'a>(text: &'a str, title: &str) -> &'a str {
     let from = text.find(&format!("{title}\n")).unwrap_or_else(|| panic!("{title}: {text}"));
@@ -87,4 +87,30 @@ fn describes_a_vision_tower() {
     ] {
         assert!(model.contains(&format!("\n  {name:19}  {value}\n")), "{name}: {model}");
     }
+}
+
+#[test]
+fn the_context_is_shown_with_and_without_rope_scaling() {
+    let folder = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(MODEL).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
+    }
+    let file = folder.path().join("config.json");
+    let mut config: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+    let config_object = config.as_object_mut().unwrap();
+    config_object.remove("rope_parameters");
+    config_object.insert(
+        "rope_scaling".to_owned(),
+        serde_json::json!({
+            "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 256
+        }),
+    );
+    config_object.insert("made_up".to_owned(), 1.into());
+    std::fs::write(&file, config.to_string()).unwrap();
+    let text = Program::new(&["inspect", "--model", folder.path().to_str().unwrap()]).stdout();
+    let model = section(&text, "Model");
+    assert!(model.contains("  256 tokens, 1024 with rope scaling\n"), "{model}");
+    assert!(section(&text, "Warnings").contains("`made_up`"), "{text}");
 }

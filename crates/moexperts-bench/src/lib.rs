@@ -53,7 +53,7 @@ use std::ffi::OsString;
 
 pub use self::{
     error::{BenchError, model_hint},
-    load::{DefaultModel, load},
+    load::{DefaultModel, load, open},
 };
 use crate::args::BenchCommand;
 

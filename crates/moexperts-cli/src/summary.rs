@@ -50,7 +50,7 @@ pub(crate) fn ended(reason: FinishReason) -> &'static str {
         FinishReason::MaxNewTokens => "the limit of --max-new-tokens",
         FinishReason::MaxLength => "the limit of max_length",
         FinishReason::MaxTime => "the limit of max_time",
-        FinishReason::Context => "the end of the model's context",
+        FinishReason::Context => "the length that the model was trained for",
         _ => "a limit of the generation",
     }
 }

@@ -84,6 +84,16 @@ loader! {
     AutoModelForImageTextToText, Some(Task::ImageTextToText)
 }
 
+impl AutoModel {
+    /// The files of a model of any task, opened and not loaded: found in a folder, or on the hub by its id.
+    ///
+    /// # Errors
+    /// If the model cannot be found, or a file of it is damaged.
+    pub fn open(model: &str, options: &LoadOptions) -> Result<ModelFiles> {
+        find(model, options)
+    }
+}
+
 fn find(model: &str, options: &LoadOptions) -> Result<ModelFiles> {
     let not_a_model = |problem| Error::NotAModel { model: model.to_owned(), problem };
     if let Some(problem) = address(model) {

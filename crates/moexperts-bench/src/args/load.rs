@@ -60,6 +60,11 @@ pub(crate) struct HubArgs {
 }
 
 impl LoadArgs {
+    /// The element type that the weights are converted to; none as stored.
+    pub fn dtype(&self) -> Option<DType> {
+        self.dtype.dtype()
+    }
+
     /// How the model is loaded.
     pub fn options(&self) -> LoadOptions {
         load_options(self.dtype, &self.hub)

@@ -95,9 +95,6 @@ fn say(error: &CliError) {
 /// What to do about an error that does not end the conversation.
 fn chat_hint(error: &CliError) -> Option<String> {
     match error {
-        CliError::Model(Error::ContextExceeded { .. }) => {
-            Some("/reset forgets the conversation".to_owned())
-        }
         CliError::NoChatTemplate { .. } => Some(
             "moexperts generate --image takes a prompt that has its own placeholders".to_owned(),
         ),

@@ -109,7 +109,9 @@ fn read_json(file: &Path) -> Result<Value, CliError> {
         fs::read_to_string(file)
             .map_err(|source| CliError::Model(Error::Io { path: file.to_owned(), source }))?
     };
-    serde_json::from_str(&text).map_err(|error| refused(file, format!("broken JSON: {error}")))
+    // Editors on Windows write a byte-order mark.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+    serde_json::from_str(text).map_err(|error| refused(file, format!("broken JSON: {error}")))
 }
 
 fn refused(file: &Path, problem: impl Into<String>) -> CliError {
@@ -145,6 +147,7 @@ mod tests {
         let hello = Message::text("user", "Hello");
         for json in [
             r#"[{"role": "user", "content": "Hello"}]"#,
+            "\u{feff}[{\"role\": \"user\",\r\n\"content\": \"Hello\"}]",
             r#"{"model": "any", "messages": [{"role": "user", "content": "Hello"}]}"#,
         ] {
             let conversation = read(json, &TemplateArgs::default()).unwrap();

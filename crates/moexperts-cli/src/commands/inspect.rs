@@ -2,6 +2,7 @@
 //! model.
 
 mod backends;
+mod checkpoint;
 mod devices;
 mod environment;
 mod kernels;
@@ -9,7 +10,7 @@ mod kernels;
 use std::num::NonZero;
 
 use moexperts::{
-    AnyDevice, Cpu, Error, LanguageModel,
+    AnyDevice, AutoModel, Cpu, Error, LanguageModel,
     blocks::{Mixer, VisionSpec},
     core::DeviceKind,
     inspect::{Machine, Memory},
@@ -21,7 +22,7 @@ use moexperts_bench::{
     output::{print, text::bytes},
 };
 
-use super::{compile, load_model};
+use super::{compile, load_options, open_model};
 use crate::{args::InspectArgs, error::CliError, summary};
 
 pub(super) fn run(args: &InspectArgs) -> Result<(), CliError> {
@@ -34,7 +35,8 @@ pub(super) fn run(args: &InspectArgs) -> Result<(), CliError> {
 }
 
 pub(super) fn inspect(args: &InspectArgs, cpu: &Cpu, device: &AnyDevice) -> Result<(), CliError> {
-    let model = load_model(device.clone(), &args.model)?;
+    // A wrong name should not cost the measurement.
+    let files = open_model(&args.model)?;
     let mut meter = device.meter(None).map_err(Error::from)?;
     let bandwidth = meter.bandwidth().map_err(Error::from)?;
     drop(meter);
@@ -44,9 +46,14 @@ pub(super) fn inspect(args: &InspectArgs, cpu: &Cpu, device: &AnyDevice) -> Resu
         (format!("Experts backends on {}", device.name()), backends::support(device)),
         kernels::section(cpu, device)?,
         ("Environment".to_owned(), environment::variables()),
-        ("Model".to_owned(), describe(&model, &bandwidth)),
+        ("Checkpoint".to_owned(), checkpoint::stored(&files)),
     ];
     print(&sections.map(|(title, lines)| format!("{title}\n{lines}")).join("\n"))?;
+    // Shown before the model is loaded: if that fails, this says why.
+    let needed = checkpoint::needed(&files, args.model.load.dtype())?;
+    print(&format!("\nLoading\n{needed}"))?;
+    let model = AutoModel::from_files_on(device.clone(), files, load_options(&args.model))?;
+    print(&format!("\nModel\n{}", describe(&model, &bandwidth)))?;
     let warnings = &model.load_report().warnings;
     if !warnings.is_empty() {
         print(&format!("\nWarnings\n{}", indented(warnings.iter())))?;

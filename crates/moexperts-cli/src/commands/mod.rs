@@ -12,7 +12,8 @@ mod tokenize;
 use std::{ffi::OsString, path::Path};
 
 use moexperts::{
-    AnyDevice, ChatOptions, ChatTemplate, Image, LanguageModel, Message, Prompt, Tokenizer, Visual,
+    AnyDevice, ChatOptions, ChatTemplate, Image, LanguageModel, LoadOptions, Message, Prompt,
+    Tokenizer, Visual, files::ModelFiles,
 };
 use moexperts_bench::output::note;
 
@@ -37,13 +38,21 @@ pub(crate) fn run(command: Command, words: &[OsString]) -> Result<(), CliError> 
 }
 
 fn load_model(device: AnyDevice, args: &ModelArgs) -> Result<LanguageModel, CliError> {
-    let options = args.load.options();
-    let options = match &args.experts_implementation {
-        Some(choice) => options.experts_implementation(choice.clone()),
-        None => options,
-    };
     let model = args.load.model.as_deref();
-    Ok(moexperts_bench::load(device, model, options, embedded::files)?)
+    Ok(moexperts_bench::load(device, model, load_options(args), embedded::files)?)
+}
+
+fn load_options(args: &ModelArgs) -> LoadOptions {
+    match &args.experts_implementation {
+        Some(choice) => args.load.options().experts_implementation(choice.clone()),
+        None => args.load.options(),
+    }
+}
+
+/// The files of the model, not loaded.
+fn open_model(args: &ModelArgs) -> Result<ModelFiles, CliError> {
+    let model = args.load.model.as_deref();
+    Ok(moexperts_bench::open(model, args.load.options(), embedded::files)?)
 }
 
 /// Compiles a model for some shapes if it is to be, and says what came of it.

@@ -1,6 +1,11 @@
 //! `moexperts inspect`.
 
-use crate::program::{BACKENDS, MODEL, Program};
+use std::fs;
+
+use serde_json::{Map, Value, json};
+use tempfile::TempDir;
+
+use crate::program::{BACKENDS, MODEL, Program, Run};
 
 fn section<'a>(text: &'a str, title: &str) -> &'a str {
     let from = text.find(&format!("{title}\n")).unwrap_or_else(|| panic!("{title}: {text}"));
@@ -89,28 +94,75 @@ fn describes_a_vision_tower() {
     }
 }
 
-#[test]
-fn the_context_is_shown_with_and_without_rope_scaling() {
+/// The tiny model with a changed config, in a folder.
+fn changed(change: impl FnOnce(&mut Map<String, Value>)) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
-    for entry in std::fs::read_dir(MODEL).unwrap() {
+    for entry in fs::read_dir(MODEL).unwrap() {
         let path = entry.unwrap().path();
-        std::fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
+        fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
     }
     let file = folder.path().join("config.json");
-    let mut config: serde_json::Value =
-        serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
-    let config_object = config.as_object_mut().unwrap();
-    config_object.remove("rope_parameters");
-    config_object.insert(
-        "rope_scaling".to_owned(),
-        serde_json::json!({
-            "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 256
-        }),
-    );
-    config_object.insert("made_up".to_owned(), 1.into());
-    std::fs::write(&file, config.to_string()).unwrap();
-    let text = Program::new(&["inspect", "--model", folder.path().to_str().unwrap()]).stdout();
+    let mut config = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+    change(&mut config);
+    fs::write(&file, Value::Object(config).to_string()).unwrap();
+    folder
+}
+
+fn inspect(folder: &TempDir) -> Run {
+    Program::new(&["inspect", "--model", folder.path().to_str().unwrap()]).run()
+}
+
+#[test]
+fn the_context_is_shown_with_and_without_rope_scaling() {
+    let folder = changed(|config| {
+        config.remove("rope_parameters");
+        let yarn =
+            json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 256});
+        config.insert("rope_scaling".to_owned(), yarn);
+        config.insert("made_up".to_owned(), 1.into());
+    });
+    let text = inspect(&folder).stdout;
     let model = section(&text, "Model");
     assert!(model.contains("  256 tokens, 1024 with rope scaling\n"), "{model}");
     assert!(section(&text, "Warnings").contains("`made_up`"), "{text}");
+}
+
+#[test]
+fn what_is_superfluous_and_what_loading_needs_is_shown() {
+    let folder = changed(|config| {
+        config.insert("num_hidden_layers".to_owned(), 1.into());
+    });
+    let text = inspect(&folder).stdout;
+    let checkpoint = section(&text, "Checkpoint");
+    assert!(checkpoint.contains("  quantised  no"), "{checkpoint}");
+    assert!(checkpoint.contains(": F32 91"), "{checkpoint}");
+    let loading = section(&text, "Loading");
+    assert!(loading.contains("\n  missing      none\n"), "{loading}");
+    assert!(loading.contains("model.layers.1.input_layernorm.weight, "), "{loading}");
+    let needs = loading.lines().nth(1).unwrap();
+    let (_, in_place) = needs.split_once("needs").unwrap();
+    let (in_place, _) = in_place.trim().split_once(" in place").unwrap();
+    let used = format!("  {in_place} used in place, ");
+    assert!(section(&text, "Model").contains(&used), "{text}");
+}
+
+#[test]
+fn a_model_that_cannot_be_loaded_is_described_and_refused() {
+    let folder = changed(|config| {
+        config.insert("num_hidden_layers".to_owned(), 9.into());
+        config.remove("layer_types");
+    });
+    let run = inspect(&folder);
+    assert_eq!(run.code, Some(1));
+    let loading = section(&run.stdout, "Loading");
+    assert!(loading.contains("model.layers.3.input_layernorm.weight, "), "{loading}");
+    assert!(run.stderr.contains("missing tensor `model.layers.3."), "{}", run.stderr);
+
+    let folder = changed(|config| {
+        config.insert("quantization_config".to_owned(), json!({"quant_method": "fp8"}));
+    });
+    let run = inspect(&folder);
+    assert_eq!(run.code, Some(1));
+    assert!(section(&run.stdout, "Checkpoint").contains("\n  quantised  fp8"), "{}", run.stdout);
+    assert!(run.stderr.contains("the weights are quantised by `fp8`"), "{}", run.stderr);
 }

@@ -217,6 +217,15 @@ impl Checkpoint {
         self.tensors.get(tensor).map(|tensor| tensor.entry.shape.as_slice())
     }
 
+    /// How many tensors there are of each element type, by its name in safetensors (`F8_E4M3`).
+    pub fn element_types(&self) -> BTreeMap<String, usize> {
+        let mut counts = BTreeMap::new();
+        for Tensor { entry, .. } in self.tensors.values() {
+            *counts.entry(entry.dtype.to_string()).or_default() += 1;
+        }
+        counts
+    }
+
     /// Name, shape and element type of every tensor, sorted by name.
     ///
     /// Tensors of other element types than [`DType`] has are left out: checkpoints hold integer

@@ -48,7 +48,7 @@ pub struct WeightBytes {
 }
 
 impl ModelSpec {
-    /// Brings the model together with a checkpoint: names with or without the base model's prefix,
+    /// Brings the model together with a checkpoint: names with the base model's prefix once, not or twice,
     /// whether the embedding is the head, what is missing and what is too much.
     ///
     /// # Errors
@@ -173,7 +173,8 @@ fn experts_of(tensor: &TensorSpec) -> Option<&str> {
     Some(&tensor.name[..number + end])
 }
 
-/// The names of a base model's tensors, which checkpoints have with or without its prefix.
+/// The names of a model's tensors, which checkpoints have with one prefix of the base model too few or
+/// too many, depending on the class that saved them.
 struct Prefixed {
     /// What stands in the base model: `layers`, `norm`.
     inside: Vec<String>,
@@ -196,14 +197,18 @@ impl Prefixed {
 
     /// The name that the model has for a tensor, if the checkpoint may have it under `stored`.
     fn name(&self, stored: &str) -> Option<String> {
-        if let Some(rest) = stored.strip_prefix(Self::PREFIX) {
-            return rest.starts_with("lm_head.").then(|| rest.to_owned());
-        }
-        let (first, _) = stored.split_once('.')?;
-        self.inside
-            .iter()
-            .any(|inside| inside == first)
-            .then(|| format!("{}{stored}", Self::PREFIX))
+        let Some(rest) = stored.strip_prefix(Self::PREFIX) else {
+            return self.is_inside(stored).then(|| format!("{}{stored}", Self::PREFIX));
+        };
+        let in_base_model =
+            rest.strip_prefix(Self::PREFIX).is_some_and(|name| self.is_inside(name));
+        (in_base_model || rest.starts_with("lm_head.")).then(|| rest.to_owned())
+    }
+
+    /// Whether a name without prefix is one of the base model.
+    fn is_inside(&self, name: &str) -> bool {
+        let module = name.split_once('.').map(|(module, _)| module);
+        module.is_some_and(|module| self.inside.iter().any(|inside| inside == module))
     }
 }
 

@@ -77,7 +77,7 @@ pub struct GenerationConfig {
     /// `eos_token_id`; empty if there is none.
     pub eos_token_id: Vec<u32>,
     /// The file, for errors.
-    pub(super) file: String,
+    pub(crate) file: String,
     /// Keys that only draws read, whose values are not of their type, and what is wrong.
     pub(super) refused: Vec<(&'static str, String)>,
 }
@@ -86,7 +86,8 @@ impl GenerationConfig {
     /// Reads `generation_config.json`, where the model has one, and otherwise the same keys of
     /// `config.json`, where older checkpoints have them.
     ///
-    /// - `model_eos`: `eos_token_id` of `config.json`, for a file that has none
+    /// - `model_eos`: `eos_token_id` of `config.json`; as in transformers, it ends no text of a model
+    ///   with a `generation_config.json`, and that is a warning where the file has none
     ///
     /// A key that would change the text and is not supported is a warning, and so is an unknown one.
     /// Values that only draws read are checked when tokens are drawn.
@@ -103,9 +104,19 @@ impl GenerationConfig {
         let Some(source) = file.or(model) else {
             return Ok(Self { eos_token_id: model_eos, ..Self::default() });
         };
-        let mut config = Self::read_keys(source, model_eos)?;
+        let mut config = Self::read_keys(source)?;
         config.read_draws(source);
         config.warn(source, warnings);
+        if file.is_none() {
+            config.eos_token_id = model_eos;
+        } else if config.eos_token_id.is_empty() && !model_eos.is_empty() {
+            warnings.push(format_args!(
+                "{}: `eos_token_id` is not set, so that no token ends a text; that of config.json \
+                 ({model_eos:?}) counts for models without this file only, as in transformers: add \
+                 it here",
+                source.file()
+            ));
+        }
         for unsupported in UNSUPPORTED {
             unsupported.warn(source, &config, warnings);
         }
@@ -124,7 +135,7 @@ impl GenerationConfig {
     }
 
     /// The keys that greedy generation reads too.
-    fn read_keys(file: &Config, model_eos: Vec<u32>) -> Result<Self> {
+    fn read_keys(file: &Config) -> Result<Self> {
         let first = |key: &str| -> Result<Option<u32>> {
             Ok(file.optional::<TokenIds>(key)?.and_then(|ids| ids.0.first().copied()))
         };
@@ -159,7 +170,7 @@ impl GenerationConfig {
             remove_invalid_values: file.optional("remove_invalid_values")?,
             bos_token_id: first("bos_token_id")?,
             pad_token_id: first("pad_token_id")?,
-            eos_token_id: file.optional("eos_token_id")?.map_or(model_eos, |ids: TokenIds| ids.0),
+            eos_token_id: ids("eos_token_id")?.unwrap_or_default(),
             file: file.file().to_owned(),
             ..Self::default()
         })

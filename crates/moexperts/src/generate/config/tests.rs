@@ -252,3 +252,34 @@ fn stop_strings_are_one_or_a_list() {
     let own = GenerateOptions { stop_strings: vec!["c".into()], ..GenerateOptions::default() };
     assert_eq!(stops(own), ["c"]);
 }
+
+#[test]
+fn end_tokens_are_one_or_a_list() {
+    let eos = |text| read(text).0.unwrap().eos_token_id;
+    assert_eq!(eos(r#"{"eos_token_id": 2}"#), [2]);
+    assert_eq!(eos(r#"{"eos_token_id": [2, -1, 0]}"#), [2, 0]);
+    assert_eq!(read(r#"{"pad_token_id": -1}"#).0.unwrap().pad_token_id, None);
+    assert_eq!(
+        read(r#"{"eos_token_id": "</s>"}"#).0.unwrap_err().to_string(),
+        "generation_config.json: key `eos_token_id` is \"</s>\", expected a token id or a list of \
+         them"
+    );
+}
+
+#[test]
+fn end_tokens_of_config_json_count_without_the_file_only() {
+    let read = |file: Option<&str>| {
+        let file = file.map(|text| Config::parse("generation_config.json", text).unwrap());
+        let (model_eos, mut warnings) = (Some(TokenIds(vec![7])), Warnings::default());
+        let config = GenerationConfig::read(file.as_ref(), None, model_eos, &mut warnings).unwrap();
+        (config.eos_token_id, warnings.iter().map(str::to_owned).collect::<Vec<_>>())
+    };
+    assert_eq!(read(None), (vec![7], vec![]));
+    assert_eq!(read(Some(r#"{"eos_token_id": 2}"#)), (vec![2], vec![]));
+    for file in ["{}", r#"{"eos_token_id": null}"#, r#"{"eos_token_id": -1}"#] {
+        let warning = "generation_config.json: `eos_token_id` is not set, so that no token ends a \
+            text; that of config.json ([7]) counts for models without this file only, as in \
+            transformers: add it here";
+        assert_eq!(read(Some(file)), (vec![], vec![warning.to_owned()]));
+    }
+}

@@ -1,10 +1,9 @@
 use super::*;
-use crate::{config::Config, generate::config::TokenIds, warnings::Warnings};
+use crate::{config::Config, warnings::Warnings};
 
 fn config(text: &str) -> GenerationConfig {
     let file = Config::parse("generation_config.json", text).unwrap();
-    let eos = Some(TokenIds(vec![7]));
-    GenerationConfig::read(Some(&file), None, eos, &mut Warnings::default()).unwrap()
+    GenerationConfig::read(Some(&file), None, None, &mut Warnings::default()).unwrap()
 }
 
 #[track_caller]
@@ -125,26 +124,6 @@ fn asking_for_a_narrower_draw_asks_for_draws() {
     assert!(!samples(greedy.clone(), r#"{"do_sample": true}"#));
     assert!(!samples(GenerateOptions { do_sample: Some(true), top_k: Some(5), ..greedy }, "{}"));
     assert!(!samples(GenerateOptions { do_sample: Some(false), ..unset() }, EVERYTHING));
-}
-
-#[test]
-fn end_tokens_are_one_or_a_list_or_those_of_the_model() {
-    assert_eq!(config(r#"{"eos_token_id": 2}"#).eos_token_id, [2]);
-    assert_eq!(config(r#"{"eos_token_id": [2, -1, 0]}"#).eos_token_id, [2, 0]);
-    assert_eq!(config(r#"{"eos_token_id": null}"#).eos_token_id, [7]);
-    assert_eq!(config(r#"{"pad_token_id": -1}"#).pad_token_id, None);
-    let read = |file| {
-        let eos = Some(TokenIds(vec![7]));
-        GenerationConfig::read(file, None, eos, &mut Warnings::default())
-    };
-    let no_file = read(None).unwrap();
-    assert_eq!(no_file.eos_token_id, [7]);
-    let file = Config::parse("generation_config.json", r#"{"eos_token_id": "</s>"}"#).unwrap();
-    assert_eq!(
-        read(Some(&file)).unwrap_err().to_string(),
-        "generation_config.json: key `eos_token_id` is \"</s>\", expected a token id or a list of \
-         them"
-    );
 }
 
 #[test]

@@ -224,7 +224,8 @@ impl LanguageModel {
     /// Starts a generation from prompts or token ids, one a sequence; they may differ in length.
     ///
     /// # Errors
-    /// For an option out of range or an empty prompt.
+    /// For an option out of range or an empty prompt; [`Error::Tokenizer`] for stop strings of a model
+    /// without a tokenizer.
     pub fn generate_tokens(
         &self,
         prompts: Vec<impl Into<Prompt>>,
@@ -245,6 +246,9 @@ impl LanguageModel {
         prompts: Vec<impl Into<Prompt>>,
         options: &GenerateOptions,
     ) -> Result<Generation<'_>> {
+        if !options.stop_strings.is_empty() {
+            self.require_tokenizer()?;
+        }
         let options = options.resolve(self.generation_config())?;
         self.check_session(&session)?;
         if session.sequences() != prompts.len() {
@@ -260,12 +264,16 @@ impl LanguageModel {
             let prompt_tokens = prompt.tokens().len();
             let limit = self.check_prompt(&prompt, &options)?;
             self.begin(&mut session, index, &mut prompt, limit)?;
+            let text = |tokenizer| {
+                TextStream::new(tokenizer, &options.stop_strings, &prompt.tokens()[..prompt_tokens])
+            };
+            let text = self.tokenizer().map(text).transpose()?;
             sequences.push(Sequence {
                 prompt,
                 prompt_tokens,
                 limit,
                 sampler: Sampler::new(&options, index as u64),
-                text: self.tokenizer().map(|t| TextStream::new(t, &options.stop_strings)),
+                text,
                 finished: false,
             });
         }

@@ -70,8 +70,17 @@ fn tokenizer(file: serde_json::Value) -> Tokenizer {
 
 /// The texts of the steps, and after them what was held back.
 fn stream(tokenizer: &Tokenizer, stops: &[&str], tokens: &[u32]) -> (Vec<Step>, String) {
+    stream_after(tokenizer, stops, &[], tokens)
+}
+
+fn stream_after(
+    tokenizer: &Tokenizer,
+    stops: &[&str],
+    prompt: &[u32],
+    tokens: &[u32],
+) -> (Vec<Step>, String) {
     let stops: Vec<String> = stops.iter().map(|&stop| stop.into()).collect();
-    let mut stream = TextStream::new(tokenizer, &stops);
+    let mut stream = TextStream::new(tokenizer, &stops, prompt).unwrap();
     let steps = tokens.iter().map(|&token| stream.push(token).unwrap()).collect();
     (steps, stream.finish())
 }
@@ -128,7 +137,7 @@ fn the_window_stays_short_whatever_comes() {
     let tokenizer = byte_level(&[b"\xAC\xE2\x82"]);
     let straddling = [vec![0xE2, 0x82], vec![257; 1000]].concat();
     for tokens in [vec![0xFF; 1000], vec![0xE2; 1000], vec![256; 1000], straddling] {
-        let mut stream = TextStream::new(&tokenizer, &[]);
+        let mut stream = TextStream::new(&tokenizer, &[], &[]).unwrap();
         let mut text = String::new();
         for &token in &tokens {
             text += &stream.push(token).unwrap().text;
@@ -179,6 +188,62 @@ fn a_stop_string_may_come_up_at_the_end() {
     let (steps, rest) = stream(&byte_level(&[]), &["\u{FFFD}"], &[b'a'.into(), 0xE2]);
     assert!(steps.iter().all(|step| !step.stopped));
     assert_eq!(rest, "");
+}
+
+#[test]
+fn a_stop_string_may_be_or_contain_a_special_token() {
+    let ids = |text: &str| -> Vec<u32> {
+        text.chars().map(|c| if c == '$' { 256 } else { c.into() }).collect()
+    };
+    for (stop, text, expected, at) in [
+        ("<|end|>", "a$b", "a", Some(1)),
+        ("a", "a$", "", Some(0)),
+        ("d", "ab$c", "ab", Some(2)),
+        ("b<|end|>c", "ab$c", "a", Some(3)),
+        ("|><|", "ab$$c", "ab", Some(3)),
+        ("b<|end|>d", "ab$c", "abc", None),
+        ("b<|end|>d", "ab$", "ab", None),
+    ] {
+        let (steps, rest) = stream(&byte_level(&[]), &[stop], &ids(text));
+        let got = steps.iter().map(|step| step.text.as_str()).collect::<String>() + &rest;
+        let stopped = steps.iter().position(|step| step.stopped);
+        assert_eq!((got.as_str(), stopped), (expected, at), "{stop}: {text}");
+    }
+}
+
+#[test]
+fn a_stop_string_may_begin_in_the_prompt() {
+    let ids = |text: &str| text.bytes().map(u32::from).collect::<Vec<_>>();
+    for (stops, prompt, text, expected, at) in [
+        (&["ab"][..], "a", "bc", "", Some(0)),
+        (&["ab"], "ab", "cab", "c", Some(2)),
+        (&["aa"], "aa", "ab", "", Some(0)),
+        (&["aa", "aab"], "aa", "b", "", Some(0)),
+        (&["abc"], "xab", "dabc", "d", Some(3)),
+        (&["abc"], "ab", "ab", "ab", None),
+        (&["€ 1"], "5 €", " 1", "", Some(1)),
+        (&["a<|end|>"], "a", "a", "a", None),
+    ] {
+        let (steps, rest) = stream_after(&byte_level(&[]), stops, &ids(prompt), &ids(text));
+        let got = steps.iter().map(|step| step.text.as_str()).collect::<String>() + &rest;
+        let stopped = steps.iter().position(|step| step.stopped);
+        assert_eq!((got.as_str(), stopped), (expected, at), "{stops:?}: {prompt}|{text}");
+    }
+    // The blanks before words are there, also where a decoder drops them at the beginning of a text.
+    let words = byte_fallback(&["▁Hi", "▁you", "▁"]);
+    for (stop, prompt, text, at) in [
+        (" you Hi", &[257, 258][..], &[257][..], Some(0)),
+        (" Hi", &[258], &[257], Some(0)),
+        ("you  Hi", &[258], &[257], None),
+        (" ", &[258], &[257], Some(0)),
+        ("  Hi", &[258, 259], &[257], Some(0)),
+        ("   Hi", &[258, 259], &[257], None),
+        ("  b", &[258, 259], &[u32::from(b'b')], None),
+        (" b", &[258, 259], &[u32::from(b'b')], Some(0)),
+    ] {
+        let (steps, _) = stream_after(&words, &[stop], prompt, text);
+        assert_eq!(steps.iter().position(|step| step.stopped), at, "{stop}: {prompt:?}|{text:?}");
+    }
 }
 
 /// Cuts bytes into tokens of a byte-level vocabulary that has a token for every piece.
@@ -246,5 +311,39 @@ proptest! {
         let (tokenizer, tokens) = cut(text.as_bytes(), &lengths);
         let end = text.find(&stop).unwrap_or(text.len());
         prop_assert_eq!(streamed(&tokenizer, &[&stop], &tokens), &text[..end]);
+    }
+
+    #[test]
+    fn a_prompt_and_special_tokens_are_searched_as_the_text_is(
+        text in "[ab]{0,8}", end in "[ab$]{0,20}", stop in "[ab<>|]{1,4}|.?<[|]end[|]>.?",
+        prompt in 0_usize..8,
+    ) {
+        let written: Vec<char> = (text + &end).chars().collect();
+        let content = |c: &char| if *c == '$' { "<|end|>".to_owned() } else { c.to_string() };
+        let tokens: Vec<u32> =
+            written.iter().map(|&c| if c == '$' { 256 } else { c.into() }).collect();
+        let (prompt, rest) = tokens.split_at(prompt.min(tokens.len()));
+        // The first token within which a stop string ends that began anywhere before.
+        let found = (prompt.len()..written.len()).find_map(|last| {
+            let before: String = written[..last].iter().map(content).collect();
+            let read = before.clone() + &content(&written[last]);
+            let starts = read.char_indices().filter(|(at, _)| {
+                read[*at..].starts_with(&stop) && at + stop.len() > before.len()
+            });
+            starts.map(|(at, _)| (last, at)).next()
+        });
+        let mut at = 0;
+        let expected: String = written.iter().enumerate().filter_map(|(place, c)| {
+            let start = at;
+            at += content(c).len();
+            let hidden = place < prompt.len() || *c == '$';
+            let cut = found.is_some_and(|(last, found)| place > last || start >= found);
+            (!hidden && !cut).then_some(*c)
+        }).collect();
+        let (steps, last) = stream_after(&byte_level(&[]), &[&stop], prompt, rest);
+        let stopped = steps.iter().position(|step| step.stopped);
+        prop_assert_eq!(stopped, found.map(|(last, _)| last - prompt.len()));
+        let got = steps.into_iter().map(|step| step.text).collect::<String>() + &last;
+        prop_assert_eq!(got, expected);
     }
 }

@@ -8,7 +8,7 @@ use std::{num::NonZero, path::PathBuf};
 
 use clap::{Parser, Subcommand};
 use moexperts::{ExpertsImplementation, GenerateOptions};
-use moexperts_bench::args::{BenchCommand, LoadArgs};
+use moexperts_bench::args::{BenchCommand, LoadArgs, SourceArgs};
 
 pub(crate) use self::{
     compile::CompileArgs,
@@ -224,7 +224,7 @@ pub(crate) struct TokenizeArgs {
     pub(crate) json: bool,
 
     #[command(flatten)]
-    pub(crate) model: ModelArgs,
+    pub(crate) source: SourceArgs,
 }
 
 /// Shows the machine, its devices, the experts backends, the kernels and a model.

@@ -45,8 +45,8 @@ impl CliError {
                     .to_owned(),
             ),
             Self::NoChatTemplate { .. } => Some(
-                "leave out --chat, --messages, --system, --template-arg and --tools to \
-                     continue the prompt as plain text"
+                "leave out --chat and the options of a conversation to continue the prompt as plain \
+                 text"
                     .to_owned(),
             ),
             Self::NoTokenizer { .. } => {

@@ -1,11 +1,12 @@
 //! Everything a model is made of, from a folder or from the program itself.
 
-use std::{fs, io, path::Path, sync::Arc};
+use std::{collections::BTreeMap, fs, io, path::Path, sync::Arc};
 
 use moexperts_core::Storage;
 use serde::Deserialize;
 
 use crate::{
+    chat_template,
     checkpoint::{Checkpoint, require_folder},
     config::Config,
     error::{Error, Result},
@@ -26,6 +27,8 @@ const OTHER_TOKENIZERS: [&str; 4] =
     ["tokenizer.model", "tekken.json", "tiktoken.model", "spiece.model"];
 const CHAT_TEMPLATE: &str = "chat_template.jinja";
 const CHAT_TEMPLATE_JSON: &str = "chat_template.json";
+/// The folder of templates with other names than `default`.
+const ADDITIONAL_CHAT_TEMPLATES: &str = "additional_chat_templates";
 const PREPROCESSOR_CONFIG: &str = "preprocessor_config.json";
 const VIDEO_PREPROCESSOR_CONFIG: &str = "video_preprocessor_config.json";
 const PROCESSOR_CONFIG: &str = "processor_config.json";
@@ -55,8 +58,9 @@ pub struct ModelFiles {
     pub special_tokens_map: Option<Config>,
     /// `added_tokens.json`: token ids by text.
     pub added_tokens: Option<Config>,
-    /// `chat_template.jinja`, or else what `chat_template.json` or `tokenizer_config.json` says.
-    pub chat_template: Option<String>,
+    /// Chat templates by name, `default` the first of all: `chat_template.jinja` and those in
+    /// `additional_chat_templates`, or else what `chat_template.json` or `tokenizer_config.json` says.
+    pub chat_templates: BTreeMap<String, String>,
     /// `preprocessor_config.json`, or else `image_processor` of `processor_config.json`.
     pub preprocessor_config: Option<Config>,
     /// `video_preprocessor_config.json`, or else `video_processor` of `processor_config.json`.
@@ -101,7 +105,7 @@ impl ModelFiles {
             tokenizer_config: None,
             special_tokens_map: None,
             added_tokens: None,
-            chat_template: None,
+            chat_templates: BTreeMap::new(),
             preprocessor_config: None,
             video_preprocessor_config: None,
             warnings: Warnings::default(),
@@ -120,13 +124,12 @@ impl ModelFiles {
         };
         let config = parsed(CONFIG)?.ok_or_else(|| no_config(folder))?;
         let tokenizer_config = parsed(TOKENIZER_CONFIG)?;
-        let template = match read_text(&folder.join(CHAT_TEMPLATE))? {
-            Some(template) => Some(template),
-            None => match parsed(CHAT_TEMPLATE_JSON)? {
-                Some(file) => chat_template(None, Some(&file))?,
-                None => None,
-            },
-        };
+        let mut chat_templates = template_files(folder)?;
+        for config in [&parsed(CHAT_TEMPLATE_JSON)?, &tokenizer_config].into_iter().flatten() {
+            if chat_templates.is_empty() {
+                chat_templates = templates_of(config)?;
+            }
+        }
         let processor_config = parsed(PROCESSOR_CONFIG)?;
         let own_or_sub = |file: &str, key: &str| -> Result<Option<Config>> {
             match (parsed(file)?, &processor_config) {
@@ -158,7 +161,7 @@ impl ModelFiles {
             vocab,
             merges,
             other_tokenizers,
-            chat_template: chat_template(template, tokenizer_config.as_ref())?,
+            chat_templates,
             tokenizer_config,
             special_tokens_map: parsed(SPECIAL_TOKENS_MAP)?,
             added_tokens: parsed(ADDED_TOKENS)?,
@@ -178,13 +181,17 @@ impl ModelFiles {
             text.map(|text| Config::parse(file, text)).transpose()
         };
         let tokenizer_config = parsed(TOKENIZER_CONFIG, parts.tokenizer_config)?;
-        let template = parts.chat_template.map(str::to_owned);
+        let chat_templates = match (parts.chat_template, &tokenizer_config) {
+            (Some(template), _) => one_template(template),
+            (None, Some(config)) => templates_of(config)?,
+            (None, None) => BTreeMap::new(),
+        };
         let config = Config::parse(CONFIG, parts.config)?;
         let checkpoint = Checkpoint::from_storage(EMBEDDED_WEIGHTS, parts.safetensors)?;
         Ok(Self {
             generation_config: parsed(GENERATION_CONFIG, parts.generation_config)?,
             tokenizer: parts.tokenizer.map(<[u8]>::to_vec),
-            chat_template: chat_template(template, tokenizer_config.as_ref())?,
+            chat_templates,
             tokenizer_config,
             ..Self::new(parts.origin, config, checkpoint)
         })
@@ -227,33 +234,58 @@ impl Storage for StaticBytes {
     }
 }
 
-/// A template by the name under which `tokenizer_config.json` lists it.
-#[derive(Deserialize)]
-struct NamedTemplate {
-    name: String,
-    template: String,
+fn one_template(template: impl Into<String>) -> BTreeMap<String, String> {
+    BTreeMap::from([(chat_template::DEFAULT.to_owned(), template.into())])
 }
 
-/// A template in a separate file goes first, as it does in transformers.
-fn chat_template(file: Option<String>, config: Option<&Config>) -> Result<Option<String>> {
+/// The templates that are files. They go before those in JSON files, as in transformers.
+fn template_files(folder: &Path) -> Result<BTreeMap<String, String>> {
+    let template = read_text(&folder.join(CHAT_TEMPLATE))?;
+    let mut templates = template.map_or_else(BTreeMap::new, one_template);
+    let additional = folder.join(ADDITIONAL_CHAT_TEMPLATES);
+    let entries = match fs::read_dir(&additional) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(templates),
+        entries => entries.and_then(Iterator::collect::<io::Result<Vec<_>>>),
+    };
+    for entry in entries.map_err(|source| Error::Io { path: additional, source })? {
+        let path = entry.path();
+        let name = path.file_stem().and_then(|name| name.to_str());
+        let is_template = path.extension().is_some_and(|extension| extension == "jinja");
+        if let (Some(name), true) = (name, is_template)
+            && let Some(template) = read_text(&path)?
+        {
+            templates.insert(name.to_owned(), template);
+        }
+    }
+    Ok(templates)
+}
+
+/// The templates of `tokenizer_config.json` or `chat_template.json`: one, a list of named ones, or an
+/// object of them.
+fn templates_of(config: &Config) -> Result<BTreeMap<String, String>> {
     const KEY: &str = "chat_template";
+    #[derive(Deserialize)]
+    struct Named {
+        name: String,
+        template: String,
+    }
     #[derive(Deserialize)]
     #[serde(untagged)]
     enum Templates {
         One(String),
-        Named(Vec<NamedTemplate>),
+        List(Vec<Named>),
+        Object(BTreeMap<String, String>),
     }
-    let (None, Some(config)) = (&file, config) else { return Ok(file) };
     let templates = config.optional(KEY).map_err(|_| {
         config.refused(KEY, "a string or a list of objects with `name` and `template`")
     })?;
     Ok(match templates {
-        None => None,
-        Some(Templates::One(template)) => Some(template),
-        Some(Templates::Named(templates)) => templates
-            .into_iter()
-            .find(|template| template.name == "default")
-            .map(|default| default.template),
+        None => BTreeMap::new(),
+        Some(Templates::One(template)) => one_template(template),
+        Some(Templates::List(list)) => {
+            list.into_iter().map(|named| (named.name, named.template)).collect()
+        }
+        Some(Templates::Object(templates)) => templates,
     })
 }
 
@@ -292,31 +324,57 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>> {
 mod tests {
     use super::*;
 
-    fn template(json: &str) -> Result<Option<String>> {
-        chat_template(None, Some(&Config::parse(TOKENIZER_CONFIG, json).unwrap()))
+    fn templates(json: &str) -> Result<Vec<(String, String)>> {
+        let templates = templates_of(&Config::parse(TOKENIZER_CONFIG, json).unwrap())?;
+        Ok(templates.into_iter().collect())
+    }
+
+    fn named(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+        pairs.iter().map(|&(name, template)| (name.to_owned(), template.to_owned())).collect()
     }
 
     #[test]
-    fn a_template_in_a_separate_file_goes_first() {
-        let config = Config::parse(TOKENIZER_CONFIG, r#"{"chat_template": "of config"}"#).unwrap();
-        let file = Some("of file".to_owned());
-        assert_eq!(chat_template(file, Some(&config)).unwrap().unwrap(), "of file");
-        assert_eq!(chat_template(None, Some(&config)).unwrap().unwrap(), "of config");
-        assert_eq!(chat_template(None, None).unwrap(), None);
-    }
-
-    #[test]
-    fn takes_the_default_of_several_templates() {
-        let json = r#"{"chat_template": [{"name": "rag", "template": "r"},
-                                         {"name": "default", "template": "d"}]}"#;
-        assert_eq!(template(json).unwrap().unwrap(), "d");
-        assert_eq!(template(r#"{"chat_template": []}"#).unwrap(), None);
-        assert_eq!(template("{}").unwrap(), None);
+    fn templates_of_a_json_file_have_names() {
+        let list = r#"{"chat_template": [{"name": "rag", "template": "r"},
+            {"name": "default", "template": "first"}, {"name": "default", "template": "d"}]}"#;
+        let object = r#"{"chat_template": {"rag": "r", "default": "d"}}"#;
+        for json in [list, object] {
+            assert_eq!(templates(json).unwrap(), named(&[("default", "d"), ("rag", "r")]));
+        }
+        assert_eq!(templates(r#"{"chat_template": "d"}"#).unwrap(), named(&[("default", "d")]));
+        for json in [r#"{"chat_template": []}"#, r#"{"chat_template": null}"#, "{}"] {
+            assert_eq!(templates(json).unwrap(), []);
+        }
         assert_eq!(
-            template(r#"{"chat_template": 5}"#).unwrap_err().to_string(),
+            templates(r#"{"chat_template": 5}"#).unwrap_err().to_string(),
             "tokenizer_config.json: key `chat_template` is 5, expected a string or a list of \
              objects with `name` and `template`"
         );
+    }
+
+    #[test]
+    fn templates_that_are_files_go_before_those_in_json_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |file: &str, text: &str| fs::write(folder.path().join(file), text).unwrap();
+        let templates = || {
+            let files = ModelFiles::open(folder.path()).unwrap();
+            files.chat_templates.into_iter().collect::<Vec<_>>()
+        };
+        write(CONFIG, "{}");
+        write("model.safetensors", "\x02\0\0\0\0\0\0\0{}");
+        assert_eq!(templates(), []);
+        write(TOKENIZER_CONFIG, r#"{"chat_template": [{"name": "rag", "template": "r"}]}"#);
+        assert_eq!(templates(), named(&[("rag", "r")]));
+        write(CHAT_TEMPLATE_JSON, r#"{"chat_template": "of json"}"#);
+        assert_eq!(templates(), named(&[("default", "of json")]));
+        write(CHAT_TEMPLATE, "of file");
+        assert_eq!(templates(), named(&[("default", "of file")]));
+        fs::create_dir(folder.path().join(ADDITIONAL_CHAT_TEMPLATES)).unwrap();
+        write("additional_chat_templates/tool_use.jinja", "t");
+        write("additional_chat_templates/README.md", "no template");
+        assert_eq!(templates(), named(&[("default", "of file"), ("tool_use", "t")]));
+        fs::remove_file(folder.path().join(CHAT_TEMPLATE)).unwrap();
+        assert_eq!(templates(), named(&[("tool_use", "t")]));
     }
 
     #[test]
@@ -335,7 +393,7 @@ mod tests {
         };
         let files = ModelFiles::from_parts(parts.clone()).unwrap();
         assert_eq!(files.config.required::<usize>("hidden_size").unwrap(), 8);
-        assert_eq!(files.chat_template.as_deref(), Some("t"));
+        assert_eq!(files.chat_templates, one_template("t"));
         assert_eq!(files.tokenizer.as_deref(), Some(b"{}".as_slice()));
         assert_eq!(files.checkpoint.size_bytes(), 10);
 

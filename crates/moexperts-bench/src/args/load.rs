@@ -7,13 +7,24 @@ use moexperts::{DType, LoadOptions, hub::HubOptions};
 
 use super::device::DeviceArgs;
 
-/// Which model, and how it is loaded.
+/// Which model.
 #[derive(Debug, clap::Args)]
-pub struct LoadArgs {
+pub struct SourceArgs {
     /// A folder with a model, or its id on the hub (`Qwen/Qwen1.5-MoE-A2.7B`), which is
     /// downloaded once; the model in the program by default.
     #[arg(long, value_name = "DIR|ID", help_heading = "Model")]
     pub model: Option<String>,
+
+    #[command(flatten)]
+    hub: HubArgs,
+}
+
+/// Which model, and how it is loaded.
+#[derive(Debug, clap::Args)]
+pub struct LoadArgs {
+    /// Which model.
+    #[command(flatten)]
+    pub source: SourceArgs,
 
     /// Element type of the weights; another than the stored one is converted and held in memory.
     #[arg(long, value_name = "DTYPE", default_value = "auto", help_heading = "Model")]
@@ -22,9 +33,6 @@ pub struct LoadArgs {
     /// Where to compute.
     #[command(flatten)]
     pub device: DeviceArgs,
-
-    #[command(flatten)]
-    hub: HubArgs,
 }
 
 /// `--dtype`.
@@ -59,6 +67,13 @@ pub(crate) struct HubArgs {
     offline: bool,
 }
 
+impl SourceArgs {
+    /// How its files are found.
+    pub fn options(&self) -> LoadOptions {
+        load_options(DTypeArg::Auto, &self.hub)
+    }
+}
+
 impl LoadArgs {
     /// The element type that the weights are converted to; none as stored.
     pub fn dtype(&self) -> Option<DType> {
@@ -67,7 +82,7 @@ impl LoadArgs {
 
     /// How the model is loaded.
     pub fn options(&self) -> LoadOptions {
-        load_options(self.dtype, &self.hub)
+        load_options(self.dtype, &self.source.hub)
     }
 }
 

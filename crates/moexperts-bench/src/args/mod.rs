@@ -19,7 +19,7 @@ pub use self::{
     compile::{CompileLimits, CompileModes, Compiling},
     device::DeviceArgs,
     layer::BenchLayerArgs,
-    load::{DTypeArg, LoadArgs},
+    load::{DTypeArg, LoadArgs, SourceArgs},
     model::BenchModelArgs,
     report::BenchReportArgs,
     sweep::BenchSweepArgs,

@@ -38,7 +38,7 @@ pub(crate) fn bench(
     default: DefaultModel,
 ) -> Result<(), BenchError> {
     let backends = Backends::on_any(&device, &args.common.experts_implementation)?;
-    let model = &load(device, args.load.model.as_deref(), args.load.options(), default)?;
+    let model = &load(device, args.load.source.model.as_deref(), args.load.options(), default)?;
     let load_seconds = start.elapsed().as_secs_f64();
     check_context(args, model)?;
     let (able, mut reasons) =

@@ -33,7 +33,7 @@ pub(crate) fn bench(
     device: AnyDevice,
     default: DefaultModel,
 ) -> Result<(), BenchError> {
-    let model = &load(device, args.load.model.as_deref(), args.load.options(), default)?;
+    let model = &load(device, args.load.source.model.as_deref(), args.load.options(), default)?;
     let (tower, dtype) = tower(model)?;
     let device = &device_of(model);
     let ways = ways(args, model)?;

@@ -12,15 +12,20 @@ pub(crate) struct PromptArgs {
     pub(crate) text: Option<String>,
 
     /// Puts the text as a user's message into the model's chat template; off by default.
-    /// --messages, --system, --template-arg and --tools turn it on.
+    /// The options of a conversation turn it on.
     #[arg(long)]
     chat: bool,
 
     /// A JSON file with a conversation, or `-` for standard input: a list of messages with `role` and
     /// `content`, or an object that has one as `messages`, as the APIs of servers take them. A text
-    /// goes after it as the user's next message.
+    /// goes after it as the user's next message. Images are files or `data:` addresses, or else those
+    /// of --image.
     #[arg(long, value_name = "FILE.json|-", help_heading = "Conversation")]
     pub(crate) messages: Option<PathBuf>,
+
+    /// Continues the last message instead of answering it; off by default.
+    #[arg(long, help_heading = "Conversation")]
+    pub(crate) continue_final_message: bool,
 
     #[command(flatten)]
     pub(crate) template: TemplateArgs,
@@ -29,7 +34,8 @@ pub(crate) struct PromptArgs {
 impl PromptArgs {
     /// Whether it goes through the model's chat template.
     pub(crate) fn is_chat(&self) -> bool {
-        self.chat || self.messages.is_some() || self.template.is_given()
+        let PromptArgs { text: _, chat, messages, continue_final_message, template } = self;
+        *chat || messages.is_some() || *continue_final_message || template.is_given()
     }
 }
 
@@ -50,12 +56,24 @@ pub(crate) struct TemplateArgs {
     /// take them. A call comes back as text; no tool is run.
     #[arg(long, value_name = "FILE.json")]
     pub(crate) tools: Option<PathBuf>,
+
+    /// A JSON file with the documents that the model may quote, a list of objects with `title` and
+    /// `text`.
+    #[arg(long, value_name = "FILE.json")]
+    pub(crate) documents: Option<PathBuf>,
+
+    /// Which of the model's chat templates writes the conversation; `tool_use` for one with tools if
+    /// the model has it, else `default`.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) chat_template: Option<String>,
 }
 
 impl TemplateArgs {
     /// Whether the prompt has to go through the chat template.
     pub(crate) fn is_given(&self) -> bool {
-        self.system.is_some() || !self.template_arg.is_empty() || self.tools.is_some()
+        let TemplateArgs { system, template_arg, tools, documents, chat_template } = self;
+        let files = [tools, documents].into_iter().any(Option::is_some);
+        system.is_some() || !template_arg.is_empty() || files || chat_template.is_some()
     }
 }
 

@@ -48,7 +48,9 @@ pub(super) fn run(args: &ChatArgs) -> Result<(), CliError> {
 
 /// - `setup`: what was said before the first line, and how the template is called
 fn chat(args: &ChatArgs, setup: ChatSetup, device: AnyDevice) -> Result<(), CliError> {
+    let (said, _) = setup.images(Vec::new())?;
     let model = load_model(device, &args.model)?;
+    let said = prepare_images(&model, &said)?;
     check_tokenizer(&model)?;
     compile(&model, &args.compile, vec![1], Vec::new())?;
     let mut options = args.generation.options();
@@ -58,8 +60,9 @@ fn chat(args: &ChatArgs, setup: ChatSetup, device: AnyDevice) -> Result<(), CliE
 
     let mut input = Input::open()?;
     let mut chat = Chat {
-        conversation: Conversation::new(&model, &setup.messages),
+        conversation: Conversation::new(&model, &setup.messages, &said),
         setup,
+        said,
         shown: Vec::new(),
         session: None,
         model: &model,
@@ -108,6 +111,8 @@ struct Chat<'a> {
     options: GenerateOptions,
     /// What was said before the first line, and how the template is called.
     setup: ChatSetup,
+    /// The images of that.
+    said: Vec<Visual>,
     conversation: Conversation,
     /// Images that go with the next message.
     shown: Vec<Visual>,
@@ -124,10 +129,10 @@ enum Conversation {
 }
 
 impl Conversation {
-    fn new(model: &LanguageModel, begun: &[Message]) -> Self {
-        match model.has_chat_template() {
-            true => Self::Messages(begun.to_vec(), Vec::new()),
-            false => Self::Text(String::new()),
+    fn new(model: &LanguageModel, messages: &[Message], images: &[Visual]) -> Self {
+        match model.chat_template() {
+            Some(_) => Self::Messages(messages.to_vec(), images.to_vec()),
+            None => Self::Text(String::new()),
         }
     }
 
@@ -144,7 +149,7 @@ impl Conversation {
                 let (mut messages, mut visuals) = (messages.clone(), visuals.clone());
                 messages.push(Message::with_visuals("user", shown, line));
                 visuals.extend_from_slice(shown);
-                let prompt = encode_messages(model, &messages, &visuals, options)?;
+                let prompt = encode_messages(model, &messages, visuals.clone(), options)?;
                 Ok((Self::Messages(messages, visuals), prompt))
             }
             Self::Text(text) => {
@@ -219,7 +224,7 @@ impl Chat<'_> {
                 Err(error) => note(report(&error, error.hint())),
             },
             ("/reset", "") => {
-                self.conversation = Conversation::new(self.model, &self.setup.messages);
+                self.conversation = Conversation::new(self.model, &self.setup.messages, &self.said);
                 self.session = None;
                 self.shown.clear();
                 note("the conversation is forgotten");

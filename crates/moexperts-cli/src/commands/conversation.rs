@@ -6,8 +6,10 @@ use std::{
     path::Path,
 };
 
-use moexperts::{ChatOptions, Error, Message};
-use serde_json::Value;
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use moexperts::{ChatOptions, Error, Image, Message};
+use moexperts_bench::output::note;
+use serde_json::{Map, Value};
 
 use crate::{
     args::{PromptArgs, TemplateArgs},
@@ -15,19 +17,25 @@ use crate::{
 };
 
 const SYSTEM: &str = "system";
+const MESSAGES: &str = "messages";
+/// Variables of the template, as servers name them.
+const TEMPLATE_ARGS: &str = "chat_template_kwargs";
 
 /// What was said before the prompt, and what the template is given beside it.
 #[derive(Debug, Default)]
 pub(super) struct ChatSetup {
     pub(super) messages: Vec<Message>,
     pub(super) options: ChatOptions,
+    /// The file of the messages, for errors.
+    file: String,
 }
 
 impl ChatSetup {
     /// Reads a conversation, and the text that continues it: none if that is given by no argument
     /// beside a conversation.
     pub(super) fn with_text(args: &PromptArgs) -> Result<(Self, Option<String>), CliError> {
-        let setup = Self::read(args.messages.as_deref(), &args.template)?;
+        let mut setup = Self::read(args.messages.as_deref(), &args.template)?;
+        setup.options = setup.options.continue_final_message(args.continue_final_message);
         let text = match (&args.text, &args.messages) {
             (None, Some(_)) => None,
             (text, _) => Some(read_text(text.as_deref())?),
@@ -37,12 +45,14 @@ impl ChatSetup {
 
     /// Reads the files that the command line names; `-` is standard input.
     pub(super) fn read(messages: Option<&Path>, args: &TemplateArgs) -> Result<Self, CliError> {
-        let (mut said, mut tools) = match messages {
-            Some(file) => conversation(file)?,
-            None => (Vec::new(), None),
-        };
-        if let Some(file) = &args.tools {
-            tools = Some(listed("tools", file, read_json(file)?)?);
+        let Written { messages: mut said, mut tools, mut documents, template_args } =
+            messages.map(Written::read).transpose()?.unwrap_or_default();
+        for (key, file, list) in
+            [("tools", &args.tools, &mut tools), ("documents", &args.documents, &mut documents)]
+        {
+            if let Some(file) = file {
+                *list = Some(listed(key, file, read_json(file)?)?);
+            }
         }
         if let Some(system) = &args.system {
             if let (Some(file), Some(first)) = (messages, said.first())
@@ -52,11 +62,81 @@ impl ChatSetup {
             }
             said.insert(0, Message::text(SYSTEM, system));
         }
-        let mut options = ChatOptions::new().tools(tools);
-        for (key, value) in &args.template_arg {
-            options = options.template_arg(key, value.clone());
+        let options = ChatOptions::new().tools(tools).documents(documents);
+        let mut options = options.template_name(args.chat_template.clone());
+        for (key, value) in template_args.into_iter().chain(args.template_arg.iter().cloned()) {
+            options = options.template_arg(key, value);
         }
-        Ok(Self { messages: said, options })
+        let file = messages.map(name).unwrap_or_default();
+        Ok(Self { messages: said, options, file })
+    }
+
+    /// The images of the messages, in order, and the rest of `given`: those are the images of the parts
+    /// that name none.
+    pub(super) fn images(&self, given: Vec<Image>) -> Result<(Vec<Image>, Vec<Image>), CliError> {
+        let mut given = given.into_iter();
+        let mut images = Vec::new();
+        for (index, message) in self.messages.iter().enumerate() {
+            let Some(Value::Array(parts)) = message.get("content") else { continue };
+            for part in parts {
+                let name = format!("{}: the image in message {}", self.file, index + 1);
+                match ImagePart::of(part) {
+                    Some(ImagePart::Named(source)) => images.push(read_image(&name, source)?),
+                    Some(ImagePart::Given) => images.extend(given.next()),
+                    None => {}
+                }
+            }
+        }
+        Ok((images, given.collect()))
+    }
+}
+
+/// Where the image of a part comes from.
+enum ImagePart<'a> {
+    Named(&'a str),
+    /// The part says only that there is one.
+    Given,
+}
+
+impl<'a> ImagePart<'a> {
+    /// Reads the dialects of transformers (`image`, `url`, `path` or `base64` beside the type) and of
+    /// servers (`image_url`).
+    fn of(part: &'a Value) -> Option<Self> {
+        let keys: &[&str] = match part.get("type")?.as_str()? {
+            "image" => &["image", "url", "path", "base64"],
+            "image_url" => &["image_url"],
+            _ => return None,
+        };
+        let value = keys.iter().find_map(|key| part.get(key));
+        let source = value.and_then(|value| value.get("url").unwrap_or(value).as_str());
+        Some(source.map_or(Self::Given, Self::Named))
+    }
+}
+
+/// Reads an image that a conversation names: a file, its bytes in base64, or a `data:` address.
+fn read_image(name: &str, source: &str) -> Result<Image, CliError> {
+    let refused =
+        |problem: String| CliError::Picture(Error::Image { name: name.to_owned(), problem });
+    if source.starts_with("http://") || source.starts_with("https://") {
+        return Err(refused(format!(
+            "`{source}` is not fetched, expected a file or a `data:` address: download it and name \
+             the file"
+        )));
+    }
+    let decode = |text: &str| STANDARD.decode(text.trim());
+    if let Some(data) = source.strip_prefix("data:") {
+        let (_, bytes) = data
+            .split_once(";base64,")
+            .ok_or_else(|| refused("expected `data:image/TYPE;base64,BYTES`".to_owned()))?;
+        let bytes = decode(bytes).map_err(|error| refused(format!("broken base64: {error}")))?;
+        return Image::decode(name, &bytes).map_err(CliError::Picture);
+    }
+    let path = Path::new(source.strip_prefix("file://").unwrap_or(source));
+    match decode(source) {
+        Ok(bytes) if !path.is_file() && Image::decode(name, &bytes).is_ok() => {
+            Image::decode(name, &bytes).map_err(CliError::Picture)
+        }
+        _ => Image::open(path).map_err(CliError::Picture),
     }
 }
 
@@ -75,17 +155,46 @@ fn read_text(argument: Option<&str>) -> Result<String, CliError> {
     if prompt.is_empty() { Err(CliError::NoPrompt) } else { Ok(prompt.to_owned()) }
 }
 
-/// The messages of a file, and the tools if it has any.
-fn conversation(file: &Path) -> Result<(Vec<Message>, Option<Vec<Value>>), CliError> {
-    let mut json = read_json(file)?;
-    let tools = json.get_mut("tools").map(Value::take).filter(|tools| !tools.is_null());
-    let tools = tools.map(|tools| listed("tools", file, tools)).transpose()?;
-    let message = |(index, message): (usize, Value)| {
-        serde_json::from_value(message)
-            .map_err(|error| refused(file, format!("message {}: {error}", index + 1)))
-    };
-    let messages = listed("messages", file, json)?.into_iter().enumerate().map(message);
-    Ok((messages.collect::<Result<_, _>>()?, tools))
+/// What a file with a conversation says.
+#[derive(Debug, Default)]
+struct Written {
+    messages: Vec<Message>,
+    tools: Option<Vec<Value>>,
+    documents: Option<Vec<Value>>,
+    template_args: Map<String, Value>,
+}
+
+impl Written {
+    /// Reads a list of messages, or the body of a request to a server.
+    fn read(file: &Path) -> Result<Self, CliError> {
+        let mut body = match read_json(file)? {
+            Value::Object(body) => body,
+            messages => Map::from_iter([(MESSAGES.to_owned(), messages)]),
+        };
+        let mut list = |key: &str| {
+            let list = body.remove(key).filter(|list| !list.is_null());
+            list.map(|list| listed(key, file, list)).transpose()
+        };
+        let (tools, documents, messages) = (list("tools")?, list("documents")?, list(MESSAGES)?);
+        let messages = messages.ok_or_else(|| not_listed(MESSAGES, file))?;
+        let message = |(index, message): (usize, Value)| {
+            serde_json::from_value(message)
+                .map_err(|error| refused(file, format!("message {}: {error}", index + 1)))
+        };
+        let messages = messages.into_iter().enumerate().map(message).collect::<Result<_, _>>()?;
+        let template_args = match body.remove(TEMPLATE_ARGS).unwrap_or_default() {
+            Value::Object(args) => args,
+            Value::Null => Map::new(),
+            _ => return Err(refused(file, format!("expected an object as `{TEMPLATE_ARGS}`"))),
+        };
+        for key in body.keys() {
+            note(format_args!(
+                "{}: key `{key}` is not read, flags of the command say how to generate",
+                name(file)
+            ));
+        }
+        Ok(Self { messages, tools, documents, template_args })
+    }
 }
 
 /// A list of objects, or the one under `key` of an object.
@@ -96,8 +205,12 @@ fn listed(key: &str, file: &Path, json: Value) -> Result<Vec<Value>, CliError> {
     };
     match list {
         Value::Array(list) if list.iter().all(Value::is_object) => Ok(list),
-        _ => Err(refused(file, format!("expected a list of {key}, or an object with `{key}`"))),
+        _ => Err(not_listed(key, file)),
     }
+}
+
+fn not_listed(key: &str, file: &Path) -> CliError {
+    refused(file, format!("expected a list of {key}, or an object with `{key}`"))
 }
 
 fn read_json(file: &Path) -> Result<Value, CliError> {
@@ -115,11 +228,14 @@ fn read_json(file: &Path) -> Result<Value, CliError> {
 }
 
 fn refused(file: &Path, problem: impl Into<String>) -> CliError {
-    let file = match file == Path::new("-") {
+    CliError::Conversation { file: name(file), problem: problem.into() }
+}
+
+fn name(file: &Path) -> String {
+    match file == Path::new("-") {
         true => "standard input".to_owned(),
         false => file.display().to_string(),
-    };
-    CliError::Conversation { file, problem: problem.into() }
+    }
 }
 
 #[cfg(test)]

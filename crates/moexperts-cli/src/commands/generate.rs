@@ -24,9 +24,9 @@ const FRAMES_PER_SECOND: f64 = 2.0;
 pub(super) fn run(args: &GenerateArgs) -> Result<(), CliError> {
     let (setup, prompt) = ChatSetup::with_text(&args.prompt)?;
     // A wrong name should not cost the loading of a model.
-    let images = open_images(&args.pictures.image)?;
+    let (said, images) = setup.images(open_images(&args.pictures.image)?)?;
     let frames = open_images(&args.pictures.frame)?;
-    let input = Input { prompt, setup, images, frames };
+    let input = Input { prompt, setup, said, images, frames };
     let start = Instant::now();
     generate(args, input, args.model.load.device.find()?, start)
 }
@@ -37,6 +37,9 @@ pub(super) struct Input {
     /// The text or, in a conversation, the user's next message; none if the conversation is in `setup`.
     pub(super) prompt: Option<String>,
     pub(super) setup: ChatSetup,
+    /// The images of its messages.
+    pub(super) said: Vec<Image>,
+    /// Those that go with the prompt.
     pub(super) images: Vec<Image>,
     pub(super) frames: Vec<Image>,
 }
@@ -52,6 +55,7 @@ pub(super) fn generate(
     let load = start.elapsed();
 
     check_tokenizer(&model)?;
+    let said = prepare_images(&model, &input.said)?;
     let mut visuals = prepare_images(&model, &input.images)?;
     let frames = &input.frames;
     if !frames.is_empty() {
@@ -59,7 +63,7 @@ pub(super) fn generate(
         let timestamps: Vec<f64> = (0..frames.len()).map(|frame| frame as f64 / fps).collect();
         visuals.push(model.prepare_video(frames, &timestamps)?);
     }
-    let prompt = encode_prompt(&model, input, &visuals, args.prompt.is_chat())?;
+    let prompt = encode_prompt(&model, input, said, &visuals, args.prompt.is_chat())?;
     compile(&model, &args.compile, vec![1], vec![prompt.tokens().len()])?;
     let options = args.options();
     let prompt_tokens = prompt.tokens().len();
@@ -151,20 +155,23 @@ fn finish_reason(reason: FinishReason) -> &'static str {
 fn encode_prompt(
     model: &LanguageModel,
     Input { prompt, setup, .. }: Input,
+    mut said: Vec<Visual>,
     visuals: &[Visual],
     is_chat: bool,
 ) -> Result<Prompt, CliError> {
-    let ChatSetup { mut messages, options } = setup;
+    let ChatSetup { mut messages, options, .. } = setup;
     let Some(prompt) = prompt else {
-        return encode_messages(model, &messages, visuals, &options);
+        said.extend_from_slice(visuals);
+        return encode_messages(model, &messages, said, &options);
     };
     let placeholders = visuals.iter().map(|visual| model.placeholder(visual));
     let placeholders = placeholders.collect::<Result<Vec<_>, _>>()?;
     let has_own = placeholders.iter().any(|placeholder| prompt.contains(placeholder.as_str()));
-    let templated = is_chat || (!visuals.is_empty() && !has_own && model.has_chat_template());
+    let templated = is_chat || (!visuals.is_empty() && !has_own && model.chat_template().is_some());
     if templated {
         messages.push(Message::with_visuals("user", visuals, &prompt));
-        return encode_messages(model, &messages, visuals, &options);
+        said.extend_from_slice(visuals);
+        return encode_messages(model, &messages, said, &options);
     }
     encode(model, &prompt, visuals)
 }

@@ -36,7 +36,7 @@ pub(super) fn run(args: &InspectArgs) -> Result<(), CliError> {
 
 pub(super) fn inspect(args: &InspectArgs, cpu: &Cpu, device: &AnyDevice) -> Result<(), CliError> {
     // A wrong name should not cost the measurement.
-    let files = open_model(&args.model)?;
+    let files = open_model(&args.model.load.source)?;
     let mut meter = device.meter(None).map_err(Error::from)?;
     let bandwidth = meter.bandwidth().map_err(Error::from)?;
     drop(meter);

@@ -12,10 +12,10 @@ mod tokenize;
 use std::{ffi::OsString, path::Path};
 
 use moexperts::{
-    AnyDevice, ChatOptions, ChatTemplate, Image, LanguageModel, LoadOptions, Message, Prompt,
-    Tokenizer, Visual, files::ModelFiles,
+    AnyDevice, ChatOptions, Image, LanguageModel, LoadOptions, Message, Prompt, Tokenizer, Visual,
+    files::ModelFiles,
 };
-use moexperts_bench::output::note;
+use moexperts_bench::{args::SourceArgs, output::note};
 
 use crate::{
     args::{Command, CompileArgs, ModelArgs},
@@ -38,7 +38,7 @@ pub(crate) fn run(command: Command, words: &[OsString]) -> Result<(), CliError> 
 }
 
 fn load_model(device: AnyDevice, args: &ModelArgs) -> Result<LanguageModel, CliError> {
-    let model = args.load.model.as_deref();
+    let model = args.load.source.model.as_deref();
     Ok(moexperts_bench::load(device, model, load_options(args), embedded::files)?)
 }
 
@@ -50,9 +50,8 @@ fn load_options(args: &ModelArgs) -> LoadOptions {
 }
 
 /// The files of the model, not loaded.
-fn open_model(args: &ModelArgs) -> Result<ModelFiles, CliError> {
-    let model = args.load.model.as_deref();
-    Ok(moexperts_bench::open(model, args.load.options(), embedded::files)?)
+fn open_model(args: &SourceArgs) -> Result<ModelFiles, CliError> {
+    Ok(moexperts_bench::open(args.model.as_deref(), args.options(), embedded::files)?)
 }
 
 /// Compiles a model for some shapes if it is to be, and says what came of it.
@@ -74,14 +73,6 @@ fn check_tokenizer(model: &LanguageModel) -> Result<&Tokenizer, CliError> {
     model.tokenizer().ok_or_else(missing)
 }
 
-/// Whether the model takes conversations.
-fn check_chat_template(model: &LanguageModel) -> Result<&ChatTemplate, CliError> {
-    if !model.has_chat_template() {
-        return Err(CliError::NoChatTemplate { origin: model.origin().to_owned() });
-    }
-    Ok(model.require_chat_template()?)
-}
-
 /// A text and the pictures its placeholders stand for.
 fn encode(model: &LanguageModel, text: &str, visuals: &[Visual]) -> Result<Prompt, CliError> {
     check_tokenizer(model)?;
@@ -92,12 +83,14 @@ fn encode(model: &LanguageModel, text: &str, visuals: &[Visual]) -> Result<Promp
 fn encode_messages(
     model: &LanguageModel,
     messages: &[Message],
-    visuals: &[Visual],
+    visuals: Vec<Visual>,
     options: &ChatOptions,
 ) -> Result<Prompt, CliError> {
-    check_chat_template(model)?;
+    if model.chat_template().is_none() {
+        return Err(CliError::NoChatTemplate { origin: model.origin().to_owned() });
+    }
     check_tokenizer(model)?;
-    Ok(model.chat_prompt(messages, visuals.to_vec(), options)?)
+    Ok(model.chat_prompt(messages, visuals, options)?)
 }
 
 /// Reads the files of images.

@@ -1,16 +1,21 @@
 //! `moexperts tokenize`.
 
-use moexperts::{LanguageModel, Message, Piece};
+use moexperts::{ChatTemplate, Message, Piece, Tokenizer, Warnings, files::ModelFiles};
 use moexperts_bench::output::print;
 use serde_json::{Value, json};
 
-use super::{check_chat_template, check_tokenizer, conversation::ChatSetup, load_model};
+use super::{conversation::ChatSetup, open_model};
 use crate::{args::TokenizeArgs, error::CliError};
 
 pub(super) fn run(args: &TokenizeArgs) -> Result<(), CliError> {
     let (setup, prompt) = ChatSetup::with_text(&args.prompt)?;
-    let model = load_model(args.model.load.device.find()?, &args.model)?;
-    let (text, pieces) = pieces(&model, setup, prompt, args.prompt.is_chat())?;
+    let files = open_model(&args.source)?;
+    let mut warnings = Warnings::default();
+    let pieces = pieces(&files, setup, prompt, args.prompt.is_chat(), &mut warnings);
+    for warning in warnings.iter() {
+        tracing::warn!("{warning}");
+    }
+    let (text, pieces) = pieces?;
     let shown = match args.json {
         true => format!("{:#}\n", json(&text, &pieces)),
         false => lines(&pieces),
@@ -20,12 +25,15 @@ pub(super) fn run(args: &TokenizeArgs) -> Result<(), CliError> {
 
 /// The pieces of a text, or of a conversation as the template writes it.
 fn pieces(
-    model: &LanguageModel,
-    ChatSetup { mut messages, options }: ChatSetup,
+    files: &ModelFiles,
+    ChatSetup { mut messages, options, .. }: ChatSetup,
     text: Option<String>,
     is_chat: bool,
+    warnings: &mut Warnings,
 ) -> Result<(String, Vec<Piece>), CliError> {
-    let tokenizer = check_tokenizer(model)?;
+    let origin = || files.origin.clone();
+    let tokenizer = Tokenizer::read(files, warnings)?;
+    let tokenizer = tokenizer.ok_or_else(|| CliError::NoTokenizer { origin: origin() })?;
     match text {
         Some(text) if !is_chat => {
             let pieces = tokenizer.pieces(&text, true)?;
@@ -34,7 +42,10 @@ fn pieces(
         Some(text) => messages.push(Message::text("user", text)),
         None => {}
     }
-    let text = check_chat_template(model)?.render(&messages, &options)?;
+    let template = ChatTemplate::read(files, warnings)?;
+    let template = template.ok_or_else(|| CliError::NoChatTemplate { origin: origin() })?;
+    let text = template.render(&messages, &options)?;
+    // The template writes the special tokens itself.
     let pieces = tokenizer.pieces(&text, false)?;
     Ok((text, pieces))
 }

@@ -3,7 +3,7 @@
 use std::{fs, path::PathBuf};
 
 use moexperts::{ChatOptions, GenerateOptions, Message};
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::program::{MODEL, Program, Run, model};
@@ -14,7 +14,7 @@ const GREEDY: [&str; 4] = ["--temperature", "0", "--max-new-tokens", "8"];
 const TEMPLATE: &str = "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}\
     <|im_end|>{% endfor %}{% if tools %}{{ tools | tojson }}{% endif %}{{ enable_thinking }}";
 
-/// The tiny model with [`TEMPLATE`], and files beside it.
+/// The tiny model with [`TEMPLATE`], and files beside it. Its tokenizer puts a token before each text.
 struct Folder(TempDir);
 
 impl Folder {
@@ -26,6 +26,17 @@ impl Folder {
         }
         let folder = Self(folder);
         folder.write("chat_template.jinja", TEMPLATE);
+        let tokenizer = folder.0.path().join("tokenizer.json");
+        let mut json: Value = serde_json::from_slice(&fs::read(&tokenizer).unwrap()).unwrap();
+        let begin = json!({"SpecialToken": {"id": "<|im_start|>", "type_id": 0}});
+        json["post_processor"] = json!({
+            "type": "TemplateProcessing",
+            "single": [begin, {"Sequence": {"id": "A", "type_id": 0}}],
+            "pair": [],
+            "special_tokens": {"<|im_start|>":
+                {"id": "<|im_start|>", "ids": [1], "tokens": ["<|im_start|>"]}},
+        });
+        fs::write(tokenizer, json.to_string()).unwrap();
         folder
     }
 
@@ -123,6 +134,88 @@ fn the_library_renders_the_same() {
     let options = ChatOptions::new().add_generation_prompt(false);
     let text = model().chat_template().unwrap().render(&messages, &options).unwrap();
     assert_eq!(text, "<|im_start|>system\ns<|im_end|>\n<|im_start|>user\nhi<|im_end|>\n");
+}
+
+#[test]
+fn the_last_message_is_continued() {
+    let folder = Folder::new();
+    let json = r#"[{"role": "user", "content": "hi"}, {"role": "assistant", "content": "I am "}]"#;
+    let file = folder.write("messages.json", json);
+    let words = ["generate", "--messages", &file, "--continue-final-message"];
+    let said = "<|im_start|>user\nhi<|im_end|><|im_start|>assistant\nI am ";
+    assert_eq!(folder.stdout(&words), continued(said));
+}
+
+/// What the program says of the text that a template writes.
+fn written(folder: &Folder, words: &[&str]) -> (Value, String) {
+    let model = folder.0.path().to_str().unwrap();
+    let run = Program::new(&[&["tokenize", "--json", "--model", model], words].concat()).run();
+    assert_eq!(run.code, Some(0), "{}", run.stderr);
+    let json: Value = serde_json::from_str(&run.stdout).unwrap();
+    (json["text"].clone(), run.stderr)
+}
+
+#[test]
+fn a_template_is_chosen_by_name_or_by_tools() {
+    let folder = Folder::new();
+    fs::create_dir(folder.0.path().join("additional_chat_templates")).unwrap();
+    folder.write("additional_chat_templates/rag.jinja", "{{ documents[0].title }}");
+    folder.write("additional_chat_templates/tool_use.jinja", "{{ tools | length }} tools");
+    let tools = folder.write("tools.json", r#"[{"type": "function"}]"#);
+    let documents = folder.write("documents.json", r#"[{"title": "Cats", "text": "purr"}]"#);
+    assert_eq!(written(&folder, &["hi", "--tools", &tools]).0, "1 tools");
+    let rag = ["hi", "--chat-template", "rag", "--documents", &documents];
+    assert_eq!(written(&folder, &rag).0, "Cats");
+    let run = folder.program(&["generate", "hi", "--chat-template", "none"]).run();
+    assert_eq!(
+        run.stderr.lines().next().unwrap(),
+        "error: chat_template `none`: the model has no template `none`, expected one of `default`, \
+         `rag`, `tool_use`"
+    );
+}
+
+#[test]
+fn a_request_to_a_server_is_a_conversation() {
+    let folder = Folder::new();
+    let request = json!({
+        "model": "any", "messages": [{"role": "user", "content": "hi"}], "temperature": 0.5,
+        "tools": [{"type": "function"}], "chat_template_kwargs": {"enable_thinking": false},
+    });
+    let file = folder.write("request.json", &request.to_string());
+    let (text, notes) = written(&folder, &["--messages", &file]);
+    assert_eq!(text, "<|im_start|>user\nhi<|im_end|>[{\"type\": \"function\"}]False");
+    let expected: String = ["model", "temperature"]
+        .map(|key| {
+            format!("{file}: key `{key}` is not read, flags of the command say how to generate\n")
+        })
+        .concat();
+    assert_eq!(notes, expected);
+    let flag = ["--messages", &file, "--template-arg", "enable_thinking=1"];
+    assert!(written(&folder, &flag).0.as_str().unwrap().ends_with("]1"), "a flag counts");
+}
+
+#[test]
+fn a_conversation_is_tokenized_without_the_tokens_around_a_text() {
+    let folder = Folder::new();
+    let ids = |words: &[&str]| {
+        let model = folder.0.path().to_str().unwrap();
+        let lines = Program::new(&[&["tokenize", "--model", model], words].concat()).stdout();
+        let id = |line: &str| line.split_whitespace().next().unwrap().parse().unwrap();
+        lines.lines().map(id).collect::<Vec<u32>>()
+    };
+    let model = model();
+    let encode = |text| model.tokenizer().unwrap().encode(text, false).unwrap();
+    assert_eq!(ids(&["hi"]), [&[1][..], &encode("hi")].concat());
+    assert_eq!(ids(&["hi", "--chat"]), encode("<|im_start|>user\nhi<|im_end|>"));
+}
+
+#[test]
+fn tokens_are_shown_without_loading_weights() {
+    let folder = Folder::new();
+    let config = fs::read_to_string(folder.0.path().join("config.json")).unwrap();
+    folder.write("config.json", &config.replace("\"hidden_size\":", "\"hidden_size\": 0, \"x\":"));
+    assert_eq!(folder.program(&["generate", "hi"]).run().code, Some(1));
+    assert_eq!(written(&folder, &["hi"]).0, "hi");
 }
 
 #[test]

@@ -1,6 +1,11 @@
 //! `moexperts generate`.
 
+use std::fs;
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use moexperts::{ChatOptions, GenerateOptions, Message, cpu::Isa};
+use serde_json::json;
+use tempfile::TempDir;
 
 use crate::program::{BACKENDS, Program, golden, i64s, model, picture, vision_model};
 
@@ -169,6 +174,55 @@ fn images_go_through_the_chat_template_before_the_prompt() {
     sees_golden("two", see(&["--image", &tall, "--image", &alpha, "in sun was"]));
     let swapped = see(&["--image", &alpha, "--image", &tall, "in sun was"]).stdout();
     assert_ne!(swapped, golden_text("two"));
+}
+
+#[test]
+fn images_of_a_conversation_are_files_or_bytes_or_those_of_the_command_line() {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("messages.json");
+    let [tall, alpha] = ["tall.webp", "alpha.png"].map(picture);
+    let bytes = |file: &str| STANDARD.encode(fs::read(file).unwrap());
+    let address = |file: &str| format!("data:image/any;base64,{}", bytes(file));
+    let any = json!({"type": "image"});
+    for (first, second, flags) in [
+        (json!({"type": "image", "path": tall}), json!({"type": "image", "url": alpha}), vec![]),
+        (
+            json!({"type": "image_url", "image_url": {"url": address(&tall)}}),
+            json!({"type": "image_url", "image_url": format!("file://{alpha}")}),
+            vec![],
+        ),
+        (
+            json!({"type": "image", "image": address(&tall)}),
+            json!({"type": "image", "base64": bytes(&alpha)}),
+            vec![],
+        ),
+        (any.clone(), json!({"type": "image", "path": alpha}), vec!["--image", &tall]),
+        (json!({"type": "image", "path": tall}), any.clone(), vec!["--image", &alpha]),
+        (any.clone(), any, vec!["--image", &tall, "--image", &alpha]),
+    ] {
+        let text = json!({"type": "text", "text": "in sun was"});
+        let messages = json!([{"role": "user", "content": [first, second, text]}]);
+        fs::write(&file, messages.to_string()).unwrap();
+        let words = [&["--messages", file.to_str().unwrap()], flags.as_slice()].concat();
+        sees_golden("two", see(&words));
+    }
+    for (source, problem) in [
+        (
+            "https://a.example/cat.png",
+            "`https://a.example/cat.png` is not fetched, expected a file",
+        ),
+        ("data:image/png,x", "expected `data:image/TYPE;base64,BYTES`"),
+        ("data:image/png;base64,!", "broken base64: "),
+        ("data:image/png;base64,AAAA", "is not an image, expected PNG, JPEG or WebP"),
+        ("no such.png", "no such.png"),
+    ] {
+        let part = json!({"type": "image", "url": source});
+        let messages = json!([{"role": "user", "content": [part]}]);
+        fs::write(&file, messages.to_string()).unwrap();
+        let run = see(&["--messages", file.to_str().unwrap()]).run();
+        assert_eq!(run.code, Some(1));
+        assert!(run.stderr.contains(problem), "{source}: {}", run.stderr);
+    }
 }
 
 #[test]

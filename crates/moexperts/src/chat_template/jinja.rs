@@ -17,10 +17,7 @@ use minijinja::{
 };
 
 use super::{ChatOptions, Engine, Message};
-use crate::{
-    error::{Error, Result},
-    special_tokens::SpecialTokens,
-};
+use crate::special_tokens::SpecialTokens;
 
 const NAME: &str = "chat_template";
 
@@ -29,10 +26,10 @@ const FUEL: u64 = 5_000_000;
 
 /// A compiled template.
 #[derive(Debug)]
-struct Jinja(Environment<'static>);
+pub(super) struct Jinja(Environment<'static>);
 
-/// Compiles a template.
-pub(super) fn compile(template: &str, special_tokens: &SpecialTokens) -> Result<Box<dyn Engine>> {
+/// Compiles a template; the error says what is wrong with it.
+pub(super) fn compile(template: &str, special_tokens: &SpecialTokens) -> Result<Jinja, String> {
     let mut environment = Environment::new();
     for (role, token) in special_tokens.iter() {
         environment.add_global(role.to_owned(), token);
@@ -55,14 +52,13 @@ pub(super) fn compile(template: &str, special_tokens: &SpecialTokens) -> Result<
     environment.add_filter("tojson", json::to_json);
     environment.add_function("raise_exception", raise_exception);
     environment.add_function("strftime_now", strftime_now);
-    let template = rewrite::rewrite(&with_line_ends(template))
-        .map_err(|problem| Error::Tokenizer { file: NAME.into(), problem })?;
+    let template = rewrite::rewrite(&with_line_ends(template))?;
     environment.add_template_owned(NAME, template).map_err(|error| failed(&error))?;
-    Ok(Box::new(Jinja(environment)))
+    Ok(Jinja(environment))
 }
 
 impl Engine for Jinja {
-    fn render(&self, messages: &[Message], options: &ChatOptions) -> Result<String> {
+    fn render(&self, messages: &[Message], options: &ChatOptions) -> Result<String, String> {
         let messages = Value::from(Serde(messages));
         // Templates test these two against `none`; transformers always passes them.
         let variables = context! {
@@ -94,13 +90,12 @@ fn with_line_ends(template: &str) -> String {
     template.replace("\r\n", "\n").replace('\r', "\n")
 }
 
-fn failed(error: &minijinja::Error) -> Error {
+fn failed(error: &minijinja::Error) -> String {
     let problem = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
-    let problem = match error.line() {
+    match error.line() {
         Some(line) => format!("line {line}: {problem}"),
         None => problem,
-    };
-    Error::Tokenizer { file: NAME.into(), problem }
+    }
 }
 
 #[cfg(test)]

@@ -1,8 +1,10 @@
 //! Templates as the model repositories have them; expectations are what Jinja2 3.1.6 writes in
 //! the environment of transformers.
 
+use std::sync::Arc;
+
 use super::*;
-use crate::{config::Config, warnings::Warnings};
+use crate::{checkpoint::Checkpoint, config::Config, warnings::Warnings};
 
 const QWEN2: &str = r#"{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system
 You are a helpful assistant.<|im_end|>
@@ -431,6 +433,48 @@ fn the_last_message_is_continued() {
     }
     let empty = template(plain).render(&[], &continued).unwrap_err().to_string();
     assert!(empty.ends_with("the conversation is empty"), "{empty}");
+}
+
+fn named(templates: &[(&str, &str)], warnings: &mut Warnings) -> ChatTemplate {
+    let config = Config::parse("config.json", "{}").unwrap();
+    let storage = crate::files::StaticBytes::new(b"\x02\0\0\0\0\0\0\0{}");
+    let checkpoint = Checkpoint::from_storage("weights", Arc::new(storage)).unwrap();
+    let mut files = ModelFiles::new("model", config, checkpoint);
+    let owned = |&(name, text): &(&str, &str)| (name.to_owned(), text.to_owned());
+    files.chat_templates = templates.iter().map(owned).collect();
+    ChatTemplate::read(&files, warnings).unwrap().unwrap()
+}
+
+#[test]
+fn one_of_several_templates_is_chosen_by_name_or_by_tools() {
+    let mut warnings = Warnings::default();
+    let all = [("default", "d"), ("rag", "r"), ("tool_use", "t"), ("worse", "{% if %}")];
+    let template = named(&all, &mut warnings);
+    let broken: Vec<&str> = warnings.iter().collect();
+    assert_eq!(broken.len(), 1);
+    assert!(broken[0].starts_with("chat_template `worse`: line 1: "), "{}", broken[0]);
+    assert!(broken[0].ends_with(": conversations are refused, plain text is not"));
+    assert_eq!(template.names().collect::<Vec<_>>(), ["default", "rag", "tool_use", "worse"]);
+    let plain = ChatOptions::new;
+    let write = |options: ChatOptions| template.render(&[], &options).map_err(|e| e.to_string());
+    assert_eq!(write(plain()).unwrap(), "d");
+    assert_eq!(write(plain().tools(vec![])).unwrap(), "t");
+    assert_eq!(write(plain().template_name("rag".to_owned())).unwrap(), "r");
+    let chosen = plain().tools(vec![]).template_name("default".to_owned());
+    assert_eq!(write(chosen).unwrap(), "d");
+    let error = write(plain().template_name("worse".to_owned())).unwrap_err();
+    assert_eq!(
+        error,
+        broken[0].strip_suffix(": conversations are refused, plain text is not").unwrap()
+    );
+    assert_eq!(
+        write(plain().template_name("no".to_owned())).unwrap_err(),
+        "chat_template `no`: the model has no template `no`, expected one of `default`, `rag`, \
+         `tool_use`, `worse`"
+    );
+    // As in transformers, no other one stands in for the default.
+    let template = named(&[("rag", "r")], &mut warnings);
+    assert!(template.render(&[], &plain().tools(vec![])).is_err());
 }
 
 #[test]

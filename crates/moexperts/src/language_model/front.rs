@@ -35,7 +35,7 @@ pub struct LanguageModel {
     pub(super) processors: Option<Processors>,
     pub(super) tokenizer: Option<Tokenizer>,
     /// A template that does not compile is an error where it is used.
-    pub(super) chat_template: Option<Result<ChatTemplate>>,
+    pub(super) chat_template: Option<ChatTemplate>,
     pub(super) generation_config: GenerationConfig,
     pub(super) report: LoadReport,
 }
@@ -211,14 +211,9 @@ impl LanguageModel {
         self.tokenizer.as_ref()
     }
 
-    /// Whether the model came with a chat template, be it one that compiles or not.
-    pub fn has_chat_template(&self) -> bool {
-        self.chat_template.is_some()
-    }
-
-    /// The model's chat template, if it came with one that compiles.
+    /// The model's chat template, if it came with one, be it one that compiles or not.
     pub fn chat_template(&self) -> Option<&ChatTemplate> {
-        self.chat_template.as_ref()?.as_ref().ok()
+        self.chat_template.as_ref()
     }
 
     /// How the model's makers want it to generate.

@@ -9,7 +9,7 @@ use crate::{
     any_device::AnyDevice, chat_template::ChatTemplate, error::Result,
     experts_implementation::ExpertsImplementation, families, files::ModelFiles,
     generate::config::GenerationConfig, model::ModelSpec, multimodal::Processors,
-    special_tokens::SpecialTokens, tokenizer::Tokenizer, warnings::Warnings, weights::LoadReport,
+    tokenizer::Tokenizer, warnings::Warnings, weights::LoadReport,
 };
 
 /// Where a model can be loaded: any [`Device`], or an [`AnyDevice`].
@@ -114,7 +114,7 @@ impl LanguageModel {
 struct Parts {
     processors: Option<Processors>,
     tokenizer: Option<Tokenizer>,
-    chat_template: Option<Result<ChatTemplate>>,
+    chat_template: Option<ChatTemplate>,
     generation_config: GenerationConfig,
 }
 
@@ -125,13 +125,7 @@ impl Parts {
             true => Tokenizer::read(files, warnings)?,
             false => None,
         };
-        let template = files.chat_template.as_deref().filter(|_| cfg!(feature = "chat-template"));
-        let special_tokens = SpecialTokens::of(files)?;
-        // Text is generated without a template: a broken one is an error where it is used.
-        let chat_template = template.map(|template| ChatTemplate::new(template, &special_tokens));
-        if let Some(Err(error)) = &chat_template {
-            warnings.push(format_args!("{error}: conversations are refused, plain text is not"));
-        }
+        let chat_template = ChatTemplate::read(files, warnings)?;
         let eos = match files.config.sub(spec.text.backbone)? {
             Some(text) => text.optional("eos_token_id")?,
             None => files.config.optional("eos_token_id")?,
@@ -139,16 +133,14 @@ impl Parts {
         let processors = spec.vision.as_ref();
         let processors =
             processors.map(|spec| Processors::read(spec, files, tokenizer.as_ref())).transpose()?;
-        Ok(Self {
-            processors,
-            tokenizer,
-            chat_template,
-            generation_config: GenerationConfig::read(
-                files.generation_config.as_ref(),
-                Some(&files.config),
-                eos,
-                warnings,
-            )?,
-        })
+        let (file, config) = (files.generation_config.as_ref(), Some(&files.config));
+        let generation_config = GenerationConfig::read(file, config, eos, warnings)?;
+        if tokenizer.is_none() && !generation_config.stop_strings.is_empty() {
+            warnings.push(format_args!(
+                "{}: `stop_strings` end no text: the model has no tokenizer to find them with",
+                generation_config.file
+            ));
+        }
+        Ok(Self { processors, tokenizer, chat_template, generation_config })
     }
 }

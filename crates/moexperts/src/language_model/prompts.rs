@@ -64,7 +64,7 @@ impl LanguageModel {
     ///
     /// # Errors
     /// As [`prompt`](Self::prompt) and [`require_chat_template`](Self::require_chat_template);
-    /// [`Error::Tokenizer`] if the template refuses the conversation.
+    /// [`Error::Tokenizer`] if the template is broken or refuses the conversation.
     pub fn chat_prompt(
         &self,
         messages: &[Message],
@@ -99,25 +99,19 @@ impl LanguageModel {
         Ok(self.require_processors()?.placeholder(visual).unwrap_or_default())
     }
 
-    /// The model's chat template, for those who cannot do without.
+    /// The model's chat template.
     ///
     /// # Errors
-    /// [`Error::Tokenizer`] with the line if it does not compile, or if the model came without one;
-    /// [`Error::NotBuilt`] without the feature `chat-template`.
+    /// [`Error::Tokenizer`] if the model came without one; [`Error::NotBuilt`] without the feature
+    /// `chat-template`.
     pub fn require_chat_template(&self) -> Result<&ChatTemplate> {
-        let refused = |file: &str, problem: &str| Error::Tokenizer {
-            file: file.to_owned(),
-            problem: problem.to_owned(),
-        };
-        match &self.chat_template {
-            _ if !cfg!(feature = "chat-template") => {
-                Err(Error::not_built("a conversation", "chat-template"))
-            }
-            Some(Ok(template)) => Ok(template),
-            Some(Err(Error::Tokenizer { file, problem })) => Err(refused(file, problem)),
-            Some(Err(error)) => Err(refused("chat template", &error.to_string())),
-            None => Err(refused(self.origin(), "the model has no chat template")),
-        }
+        self.chat_template().ok_or_else(|| match cfg!(feature = "chat-template") {
+            true => Error::Tokenizer {
+                file: self.origin().to_owned(),
+                problem: "the model has no chat template".to_owned(),
+            },
+            false => Error::not_built("a conversation", "chat-template"),
+        })
     }
 
     /// The model's tokenizer.

@@ -11,6 +11,7 @@ mod methods;
 mod objects;
 mod python;
 mod rewrite;
+mod texts;
 
 use minijinja::{
     Environment, ErrorKind, UndefinedBehavior, Value, context, syntax::SyntaxConfig, value::Serde,

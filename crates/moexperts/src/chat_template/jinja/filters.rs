@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use minijinja::{
     Environment, Error, State, Value,
-    value::{Enumerator, Kwargs, Object, ObjectRepr, Rest, Tuple, ValueKind, ValueOrKwargs},
+    value::{
+        ArgType, Enumerator, Kwargs, Object, ObjectRepr, Rest, Tuple, ValueKind, ValueOrKwargs,
+    },
 };
 
 use super::{
@@ -79,17 +81,7 @@ pub(super) fn add(environment: &mut Environment<'_>) {
         environment.remove_filter(name);
     }
     // What the engine's own filters do not do as Jinja2 does is refused.
-    for name in [
-        "random",
-        "striptags",
-        "urlize",
-        "wordwrap",
-        "xmlattr",
-        "truncate",
-        "urlencode",
-        "filesizeformat",
-        "pprint",
-    ] {
+    for name in ["random", "striptags", "urlize", "wordwrap", "pprint"] {
         environment.add_filter(name, move |_: Value, _: Rest<ValueOrKwargs>| {
             Err::<Value, _>(invalid(format!("the filter `{name}` is not supported")))
         });
@@ -146,7 +138,7 @@ pub(super) fn add(environment: &mut Environment<'_>) {
         });
     }
     for name in ["length", "count"] {
-        environment.add_filter(name, |value: Value| length(&value));
+        environment.add_filter(name, |value: Value| python::length(&value));
     }
     environment.add_filter("list", |value: Value| python::items(&value).map(Value::from));
     environment.add_filter("first", |value: Value| {
@@ -201,6 +193,56 @@ pub(super) fn add(environment: &mut Environment<'_>) {
     }
     environment.add_filter("sort", sort);
     environment.add_filter("unique", unique);
+    super::texts::add(environment);
+}
+
+/// An argument that was given by place, or else by name.
+pub(super) fn or_named<'a, T>(
+    given: Option<T>,
+    name: &'a str,
+    named: &'a Kwargs,
+) -> Result<Option<T>, Error>
+where
+    T: ArgType<'a, Output = T>,
+{
+    match given {
+        Some(given) => Ok(Some(given)),
+        None => named.get::<Option<T>>(name),
+    }
+}
+
+/// The arguments of a filter that has more of them than the engine takes apart.
+pub(super) struct Args<'a> {
+    by_place: &'a [Value],
+    named: Kwargs,
+    /// Names in the order of their places.
+    names: &'a [&'a str],
+}
+
+impl<'a> Args<'a> {
+    pub(super) fn new(given: &'a [Value], names: &'a [&'a str]) -> Result<Self, Error> {
+        let (by_place, named) = match given.split_last() {
+            Some((last, by_place)) if last.is_kwargs() => (by_place, last.clone()),
+            _ => (given, Value::from(Kwargs::from_iter(std::iter::empty::<(&str, Value)>()))),
+        };
+        if by_place.len() > names.len() {
+            return Err(invalid(format!("expected at most {} arguments", names.len())));
+        }
+        Ok(Self { by_place, named: Kwargs::try_from(named)?, names })
+    }
+
+    pub(super) fn get<T>(&'a self, name: &'a str) -> Result<Option<T>, Error>
+    where
+        T: ArgType<'a, Output = T>,
+    {
+        let place = self.names.iter().position(|known| *known == name);
+        let given = place.and_then(|place| self.by_place.get(place));
+        or_named(<Option<T> as ArgType<'a>>::from_value(given)?, name, &self.named)
+    }
+
+    pub(super) fn assert_all_used(&self) -> Result<(), Error> {
+        self.named.assert_all_used()
+    }
 }
 
 fn default(
@@ -209,10 +251,8 @@ fn default(
     falsy: Option<Value>,
     named: Kwargs,
 ) -> Result<Value, Error> {
-    let other = other
-        .map_or_else(|| named.get::<Option<Value>>("default_value"), |other| Ok(Some(other)))?;
-    let falsy =
-        falsy.map_or_else(|| named.get::<Option<Value>>("boolean"), |falsy| Ok(Some(falsy)))?;
+    let other = or_named(other, "default_value", &named)?;
+    let falsy = or_named(falsy, "boolean", &named)?;
     named.assert_all_used()?;
     let replaced =
         value.is_undefined() || falsy.is_some_and(|falsy| falsy.is_true()) && !value.is_true();
@@ -259,11 +299,9 @@ fn dictsort(
     reverse: Option<bool>,
     named: Kwargs,
 ) -> Result<Value, Error> {
-    let case =
-        case.map_or_else(|| named.get::<Option<bool>>("case_sensitive"), |given| Ok(Some(given)))?;
-    let by = by.map_or_else(|| named.get::<Option<String>>("by"), |given| Ok(Some(given)))?;
-    let reverse =
-        reverse.map_or_else(|| named.get::<Option<bool>>("reverse"), |given| Ok(Some(given)))?;
+    let case = or_named(case, "case_sensitive", &named)?;
+    let by = or_named(by, "by", &named)?;
+    let reverse = or_named(reverse, "reverse", &named)?;
     named.assert_all_used()?;
     let at = match by.as_deref().unwrap_or("key") {
         "key" => 0,
@@ -346,21 +384,12 @@ fn title(text: &str) -> String {
     out
 }
 
-fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     text.replace('&', "&amp;")
         .replace('<', "&lt;")
         .replace('>', "&gt;")
         .replace('\'', "&#39;")
         .replace('"', "&#34;")
-}
-
-fn length(value: &Value) -> Result<usize, Error> {
-    match value.kind() {
-        ValueKind::Number | ValueKind::Bool | ValueKind::None => {
-            Err(invalid(format!("{} has no length", python::type_name(value))))
-        }
-        _ => python::items(value).map(|items| items.len()),
-    }
 }
 
 fn last(value: Value) -> Result<Value, Error> {
@@ -382,10 +411,8 @@ fn join(
     attribute: Option<Value>,
     named: Kwargs,
 ) -> Result<String, Error> {
-    let between =
-        between.map_or_else(|| named.get::<Option<Value>>("d"), |between| Ok(Some(between)))?;
-    let attribute =
-        attribute.map_or_else(|| named.get::<Option<Value>>("attribute"), |path| Ok(Some(path)))?;
+    let between = or_named(between, "d", &named)?;
+    let attribute = or_named(attribute, "attribute", &named)?;
     named.assert_all_used()?;
     let between = between.map_or_else(|| Ok(String::new()), |between| to_str(&between))?;
     let mut texts = Vec::new();
@@ -405,10 +432,8 @@ fn sum(
     start: Option<Value>,
     named: Kwargs,
 ) -> Result<Value, Error> {
-    let attribute =
-        attribute.map_or_else(|| named.get::<Option<Value>>("attribute"), |path| Ok(Some(path)))?;
-    let start =
-        start.map_or_else(|| named.get::<Option<Value>>("start"), |start| Ok(Some(start)))?;
+    let attribute = or_named(attribute, "attribute", &named)?;
+    let start = or_named(start, "start", &named)?;
     named.assert_all_used()?;
     let mut total = start.unwrap_or_else(|| Value::from(0));
     for item in python::items(&value)? {
@@ -428,14 +453,9 @@ fn indent(
     blank: Option<bool>,
     named: Kwargs,
 ) -> Result<String, Error> {
-    let width =
-        width.map_or_else(|| named.get::<Option<Value>>("width"), |width| Ok(Some(width)))?;
-    let first = first
-        .map_or_else(|| named.get::<Option<bool>>("first"), |first| Ok(Some(first)))?
-        .unwrap_or(false);
-    let blank = blank
-        .map_or_else(|| named.get::<Option<bool>>("blank"), |blank| Ok(Some(blank)))?
-        .unwrap_or(false);
+    let width = or_named(width, "width", &named)?;
+    let first = or_named(first, "first", &named)?.unwrap_or(false);
+    let blank = or_named(blank, "blank", &named)?.unwrap_or(false);
     named.assert_all_used()?;
     let width = width.unwrap_or_else(|| Value::from(4));
     let before = match (width.as_str(), width.as_usize()) {
@@ -466,10 +486,8 @@ fn int(
     base: Option<u32>,
     named: Kwargs,
 ) -> Result<Value, Error> {
-    let default =
-        default.map_or_else(|| named.get::<Option<Value>>("default"), |value| Ok(Some(value)))?;
-    let base =
-        base.map_or_else(|| named.get::<Option<u32>>("base"), |base| Ok(Some(base)))?.unwrap_or(10);
+    let default = or_named(default, "default", &named)?;
+    let base = or_named(base, "base", &named)?.unwrap_or(10);
     named.assert_all_used()?;
     defined(&value)?;
     let default = default.unwrap_or_else(|| Value::from(0));
@@ -499,8 +517,7 @@ fn int(
 }
 
 fn float(value: Value, default: Option<Value>, named: Kwargs) -> Result<Value, Error> {
-    let default =
-        default.map_or_else(|| named.get::<Option<Value>>("default"), |value| Ok(Some(value)))?;
+    let default = or_named(default, "default", &named)?;
     named.assert_all_used()?;
     defined(&value)?;
     let found = match (Number::of(&value), value.as_str()) {
@@ -517,11 +534,8 @@ fn round(
     method: Option<String>,
     named: Kwargs,
 ) -> Result<Value, Error> {
-    let precision = precision
-        .map_or_else(|| named.get::<Option<i32>>("precision"), |given| Ok(Some(given)))?
-        .unwrap_or(0);
-    let method =
-        method.map_or_else(|| named.get::<Option<String>>("method"), |given| Ok(Some(given)))?;
+    let precision = or_named(precision, "precision", &named)?.unwrap_or(0);
+    let method = or_named(method, "method", &named)?;
     named.assert_all_used()?;
     let number = Number::of(&value).ok_or_else(|| invalid("round: expected a number"))?;
     let scale = 10f64.powi(precision);
@@ -559,9 +573,7 @@ fn extreme(
     named: &Kwargs,
     better: fn(std::cmp::Ordering) -> bool,
 ) -> Result<Value, Error> {
-    let case = case_sensitive
-        .map_or_else(|| named.get::<Option<bool>>("case_sensitive"), |case| Ok(Some(case)))?
-        .unwrap_or(false);
+    let case = or_named(case_sensitive, "case_sensitive", named)?.unwrap_or(false);
     let attribute = named.get::<Option<Value>>("attribute")?;
     named.assert_all_used()?;
     let mut best: Option<(Value, Value)> = None;
@@ -589,14 +601,9 @@ fn sort(
     attribute: Option<Value>,
     named: Kwargs,
 ) -> Result<Value, Error> {
-    let reverse = reverse
-        .map_or_else(|| named.get::<Option<bool>>("reverse"), |given| Ok(Some(given)))?
-        .unwrap_or(false);
-    let case = case_sensitive
-        .map_or_else(|| named.get::<Option<bool>>("case_sensitive"), |given| Ok(Some(given)))?
-        .unwrap_or(false);
-    let attribute = attribute
-        .map_or_else(|| named.get::<Option<Value>>("attribute"), |given| Ok(Some(given)))?;
+    let reverse = or_named(reverse, "reverse", &named)?.unwrap_or(false);
+    let case = or_named(case_sensitive, "case_sensitive", &named)?.unwrap_or(false);
+    let attribute = or_named(attribute, "attribute", &named)?;
     named.assert_all_used()?;
     let paths: Option<Vec<Value>> = attribute.map(|attribute| match attribute.as_str() {
         Some(paths) => paths.split(',').map(Value::from).collect(),
@@ -634,11 +641,8 @@ fn unique(
     attribute: Option<Value>,
     named: Kwargs,
 ) -> Result<Value, Error> {
-    let case = case_sensitive
-        .map_or_else(|| named.get::<Option<bool>>("case_sensitive"), |given| Ok(Some(given)))?
-        .unwrap_or(false);
-    let attribute = attribute
-        .map_or_else(|| named.get::<Option<Value>>("attribute"), |given| Ok(Some(given)))?;
+    let case = or_named(case_sensitive, "case_sensitive", &named)?.unwrap_or(false);
+    let attribute = or_named(attribute, "attribute", &named)?;
     named.assert_all_used()?;
     let mut seen: Vec<Value> = Vec::new();
     let mut kept = Vec::new();

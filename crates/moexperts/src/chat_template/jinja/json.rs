@@ -3,41 +3,38 @@
 use std::io::{self, Write};
 
 use minijinja::{
-    Error, ErrorKind, Value,
-    value::{Kwargs, Rest, ValueKind},
+    Error, Value,
+    value::{Rest, ValueKind, ValueOrKwargs},
 };
 use serde::Serialize;
-use serde_json::ser::{Formatter, Serializer};
+use serde_json::{
+    Value as Json,
+    ser::{Formatter, Serializer},
+};
 
-/// Writes a value as JSON; keywords `ensure_ascii`, `indent`, `separators`, `sort_keys`.
-pub(super) fn to_json(
-    value: &Value,
-    by_place: Rest<Value>,
-    keywords: Kwargs,
-) -> Result<String, Error> {
-    if !by_place.is_empty() {
-        return Err(invalid("tojson: arguments by place are not supported, only by name"));
-    }
-    check(value)?;
-    let indent = keywords.get::<Option<usize>>("indent")?;
-    let separators = keywords.get::<Option<Vec<String>>>("separators")?;
-    let [item, key] = match separators {
+use super::{
+    filters::Args,
+    functions::given,
+    python::{self, Number, invalid},
+};
+
+/// Writes a value as JSON.
+pub(super) fn to_json(value: Value, args: Rest<ValueOrKwargs>) -> Result<String, Error> {
+    let args = given(args);
+    let args = Args::new(&args, &["ensure_ascii", "indent", "separators", "sort_keys"])?;
+    let is_true =
+        |name| Ok::<_, Error>(args.get(name)?.is_some_and(|value: Value| value.is_true()));
+    let (ensure_ascii, sort_keys) = (is_true("ensure_ascii")?, is_true("sort_keys")?);
+    let indent = args.get("indent")?.filter(|indent: &Value| !indent.is_none());
+    let indent = indent.map(indentation).transpose()?;
+    let [item, key] = match args.get::<Vec<String>>("separators")? {
         Some(given) => <[String; 2]>::try_from(given)
             .map_err(|_| invalid("tojson: separators must be two texts"))?,
         None => [if indent.is_some() { "," } else { ", " }, ": "].map(str::to_owned),
     };
-    let style = PythonStyle {
-        ensure_ascii: keywords.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false),
-        indent,
-        item,
-        key,
-        depth: 0,
-        empty: true,
-    };
-    let sort_keys = keywords.get::<Option<bool>>("sort_keys")?.unwrap_or(false);
-    keywords.assert_all_used()?;
-    let failed = |error: serde_json::Error| invalid(format!("tojson: {error}"));
-    let mut tree = serde_json::to_value(value).map_err(failed)?;
+    args.assert_all_used()?;
+    let style = PythonStyle { ensure_ascii, indent, item, key, depth: 0, empty: true };
+    let mut tree = tree(&value)?;
     if sort_keys {
         tree.sort_all_objects();
     }
@@ -46,28 +43,55 @@ pub(super) fn to_json(
     String::from_utf8(json).map_err(|error| invalid(error.to_string()))
 }
 
-/// Refuses what Python has no JSON for, and keys that come out otherwise.
-fn check(value: &Value) -> Result<(), Error> {
-    match value.kind() {
-        ValueKind::Seq => value.try_iter()?.try_for_each(|item| check(&item)),
-        ValueKind::Map if super::objects::is_dict(value) => {
-            value.try_iter()?.try_for_each(|key| match key.kind() {
-                ValueKind::String | ValueKind::Number => check(&value.get_item(&key)?),
-                _ => Err(invalid("tojson: a key is neither text nor number")),
-            })
+/// Blanks, or the text itself.
+fn indentation(indent: Value) -> Result<String, Error> {
+    if let Some(text) = indent.as_str() {
+        return Ok(text.to_owned());
+    }
+    match Number::of(&indent) {
+        Some(Number::Int(blanks)) => {
+            let blanks = usize::try_from(blanks).unwrap_or(0);
+            python::limit(blanks)?;
+            Ok(" ".repeat(blanks))
         }
-        ValueKind::None | ValueKind::Bool | ValueKind::Number | ValueKind::String => Ok(()),
+        _ => Err(invalid("tojson: expected a number of blanks or text as `indent`")),
+    }
+}
+
+/// The value as JSON has it; refuses what Python has no JSON for.
+fn tree(value: &Value) -> Result<Json, Error> {
+    match value.kind() {
+        ValueKind::Seq => value.try_iter()?.map(|item| tree(&item)).collect(),
+        ValueKind::Map if super::objects::is_dict(value) => value
+            .try_iter()?
+            .map(|key| {
+                let item = tree(&value.get_item(&key)?)?;
+                Ok((key_text(&key)?, item))
+            })
+            .collect(),
+        ValueKind::None | ValueKind::Bool | ValueKind::Number | ValueKind::String => {
+            serde_json::to_value(value).map_err(failed)
+        }
         kind => Err(invalid(format!("tojson: a value is {kind}, which has no JSON"))),
     }
 }
 
-fn invalid(problem: impl Into<std::borrow::Cow<'static, str>>) -> Error {
-    Error::new(ErrorKind::InvalidOperation, problem)
+fn key_text(key: &Value) -> Result<String, Error> {
+    match key.kind() {
+        ValueKind::String | ValueKind::Number => python::to_str(key),
+        ValueKind::None => Ok("null".to_owned()),
+        ValueKind::Bool => Ok(if key.is_true() { "true" } else { "false" }.to_owned()),
+        _ => Err(invalid("tojson: a key is neither text, number, `true`, `false` nor `none`")),
+    }
+}
+
+fn failed(error: serde_json::Error) -> Error {
+    invalid(format!("tojson: {error}"))
 }
 
 struct PythonStyle {
     ensure_ascii: bool,
-    indent: Option<usize>,
+    indent: Option<String>,
     item: String,
     key: String,
     depth: usize,
@@ -100,8 +124,8 @@ impl PythonStyle {
     }
 
     fn line<W: Write + ?Sized>(&self, out: &mut W) -> io::Result<()> {
-        match self.indent {
-            Some(indent) => write!(out, "\n{:1$}", "", indent * self.depth),
+        match &self.indent {
+            Some(indent) => write!(out, "\n{}", indent.repeat(self.depth)),
             None => Ok(()),
         }
     }

@@ -12,6 +12,16 @@ pub(super) fn invalid(problem: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidOperation, problem.into())
 }
 
+/// How long a text or a list is.
+pub(super) fn length(value: &Value) -> Result<usize, Error> {
+    match value.kind() {
+        ValueKind::Number | ValueKind::Bool | ValueKind::None => {
+            Err(invalid(format!("{} has no length", type_name(value))))
+        }
+        _ => items(value).map(|items| items.len()),
+    }
+}
+
 /// Texts and lists are not made longer than this.
 const LONGEST: usize = 100_000_000;
 /// Lists within lists are not printed or compared deeper than this.

@@ -142,7 +142,17 @@ fn statement(parser: &mut Parser, tokens: &[Token]) -> Result<String, String> {
         "include" | "import" | "from" | "extends" if tokens.len() > 1 => {
             return Ok(format!("set __py_other = __py_no_loader(\"{keyword}\")"));
         }
-        "autoescape" | "endautoescape" | "print" => {
+        "print" => {
+            let mut printed = String::new();
+            while parser.peek().is_some() {
+                if !printed.is_empty() {
+                    parser.expect(",")?;
+                }
+                printed += &format!("{{{{ {} }}}}", parser.expression(true)?);
+            }
+            format!("with %}}{printed}{{% endwith")
+        }
+        "autoescape" | "endautoescape" => {
             return Err(format!("the tag `{keyword}` is not supported"));
         }
         other => return Err(format!("unknown tag `{other}`")),

@@ -6,7 +6,7 @@ use std::{fs, path::Path, sync::Arc};
 use moexperts::{
     AutoModel, ChatOptions, ChatTemplate, DType, GenerateOptions, GenerationConfig, Image,
     LoadOptions, Message, SpecialTokens, Tokenizer, Warnings, checkpoint::Checkpoint,
-    config::Config, families, weights::AsPublished,
+    config::Config, families, files::ModelFiles, weights::AsPublished,
 };
 use moexperts_core::Storage;
 use proptest::{collection::vec, prelude::*, sample::Index};
@@ -155,11 +155,15 @@ fn folder(case: &str, changed: &[(&str, String)]) -> TempDir {
         }
     }
     for (name, text) in changed {
-        let path = folder.path().join(name);
-        let _ = fs::remove_file(&path);
-        fs::write(path, text).unwrap();
+        replace(&folder.path().join(name), text);
     }
     folder
+}
+
+/// Writes a new file; what was there before is linked to the test data.
+fn replace(path: &Path, bytes: impl AsRef<[u8]>) {
+    let _ = fs::remove_file(path);
+    fs::write(path, bytes).unwrap();
 }
 
 fn link(from: &Path, to: &Path) {
@@ -270,6 +274,76 @@ proptest! {
         let json = edited(json_of("qwen3_moe", index), &edits).to_string();
         let folder = folder("qwen3_moe", &[(index, json)]);
         let _ = Checkpoint::open(folder.path());
+    }
+
+    #[test]
+    fn changed_files_of_a_tokenizer_are_read_or_refused(
+        (config, map, added, tokenizer) in (edits(), edits(), edits(), any::<bool>()),
+    ) {
+        let case = "qwen2_moe";
+        let token = json!({"content": "<img>", "lstrip": false, "normalized": true, "special": true});
+        let mut tokenizer_config = json_of(case, "tokenizer_config.json");
+        tokenizer_config["extra_special_tokens"] = json!({"image_token": token, "more": "<more>"});
+        let special_tokens = json!({
+            "bos_token": "<s>", "eos_token": token, "additional_special_tokens": ["<a>", token],
+        });
+        let added_tokens = json!({"<tool>": 300, "<img>": 301});
+        let folder = folder(case, &[
+            ("tokenizer_config.json", edited(tokenizer_config, &config).to_string()),
+            ("special_tokens_map.json", edited(special_tokens, &map).to_string()),
+            ("added_tokens.json", edited(added_tokens, &added).to_string()),
+        ]);
+        if !tokenizer {
+            let json = json_of(case, "tokenizer.json");
+            fs::remove_file(folder.path().join("tokenizer.json")).unwrap();
+            let vocab = edited(json["model"]["vocab"].clone(), &map).to_string();
+            fs::write(folder.path().join("vocab.json"), vocab).unwrap();
+            fs::write(folder.path().join("merges.txt"), "#version: 0.2\nt h\nth e\nx\n").unwrap();
+        }
+        let Ok(files) = ModelFiles::open(folder.path()) else { return Ok(()) };
+        let mut warnings = Warnings::default();
+        if let Ok(Some(tokenizer)) = Tokenizer::read(&files, &mut warnings)
+            && let Ok(tokens) = tokenizer.encode("the <img> Hello, wörld", true)
+        {
+            let _ = tokenizer.decode(&tokens, false);
+        }
+        if let Ok(Some(template)) = ChatTemplate::read(&files, &mut warnings) {
+            let _ = template.render(&[Message::text("user", "Hello")], &ChatOptions::new());
+        }
+    }
+
+    #[test]
+    fn a_damaged_file_of_a_model_is_read_or_refused(
+        file in prop::sample::select(&[
+            "config.json",
+            "generation_config.json",
+            "tokenizer.json",
+            "tokenizer_config.json",
+            "special_tokens_map.json",
+            "added_tokens.json",
+            "chat_template.jinja",
+            "chat_template.json",
+            "preprocessor_config.json",
+        ][..]),
+        damage in vec(damage(), 1..4),
+        any in prop::option::weighted(0.2, vec(any::<u8>(), 0..40)),
+    ) {
+        let case = "qwen3_vl_moe";
+        let folder = folder(case, &[]);
+        let path = folder.path().join(file);
+        let bytes = fs::read(&path).unwrap_or_else(|_| match file {
+            "chat_template.jinja" => b"{% for m in messages %}{{ m.content }}{% endfor %}".to_vec(),
+            _ => br#"{"bos_token": "<s>", "<tool>": 300}"#.to_vec(),
+        });
+        replace(&path, any.unwrap_or_else(|| damaged(bytes, &damage)));
+        let path = folder.path().to_str().unwrap();
+        if let Ok(model) = AutoModel::from_pretrained(path, LoadOptions::new()) {
+            let _ = model.generate("Hello", &greedy(2));
+            let messages = [Message::text("user", "Hello")];
+            if let Ok(prompt) = model.chat_prompt(&messages, Vec::new(), &ChatOptions::new()) {
+                let _ = model.generate_prompt(prompt, &greedy(2));
+            }
+        }
     }
 
     #[test]

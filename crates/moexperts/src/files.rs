@@ -23,7 +23,7 @@ const ADDED_TOKENS: &str = "added_tokens.json";
 const VOCAB: &str = "vocab.json";
 pub(crate) const MERGES: &str = "merges.txt";
 /// Tokenizers of other formats, which transformers converts.
-const OTHER_TOKENIZERS: [&str; 4] =
+pub(crate) const OTHER_TOKENIZERS: [&str; 4] =
     ["tokenizer.model", "tekken.json", "tiktoken.model", "spiece.model"];
 const CHAT_TEMPLATE: &str = "chat_template.jinja";
 const CHAT_TEMPLATE_JSON: &str = "chat_template.json";

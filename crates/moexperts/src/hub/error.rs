@@ -36,6 +36,14 @@ pub enum HubError {
         /// The branch, tag or commit.
         revision: String,
     },
+    /// The repository holds something else than a model.
+    #[error("`{repo_id}` is {problem}")]
+    NotAModel {
+        /// The repository.
+        repo_id: String,
+        /// What it is, and the way out.
+        problem: String,
+    },
     /// The hub refused access: HTTP 401 or 403.
     #[error(
         "{endpoint} refused access to repository `{repo_id}`: HTTP {status}, {}",
@@ -119,7 +127,7 @@ impl HubError {
     /// What the user can do about it, where there is something to say.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::InvalidId { .. } | Self::Index { .. } => None,
+            Self::InvalidId { .. } | Self::Index { .. } | Self::NotAModel { .. } => None,
             Self::NotFound { .. } => Some(
                 "check the spelling of the id and the revision; a private or gated repository \
                  also looks like this without a token in HF_TOKEN"

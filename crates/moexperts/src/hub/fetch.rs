@@ -17,7 +17,11 @@ use super::{
     settings::{HubOptions, Settings},
 };
 use crate::{
-    checkpoint::index::{self, INDEX_FILE, SINGLE_FILE},
+    checkpoint::{
+        index::{self, INDEX_FILE, SINGLE_FILE},
+        told,
+    },
+    files::{OTHER_TOKENIZERS, TOKENIZER},
     progress::{Amount, Progress},
 };
 
@@ -36,6 +40,9 @@ const OPTIONAL: [&str; 12] = [
     "video_preprocessor_config.json",
     "processor_config.json",
 ];
+
+/// Files of repositories that hold something else than a model and tell what.
+const OTHER_KINDS: [&str; 3] = ["adapter_config.json", "model_index.json", "params.json"];
 
 /// Bytes that are read from the network and written to the disk at a time.
 const BUFFER_BYTES: usize = 256 << 10;
@@ -126,12 +133,18 @@ impl Fetch<'_> {
                     missing.push(format!("`{file}`"));
                     Ok(())
                 }
+                None if file == CONFIG => Err(self.no_config(&commit)),
                 None => Err(self.missing_file(file).into()),
             }
         };
         require(CONFIG)?;
         for file in OPTIONAL {
             self.optional(&commit, file)?;
+        }
+        if !self.cache.snapshot(&commit).join(TOKENIZER).exists() {
+            for file in OTHER_TOKENIZERS {
+                self.optional(&commit, file)?;
+            }
         }
         match self.optional(&commit, INDEX_FILE)? {
             Some(index) => shards(&index)?.iter().try_for_each(|shard| require(shard))?,
@@ -156,8 +169,22 @@ impl Fetch<'_> {
         }
         match client.describe(revision, CONFIG)? {
             Answer::File(remote) => Ok(remote.commit),
-            Answer::Absent { .. } => Err(self.missing_file(CONFIG).into()),
+            Answer::Absent { .. } => Err(self.no_config(revision)),
         }
+    }
+
+    /// Why a repository has no config: it may be something else than a model.
+    fn no_config(&self, revision: &str) -> Failure {
+        for file in OTHER_KINDS {
+            if let Some(client) = &self.client
+                && let Ok(Answer::File(remote)) = client.describe(revision, file)
+                && let Ok(Some(_)) = self.optional(&remote.commit, file)
+                && let Some(problem) = told(&self.cache.snapshot(&remote.commit))
+            {
+                return HubError::NotAModel { repo_id: self.repo_id.to_owned(), problem }.into();
+            }
+        }
+        self.missing_file(CONFIG).into()
     }
 
     fn missing_file(&self, file: &str) -> HubError {

@@ -3,8 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 use std::error::Error as _;
-use std::fs;
+use std::process::Command;
 use std::sync::{Arc, Mutex};
+use std::{env, fs};
 
 use moexperts::{
     Amount, Progress,
@@ -12,6 +13,7 @@ use moexperts::{
 };
 use tempfile::TempDir;
 
+use crate::common::data;
 use crate::hub_server::{Behaviour, COMMIT, HubServer, REPO, Request, etag};
 
 const WEIGHTS: &str = "model.safetensors";
@@ -129,6 +131,74 @@ fn fetches_a_shard_in_a_folder() {
     let cache = cache();
     let folder = fetch(REPO, &options(&server, &cache), silent()).unwrap();
     assert_eq!(fs::read(folder.join("weights/model.safetensors")).unwrap(), b"inside");
+}
+
+/// The certificates that a program trusts come from its environment, so that this test runs itself as
+/// another program: one that fetches from the address in the variable.
+#[test]
+fn the_certificates_that_a_variable_names_are_trusted() {
+    const ENDPOINT: &str = "MOEXPERTS_TEST_ENDPOINT";
+    let cache = cache();
+    if let Ok(endpoint) = env::var(ENDPOINT) {
+        let token = Some(String::new());
+        let cache_dir = Some(cache.path().to_owned());
+        let endpoint = Some(endpoint);
+        let options = HubOptions { token, cache_dir, endpoint, ..HubOptions::default() };
+        let fetched = fetch(REPO, &options, silent());
+        println!("{}", fetched.map_or_else(|error| cause(&error), |_| "fetched".to_owned()));
+        return;
+    }
+    let server = HubServer::start_with_tls(&[("config.json", b"{}"), (WEIGHTS, b"weights")]);
+    let variables = ["SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"];
+    let run = |variable: Option<&str>| {
+        let mut program = Command::new(env::current_exe().unwrap());
+        let test = "hub::the_certificates_that_a_variable_names_are_trusted";
+        program.args(["--exact", test, "--nocapture"]).env(ENDPOINT, server.endpoint());
+        program.env_remove("HF_HUB_OFFLINE");
+        for name in variables {
+            program.env_remove(name);
+        }
+        if let Some(variable) = variable {
+            program.env(variable, data("hub").join("authority.pem"));
+        }
+        String::from_utf8(program.output().unwrap().stdout).unwrap()
+    };
+    let stranger = run(None);
+    assert!(stranger.contains("invalid peer certificate: UnknownIssuer"), "{stranger}");
+    for variable in ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"] {
+        assert!(run(Some(variable)).contains("\nfetched\n"), "{variable}: {}", run(Some(variable)));
+    }
+}
+
+#[test]
+fn what_a_repository_is_instead_of_a_model_is_told() {
+    let adapter = br#"{"peft_type": "LORA", "base_model_name_or_path": "org/base"}"#;
+    for (file, bytes, expected) in [
+        ("adapter_config.json", &adapter[..], "`org/tiny-moe` is a LoRA adapter of `org/base`: "),
+        ("model_index.json", b"{}", "`org/tiny-moe` is a pipeline of diffusers, not a language"),
+        ("params.json", b"{}", "`org/tiny-moe` is a model as its publisher's own programs have it"),
+    ] {
+        let server = HubServer::start(&[(file, bytes)]);
+        for revision in ["main", COMMIT] {
+            let cache = cache();
+            let options =
+                HubOptions { revision: Some(revision.to_owned()), ..options(&server, &cache) };
+            let error = fetch(REPO, &options, silent()).unwrap_err();
+            assert!(error.to_string().starts_with(expected), "{error}");
+        }
+    }
+}
+
+#[test]
+fn the_format_of_a_tokenizer_that_is_not_read_is_fetched_to_be_named() {
+    let server = HubServer::start(&[
+        ("config.json", b"{}"),
+        ("tokenizer.model", b"sentencepiece"),
+        (WEIGHTS, b"weights"),
+    ]);
+    let cache = cache();
+    let folder = fetch(REPO, &options(&server, &cache), silent()).unwrap();
+    assert!(folder.join("tokenizer.model").exists());
 }
 
 #[test]

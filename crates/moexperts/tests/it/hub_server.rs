@@ -3,10 +3,17 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+
+use rustls::{
+    ServerConfig, ServerConnection, StreamOwned,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+};
+
+use crate::common::data;
 
 pub(crate) const REPO: &str = "org/tiny-moe";
 pub(crate) const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
@@ -49,6 +56,8 @@ pub(crate) struct HubServer {
 struct State {
     files: BTreeMap<String, Vec<u8>>,
     port: u16,
+    /// With a certificate for `localhost`, if the hub speaks TLS.
+    tls: Option<Arc<ServerConfig>>,
     behaviour: Mutex<Behaviour>,
     requests: Mutex<Vec<Request>>,
     stopped: Mutex<bool>,
@@ -56,11 +65,26 @@ struct State {
 
 impl HubServer {
     pub(crate) fn start(files: &[(&str, &[u8])]) -> Self {
+        Self::new(files, None)
+    }
+
+    /// A hub whose certificate `hub/authority.pem` has signed.
+    pub(crate) fn start_with_tls(files: &[(&str, &[u8])]) -> Self {
+        let file = |name: &str| data("hub").join(name);
+        let certificate = CertificateDer::from_pem_file(file("localhost.pem")).unwrap();
+        let key = PrivateKeyDer::from_pem_file(file("localhost.key")).unwrap();
+        let config = ServerConfig::builder().with_no_client_auth();
+        let config = config.with_single_cert(vec![certificate], key).unwrap();
+        Self::new(files, Some(Arc::new(config)))
+    }
+
+    fn new(files: &[(&str, &[u8])], tls: Option<Arc<ServerConfig>>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let state = Arc::new(State {
             files: files.iter().map(|(name, bytes)| ((*name).into(), bytes.to_vec())).collect(),
             port: address.port(),
+            tls,
             behaviour: Mutex::default(),
             requests: Mutex::default(),
             stopped: Mutex::default(),
@@ -73,14 +97,17 @@ impl HubServer {
                 }
                 let shared = Arc::clone(&shared);
                 // A client that gives up makes writes fail, which is its right.
-                std::thread::spawn(move || stream.map(|stream| shared.serve(stream)));
+                std::thread::spawn(move || stream.map(|stream| shared.accept(stream)));
             }
         });
         Self { state, address, thread: Some(thread) }
     }
 
     pub(crate) fn endpoint(&self) -> String {
-        format!("http://{}", self.address)
+        match self.state.tls {
+            Some(_) => format!("https://localhost:{}", self.address.port()),
+            None => format!("http://{}", self.address),
+        }
     }
 
     pub(crate) fn behave(&self, behaviour: Behaviour) {
@@ -102,8 +129,14 @@ impl Drop for HubServer {
 }
 
 impl State {
-    fn serve(&self, mut stream: TcpStream) -> std::io::Result<()> {
-        let request = read_request(&stream)?;
+    fn accept(&self, stream: TcpStream) -> std::io::Result<()> {
+        let Some(config) = &self.tls else { return self.serve(stream) };
+        let connection = ServerConnection::new(Arc::clone(config)).unwrap();
+        self.serve(StreamOwned::new(connection, stream))
+    }
+
+    fn serve(&self, mut stream: impl Read + Write) -> std::io::Result<()> {
+        let request = read_request(&mut stream)?;
         self.requests.lock().unwrap().push(request.clone());
         let behaviour = self.behaviour.lock().unwrap();
         let (status, required) = (behaviour.status, behaviour.token.clone());
@@ -128,7 +161,7 @@ impl State {
         self.resolve(stream, &request)
     }
 
-    fn resolve(&self, mut stream: TcpStream, request: &Request) -> std::io::Result<()> {
+    fn resolve(&self, mut stream: impl Write, request: &Request) -> std::io::Result<()> {
         let rest = request.path.strip_prefix(&format!("/{REPO}/resolve/"));
         let Some((revision, name)) = rest.and_then(|rest| rest.split_once('/')) else {
             let code = [("X-Error-Code", "RepoNotFound".into())];
@@ -149,10 +182,11 @@ impl State {
             let location = [("Location", format!("/api/resolve-cache/{name}"))];
             return answer(&mut stream, "307 Temporary Redirect", &location, &[]);
         }
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
         let announced = self.behaviour.lock().unwrap().announced_bytes.unwrap_or(bytes.len());
         let headers = [
             // Another name of the same machine, so that clients see another host.
-            ("Location", format!("http://localhost:{}/storage/{}", self.port, etag(name))),
+            ("Location", format!("{scheme}://localhost:{}/storage/{}", self.port, etag(name))),
             ("X-Linked-ETag", format!("\"{}\"", etag(name))),
             ("X-Linked-Size", announced.to_string()),
             commit_header(),
@@ -162,7 +196,7 @@ impl State {
 
     fn send(
         &self,
-        mut stream: TcpStream,
+        mut stream: impl Write,
         request: &Request,
         name: &str,
         bytes: &[u8],
@@ -201,7 +235,7 @@ fn commit_header() -> (&'static str, String) {
     ("X-Repo-Commit", COMMIT.to_owned())
 }
 
-fn read_request(stream: &TcpStream) -> std::io::Result<Request> {
+fn read_request(stream: impl Read) -> std::io::Result<Request> {
     let mut lines = BufReader::new(stream).lines();
     let first = lines.next().ok_or(std::io::ErrorKind::UnexpectedEof)??;
     let mut words = first.split(' ').map(str::to_owned);
@@ -220,7 +254,7 @@ fn read_request(stream: &TcpStream) -> std::io::Result<Request> {
 }
 
 fn answer(
-    stream: &mut TcpStream,
+    stream: &mut impl Write,
     status: &str,
     headers: &[(&str, String)],
     body: &[u8],

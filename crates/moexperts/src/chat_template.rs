@@ -19,7 +19,7 @@ use crate::{
 #[cfg(feature = "chat-template")]
 mod jinja;
 
-/// The template of a model that has one, and of a conversation that asks for no other.
+/// The template of a model that has one, and of a conversation for which no other is chosen.
 pub(crate) const DEFAULT: &str = "default";
 
 /// The template of conversations with tools, where a model has one.

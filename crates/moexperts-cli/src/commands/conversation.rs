@@ -277,7 +277,7 @@ mod tests {
         let args = TemplateArgs {
             system: Some("Be brief.".to_owned()),
             template_arg: vec![("enable_thinking".to_owned(), json!(false))],
-            tools: None,
+            ..TemplateArgs::default()
         };
         let json = r#"{"messages": [], "tools": [{"type": "function"}]}"#;
         let conversation = read(json, &args).unwrap();

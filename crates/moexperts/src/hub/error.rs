@@ -41,7 +41,7 @@ pub enum HubError {
     NotAModel {
         /// The repository.
         repo_id: String,
-        /// What it is, and the way out.
+        /// A LoRA adapter, for one, and the way out.
         problem: String,
     },
     /// The hub refused access: HTTP 401 or 403.

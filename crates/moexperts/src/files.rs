@@ -58,8 +58,9 @@ pub struct ModelFiles {
     pub special_tokens_map: Option<Config>,
     /// `added_tokens.json`: token ids by text.
     pub added_tokens: Option<Config>,
-    /// Chat templates by name, `default` the first of all: `chat_template.jinja` and those in
-    /// `additional_chat_templates`, or else what `chat_template.json` or `tokenizer_config.json` says.
+    /// Chat templates by name; the name of a model's only one is `default`. They are
+    /// `chat_template.jinja` and the files in `additional_chat_templates`, or else those of
+    /// `chat_template.json` or `tokenizer_config.json`.
     pub chat_templates: BTreeMap<String, String>,
     /// `preprocessor_config.json`, or else `image_processor` of `processor_config.json`.
     pub preprocessor_config: Option<Config>,

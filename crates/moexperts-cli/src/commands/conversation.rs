@@ -79,10 +79,16 @@ impl ChatSetup {
         for (index, message) in self.messages.iter().enumerate() {
             let Some(Value::Array(parts)) = message.get("content") else { continue };
             for part in parts {
-                let name = format!("{}: the image in message {}", self.file, index + 1);
-                match ImagePart::of(part) {
-                    Some(ImagePart::Named(source)) => images.push(read_image(&name, source)?),
-                    Some(ImagePart::Given) => images.extend(given.next()),
+                let within = |what| format!("{}: the {what} in message {}", self.file, index + 1);
+                match PicturePart::of(part) {
+                    Some(PicturePart::Image(source)) => {
+                        images.push(read_image(&within("image"), source)?);
+                    }
+                    Some(PicturePart::Given) => images.extend(given.next()),
+                    Some(PicturePart::Video(source)) => {
+                        let problem = format!("`{source}` is not read, give its frames: --frame");
+                        return Err(no_picture(&within("video"), problem));
+                    }
                     None => {}
                 }
             }
@@ -91,32 +97,42 @@ impl ChatSetup {
     }
 }
 
-/// Where the image of a part comes from.
-enum ImagePart<'a> {
-    Named(&'a str),
-    /// The part says only that there is one.
+/// A part of a message that is a picture, and what it names as its source.
+enum PicturePart<'a> {
+    Image(&'a str),
+    Video(&'a str),
+    /// An image without a source.
     Given,
 }
 
-impl<'a> ImagePart<'a> {
+impl<'a> PicturePart<'a> {
     /// Reads the dialects of transformers (`image`, `url`, `path` or `base64` beside the type) and of
     /// servers (`image_url`).
     fn of(part: &'a Value) -> Option<Self> {
-        let keys: &[&str] = match part.get("type")?.as_str()? {
-            "image" => &["image", "url", "path", "base64"],
-            "image_url" => &["image_url"],
-            _ => return None,
+        let source = |keys: &[&str]| {
+            let value = keys.iter().find_map(|key| part.get(key))?;
+            value.get("url").unwrap_or(value).as_str()
         };
-        let value = keys.iter().find_map(|key| part.get(key));
-        let source = value.and_then(|value| value.get("url").unwrap_or(value).as_str());
-        Some(source.map_or(Self::Given, Self::Named))
+        match part.get("type")?.as_str()? {
+            "image" => {
+                let source = source(&["image", "url", "path", "base64"]);
+                Some(source.map_or(Self::Given, Self::Image))
+            }
+            "image_url" => Some(source(&["image_url"]).map_or(Self::Given, Self::Image)),
+            "video" => source(&["video", "url", "path"]).map(Self::Video),
+            "video_url" => source(&["video_url"]).map(Self::Video),
+            _ => None,
+        }
     }
+}
+
+fn no_picture(name: &str, problem: String) -> CliError {
+    CliError::Picture(Error::Image { name: name.to_owned(), problem })
 }
 
 /// Reads an image that a conversation names: a file, its bytes in base64, or a `data:` address.
 fn read_image(name: &str, source: &str) -> Result<Image, CliError> {
-    let refused =
-        |problem: String| CliError::Picture(Error::Image { name: name.to_owned(), problem });
+    let refused = |problem: String| no_picture(name, problem);
     if source.starts_with("http://") || source.starts_with("https://") {
         return Err(refused(format!(
             "`{source}` is not fetched, expected a file or a `data:` address: download it and name \
@@ -132,12 +148,13 @@ fn read_image(name: &str, source: &str) -> Result<Image, CliError> {
         return Image::decode(name, &bytes).map_err(CliError::Picture);
     }
     let path = Path::new(source.strip_prefix("file://").unwrap_or(source));
-    match decode(source) {
-        Ok(bytes) if !path.is_file() && Image::decode(name, &bytes).is_ok() => {
-            Image::decode(name, &bytes).map_err(CliError::Picture)
-        }
-        _ => Image::open(path).map_err(CliError::Picture),
+    if !path.is_file()
+        && let Ok(bytes) = decode(source)
+        && let Ok(image) = Image::decode(name, &bytes)
+    {
+        return Ok(image);
     }
+    Image::open(path).map_err(CliError::Picture)
 }
 
 /// The text of a command: its argument, or else standard input less a last line break.

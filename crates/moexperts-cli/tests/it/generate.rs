@@ -206,6 +206,11 @@ fn images_of_a_conversation_are_files_or_bytes_or_those_of_the_command_line() {
         let words = [&["--messages", file.to_str().unwrap()], flags.as_slice()].concat();
         sees_golden("two", see(&words));
     }
+    let video = json!({"type": "video", "video": "cat.mp4"});
+    fs::write(&file, json!([{"role": "user", "content": [video]}]).to_string()).unwrap();
+    let refused = see(&["--messages", file.to_str().unwrap()]).run();
+    let problem = ": the video in message 1: `cat.mp4` is not read, give its frames: --frame\n";
+    assert!(refused.stderr.contains(problem), "{}", refused.stderr);
     for (source, problem) in [
         (
             "https://a.example/cat.png",

@@ -13,9 +13,8 @@ mod python;
 mod rewrite;
 mod texts;
 
-use minijinja::{
-    Environment, ErrorKind, UndefinedBehavior, Value, context, syntax::SyntaxConfig, value::Serde,
-};
+use minijinja::{Environment, ErrorKind, UndefinedBehavior, Value, context, syntax::SyntaxConfig};
+use serde_json::Value as Json;
 
 use super::{ChatOptions, Engine, Message};
 use crate::special_tokens::SpecialTokens;
@@ -60,14 +59,16 @@ pub(super) fn compile(template: &str, special_tokens: &SpecialTokens) -> Result<
 
 impl Engine for Jinja {
     fn render(&self, messages: &[Message], options: &ChatOptions) -> Result<String, String> {
-        let messages = Value::from(Serde(messages));
+        let messages: Value =
+            messages.iter().map(|message| json::object(message.fields())).collect();
+        let list = |list: &Option<Vec<Json>>| list.as_deref().map(json::array);
         // Templates test these two against `none`; transformers always passes them.
         let variables = context! {
             messages,
             add_generation_prompt => options.add_generation_prompt,
-            tools => Value::from(Serde(&options.tools)),
-            documents => Value::from(Serde(&options.documents)),
-            ..Value::from(Serde(&options.template_args))
+            tools => list(&options.tools),
+            documents => list(&options.documents),
+            ..json::object(&options.template_args)
         };
         let template = self.0.get_template(NAME);
         template.and_then(|template| template.render(variables)).map_err(|error| failed(&error))

@@ -1,4 +1,5 @@
-//! The `tojson` filter as transformers defines it: Python's `json.dumps`, nothing escaped for HTML.
+//! JSON as a template sees it, and the `tojson` filter as transformers defines it: Python's `json.dumps`,
+//! nothing escaped for HTML.
 
 use std::io::{self, Write};
 
@@ -8,7 +9,7 @@ use minijinja::{
 };
 use serde::Serialize;
 use serde_json::{
-    Value as Json,
+    Map, Value as Json,
     ser::{Formatter, Serializer},
 };
 
@@ -17,6 +18,31 @@ use super::{
     functions::given,
     python::{self, Number, invalid},
 };
+
+/// A JSON value in a template. Not by serde, for which numbers are something else where a program turns
+/// on `arbitrary_precision` of `serde_json`.
+fn from_json(json: &Json) -> Value {
+    match json {
+        Json::Null => Value::from(()),
+        Json::Bool(value) => Value::from(*value),
+        Json::Number(number) => match (number.as_i64(), number.as_u64()) {
+            (Some(number), _) => Value::from(number),
+            (None, Some(number)) => Value::from(number),
+            (None, None) => Value::from(number.as_f64().unwrap_or(f64::NAN)),
+        },
+        Json::String(text) => Value::from(text.as_str()),
+        Json::Array(items) => array(items),
+        Json::Object(fields) => object(fields),
+    }
+}
+
+pub(super) fn array(items: &[Json]) -> Value {
+    items.iter().map(from_json).collect()
+}
+
+pub(super) fn object(fields: &Map<String, Json>) -> Value {
+    Value::from_pairs(fields.iter().map(|(key, value)| (key.as_str(), from_json(value))))
+}
 
 /// Writes a value as JSON.
 pub(super) fn to_json(value: Value, args: Rest<ValueOrKwargs>) -> Result<String, Error> {

@@ -7,6 +7,7 @@ mod format;
 mod functions;
 mod json;
 mod lexer;
+mod markup;
 mod methods;
 mod objects;
 mod python;

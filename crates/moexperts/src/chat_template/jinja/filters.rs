@@ -10,7 +10,7 @@ use minijinja::{
 };
 
 use super::{
-    methods,
+    markup, methods,
     python::{self, Number, defined, equal, invalid, to_str},
 };
 
@@ -86,20 +86,19 @@ pub(super) fn add(environment: &mut Environment<'_>) {
             Err::<Value, _>(invalid(format!("the filter `{name}` is not supported")))
         });
     }
-    environment.add_filter("string", |value: Value| to_str(&value));
-    for name in ["upper", "lower"] {
-        environment
-            .add_filter(name, move |value: Value| methods::text(&to_str(&value)?, name, &[]));
-    }
-    environment.add_filter("capitalize", |value: Value| {
-        Ok::<_, Error>(methods::capitalize(&to_str(&value)?))
+    environment.add_filter("string", |value: Value| match value.as_str() {
+        Some(_) => Ok(value),
+        None => to_str(&value).map(Value::from),
     });
+    for name in ["upper", "lower", "capitalize"] {
+        environment.add_filter(name, move |value: Value| markup::method(&value, name, &[]));
+    }
     environment.add_filter("title", |value: Value| Ok::<_, Error>(title(&to_str(&value)?)));
     environment.add_filter("trim", |value: Value, chars: Option<Value>| {
-        methods::text(&to_str(&value)?, "strip", &chars.into_iter().collect::<Vec<_>>())
+        markup::method(&value, "strip", &chars.into_iter().collect::<Vec<_>>())
     });
     environment.add_filter("center", |value: Value, width: Option<i64>| {
-        methods::text(&to_str(&value)?, "center", &[Value::from(width.unwrap_or(80))])
+        markup::method(&value, "center", &[Value::from(width.unwrap_or(80))])
     });
     environment.add_filter(
         "replace",
@@ -118,7 +117,10 @@ pub(super) fn add(environment: &mut Environment<'_>) {
         )
     });
     environment.add_filter("format", |template: Value, args: Rest<ValueOrKwargs>| {
-        let template = to_str(&template)?;
+        let template = match template.as_str() {
+            Some(_) => template,
+            None => Value::from(to_str(&template)?),
+        };
         let args = super::functions::given(args);
         let given = match args.split_last() {
             Some((last, [])) if last.is_kwargs() => last.clone(),
@@ -127,13 +129,13 @@ pub(super) fn add(environment: &mut Environment<'_>) {
             }
             _ => Value::from(Tuple::from(args)),
         };
-        super::format::percent(&template, &given)
+        markup::percent(&template, &given)
     });
     for name in ["e", "escape", "forceescape"] {
         environment.add_filter(name, move |value: Value| {
             match value.is_safe() && name != "forceescape" {
                 true => Ok(value),
-                false => to_str(&value).map(|text| Value::from_safe_string(escape(&text))),
+                false => to_str(&value).map(|text| Value::from_safe_string(markup::escape(&text))),
             }
         });
     }
@@ -146,7 +148,7 @@ pub(super) fn add(environment: &mut Environment<'_>) {
     });
     environment.add_filter("last", last);
     environment.add_filter("reverse", |value: Value| match value.as_str() {
-        Some(text) => Ok(Value::from(text.chars().rev().collect::<String>())),
+        Some(text) => Ok(markup::like(&value, text.chars().rev().collect::<String>())),
         None => python::items(&value).map(|mut items| {
             items.reverse();
             Value::from(items)
@@ -384,14 +386,6 @@ fn title(text: &str) -> String {
     out
 }
 
-pub(super) fn escape(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
-        .replace('\'', "&#39;")
-        .replace('"', "&#34;")
-}
-
 fn last(value: Value) -> Result<Value, Error> {
     Ok(python::items(&value)?.pop().unwrap_or_default())
 }
@@ -452,7 +446,7 @@ fn indent(
     first: Option<bool>,
     blank: Option<bool>,
     named: Kwargs,
-) -> Result<String, Error> {
+) -> Result<Value, Error> {
     let width = or_named(width, "width", &named)?;
     let first = or_named(first, "first", &named)?.unwrap_or(false);
     let blank = or_named(blank, "blank", &named)?.unwrap_or(false);
@@ -467,7 +461,8 @@ fn indent(
     let mut lines = methods::lines(&text, false).into_iter();
     let mut out = if first { before.clone() } else { String::new() };
     if blank {
-        return Ok(out + &lines.collect::<Vec<_>>().join(&format!("\n{before}")));
+        out += &lines.collect::<Vec<_>>().join(&format!("\n{before}"));
+        return Ok(markup::like(&value, out));
     }
     out += &lines.next().unwrap_or_default();
     for line in lines {
@@ -477,7 +472,7 @@ fn indent(
             out += &line;
         }
     }
-    Ok(out)
+    Ok(markup::like(&value, out))
 }
 
 fn int(

@@ -6,7 +6,7 @@ use minijinja::{
 };
 
 use super::{
-    format,
+    format, markup,
     objects::{View, is_dict},
     python::{Number, defined, equal, invalid, items, limit, printable, type_name},
 };
@@ -23,7 +23,7 @@ pub(super) fn call(
         return Err(invalid("loop.cycle: no items"));
     }
     match of.kind() {
-        ValueKind::String => text(of.as_str().unwrap_or_default(), name, args),
+        ValueKind::String => markup::method(of, name, args),
         ValueKind::Map if is_dict(of) => match dictionary(of, name, args)? {
             Some(result) => Ok(result),
             None => {

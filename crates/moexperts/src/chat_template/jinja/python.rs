@@ -7,6 +7,8 @@ use minijinja::{
     value::{Tuple, ValueKind},
 };
 
+use super::markup;
+
 /// What a failed operation says.
 pub(super) fn invalid(problem: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidOperation, problem.into())
@@ -113,6 +115,11 @@ fn write_repr(value: &Value, out: &mut String, depth: usize) -> Result<(), Error
             Some(Number::Float(float)) => out.push_str(&float_repr(float)),
             _ => out.push_str(&value.to_string()),
         },
+        ValueKind::String if value.is_safe() => {
+            out.push_str("Markup(");
+            quote(value.as_str().unwrap_or_default(), out);
+            out.push(')');
+        }
         ValueKind::String => quote(value.as_str().unwrap_or_default(), out),
         ValueKind::Seq => {
             let group = value.downcast_object_ref::<super::filters::Group>();
@@ -277,7 +284,7 @@ pub(super) fn contains(item: &Value, of: &Value) -> Result<bool, Error> {
 pub(super) fn operate(sign: &'static str, a: &Value, b: &Value) -> Result<Value, Error> {
     defined(a)?;
     if sign == "%" && a.kind() == ValueKind::String {
-        return super::format::percent(a.as_str().unwrap_or_default(), b).map(Value::from);
+        return markup::percent(a, b);
     }
     defined(b)?;
     if let (Some(a), Some(b)) = (Number::of(a), Number::of(b)) {
@@ -285,11 +292,7 @@ pub(super) fn operate(sign: &'static str, a: &Value, b: &Value) -> Result<Value,
     }
     let wrong = || unsupported(sign, a, b);
     match (sign, a.kind(), b.kind()) {
-        ("+", ValueKind::String, ValueKind::String) => {
-            let (a, b) = (a.as_str().unwrap_or_default(), b.as_str().unwrap_or_default());
-            limit(a.len() + b.len())?;
-            Ok(Value::from([a, b].concat()))
-        }
+        ("+", ValueKind::String, ValueKind::String) => markup::concat(a, b),
         ("+", ValueKind::Seq, ValueKind::Seq) if a.is_tuple() == b.is_tuple() => {
             limit(a.len().unwrap_or(0) + b.len().unwrap_or(0))?;
             Ok(list_like(a, a.try_iter()?.chain(b.try_iter()?).collect()))
@@ -320,7 +323,7 @@ fn repeat(value: &Value, times: i128) -> Result<Value, Error> {
     let length = value.as_str().map_or_else(|| value.len().unwrap_or(0), str::len);
     limit(length.saturating_mul(times))?;
     if let Some(text) = value.as_str() {
-        return Ok(Value::from(text.repeat(times)));
+        return Ok(markup::like(value, text.repeat(times)));
     }
     let items: Vec<Value> = value.try_iter()?.collect();
     let length = items.len() * times;
@@ -442,7 +445,8 @@ pub(super) fn slice(value: &Value, bounds: [&Value; 3]) -> Result<Value, Error> 
         at = at.saturating_add(step);
     }
     if value.kind() == ValueKind::String {
-        return Ok(Value::from(chosen.iter().filter_map(|c| c.as_str()).collect::<String>()));
+        let text: String = chosen.iter().filter_map(|c| c.as_str()).collect();
+        return Ok(markup::like(value, text));
     }
     Ok(list_like(value, chosen))
 }
@@ -462,10 +466,12 @@ pub(super) fn item(value: &Value, key: &Value) -> Result<Value, Error> {
     ) {
         let all = items(value)?;
         let index = if index < 0 { index + all.len() as i128 } else { index };
-        return Ok(usize::try_from(index)
-            .ok()
-            .and_then(|at| all.get(at).cloned())
-            .unwrap_or_default());
+        let found = usize::try_from(index).ok().and_then(|at| all.get(at));
+        return Ok(match (found, found.and_then(Value::as_str)) {
+            (Some(_), Some(character)) if value.is_safe() => markup::like(value, character),
+            (Some(item), _) => item.clone(),
+            (None, _) => Value::UNDEFINED,
+        });
     }
     match key.as_str() {
         Some(name) => Ok(super::objects::method(value, name)

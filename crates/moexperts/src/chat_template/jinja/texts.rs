@@ -8,8 +8,9 @@ use minijinja::{
 };
 
 use super::{
-    filters::{Args, escape, or_named},
+    filters::{Args, or_named},
     functions::given,
+    markup::{self, escape, escaped},
     python::{self, Number, invalid, to_str},
 };
 
@@ -63,7 +64,8 @@ fn truncate(value: Value, args: Rest<ValueOrKwargs>) -> Result<Value, Error> {
     let text = value.as_str().ok_or_else(|| invalid("truncate: expected text"))?;
     let cut: String = text.chars().take(kept).collect();
     let words = cut.rsplit_once(' ').map_or(cut.as_str(), |(words, _)| words);
-    Ok(Value::from(if cuts_words { &cut } else { words }.to_owned() + &end))
+    let kept = markup::like(&value, if cuts_words { &cut } else { words });
+    markup::concat(&kept, &Value::from(end))
 }
 
 /// A text, or the pairs of a mapping or a list as the query of an address.
@@ -116,9 +118,7 @@ fn xml_attributes(value: Value, leading: Option<bool>, named: Kwargs) -> Result<
         let ends = |c: char| c.is_whitespace() || "/>=".contains(c);
         let name = key.as_str().filter(|name| !name.contains(ends));
         let name = name.ok_or_else(|| invalid("xmlattr: a key is not the name of an attribute"))?;
-        let text = to_str(&item)?;
-        let text = if item.is_safe() { text } else { escape(&text) };
-        attributes.push(format!("{}=\"{text}\"", escape(name)));
+        attributes.push(format!("{}=\"{}\"", escape(name), escaped(&item)?));
     }
     let space = if leading && !attributes.is_empty() { " " } else { "" };
     Ok(format!("{space}{}", attributes.join(" ")))

@@ -56,8 +56,8 @@ def is_of_installed_version() -> bool:
 def committed() -> list[Row]:
     lines = [line for line in PATH.read_text().splitlines() if line.startswith("| ")]
     # Below the names of the columns.
-    cells = [line.strip("| ").split(" | ") for line in lines[1:]]
-    return [Row(*(cell.strip().replace("`", "") for cell in row)) for row in cells]
+    cells = [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in lines[1:]]
+    return [Row(family, name.strip("`"), state) for family, name, state in cells]
 
 
 def row_of(name: str) -> Row:

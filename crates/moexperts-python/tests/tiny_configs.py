@@ -166,6 +166,8 @@ BY_CLASS: Mapping[str, Mapping[str, Any]] = {
     "Dots3NoteVisionConfig": {"mlp_layer_types": ["dense"] + ["sparse"] * (LAYERS - 1)},
     # One size for the experts of text, one for those of images.
     "Ernie4_5_VLMoeTextConfig": {"moe_intermediate_size": [MOE_INTERMEDIATE, 24]},
+    # The default sections are refused with small heads, before those that fit are derived.
+    "HYV4VLTextConfig": {"rope_parameters": {"rope_type": "default", "mrope_section": [1, 2, 1]}},
     # Read by the modeling file, declared nowhere.
     "Qwen3OmniMoeTalkerConfig": {"spatial_merge_size": 2},
     "Qwen3OmniMoeTalkerTextConfig": {"shared_expert_intermediate_size": 48},

@@ -101,7 +101,7 @@ impl Sweep<'_> {
             skipped.implementation = Some(refused.name);
             self.skip(skipped);
         }
-        let context = model.spec().max_position_embeddings;
+        let context = model.spec().trained_length();
         let variants = Variants::all(
             model,
             &Chosen {
@@ -153,7 +153,7 @@ impl Sweep<'_> {
         variants: &'v [Variant],
     ) -> Vec<SweepGroup<'v>> {
         let args = self.args;
-        let context = model.spec().max_position_embeddings;
+        let context = model.spec().trained_length();
         let mut groups = Vec::new();
         for batch in distinct(&args.batch).into_iter().map(NonZero::get) {
             for sequence in distinct(&args.seq).into_iter().map(NonZero::get) {

@@ -25,10 +25,10 @@ pub(crate) const MERGES: &str = "merges.txt";
 /// Tokenizers of other formats, which transformers converts.
 pub(crate) const OTHER_TOKENIZERS: [&str; 4] =
     ["tokenizer.model", "tekken.json", "tiktoken.model", "spiece.model"];
-const CHAT_TEMPLATE: &str = "chat_template.jinja";
+pub(crate) const CHAT_TEMPLATE: &str = "chat_template.jinja";
 const CHAT_TEMPLATE_JSON: &str = "chat_template.json";
 /// The folder of templates with other names than `default`.
-const ADDITIONAL_CHAT_TEMPLATES: &str = "additional_chat_templates";
+pub(crate) const ADDITIONAL_CHAT_TEMPLATES: &str = "additional_chat_templates";
 const PREPROCESSOR_CONFIG: &str = "preprocessor_config.json";
 const VIDEO_PREPROCESSOR_CONFIG: &str = "video_preprocessor_config.json";
 const PROCESSOR_CONFIG: &str = "processor_config.json";

@@ -1,5 +1,7 @@
-//! The two requests a download needs: what a file is (`HEAD`), and its bytes (`GET` with a range).
+//! The requests a download needs: what a file is (`HEAD`), its bytes (`GET` with a range), and which files
+//! are in a folder.
 
+use serde::Deserialize;
 use ureq::{
     Agent, Body, RequestBuilder,
     config::RedirectAuthHeaders,
@@ -17,6 +19,16 @@ use super::{
 
 /// Redirects within the hub, where renamed repositories are: one or two.
 const MAX_REDIRECTS: usize = 5;
+
+/// The most bytes of the listing of a folder.
+const LISTING_BYTES: u64 = 1 << 20;
+
+/// An entry of the listing of a folder.
+#[derive(Deserialize)]
+struct ListedFile {
+    /// From the top of the repository.
+    path: String,
+}
 
 /// What a transfer failed of.
 type TransferCause = Box<dyn std::error::Error + Send + Sync>;
@@ -127,6 +139,29 @@ impl<'a> Client<'a> {
             }
             _ => Err(self.refusal(file, &response)),
         }
+    }
+
+    /// The names of the files in a folder; none if the hub does not list it, as mirrors may not.
+    pub(super) fn names_in(&self, commit: &str, folder: &str) -> Result<Vec<String>, Failure> {
+        let (endpoint, repo) = (&self.settings.endpoint, self.repo_id);
+        let request =
+            self.agent.get(format!("{endpoint}/api/models/{repo}/tree/{commit}/{folder}"));
+        let patience = Some(self.settings.etag_timeout);
+        let request = request.config().timeout_connect(patience).timeout_per_read(patience).build();
+        let unanswered = |error: TransferCause| Failure::Unanswered(transfer(folder, error));
+        let response = self.authorised(request).call().map_err(|error| unanswered(error.into()))?;
+        if !response.status().is_success() {
+            return Ok(Vec::new());
+        }
+        let body = response.into_body().into_with_config().limit(LISTING_BYTES).read_to_vec();
+        let listing: Vec<ListedFile> =
+            serde_json::from_slice(&body.map_err(|e| unanswered(e.into()))?)
+                .map_err(|error| unanswered(error.into()))?;
+        let name = |file: &ListedFile| {
+            let name = file.path.strip_prefix(folder)?.strip_prefix('/')?;
+            is_file_name(name).then(|| name.to_owned())
+        };
+        Ok(listing.iter().filter_map(name).collect())
     }
 
     /// Follows redirects within the hub by hand: the one that leaves it, to the storage, carries

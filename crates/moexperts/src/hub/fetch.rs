@@ -21,7 +21,7 @@ use crate::{
         index::{self, INDEX_FILE, SINGLE_FILE},
         told,
     },
-    files::{OTHER_TOKENIZERS, TOKENIZER},
+    files::{ADDITIONAL_CHAT_TEMPLATES, CHAT_TEMPLATE, OTHER_TOKENIZERS, TOKENIZER},
     progress::{Amount, Progress},
 };
 
@@ -34,7 +34,7 @@ const OPTIONAL: [&str; 12] = [
     "added_tokens.json",
     "vocab.json",
     "merges.txt",
-    "chat_template.jinja",
+    CHAT_TEMPLATE,
     "chat_template.json",
     "preprocessor_config.json",
     "video_preprocessor_config.json",
@@ -56,7 +56,8 @@ const BUFFER_BYTES: usize = 256 << 10;
 ///
 /// A broken download leaves its part in the cache, and the next call requests only the rest. Any
 /// number of threads and processes may fetch at once: each file is downloaded by one of them while
-/// the others wait. A full commit hash that is in the cache needs no request at all, a branch one.
+/// the others wait. A full commit hash that is in the cache needs no request at all, a branch one; a
+/// model with several chat templates one more, for their names.
 ///
 /// If the hub does not answer, refuses access or something else answers in its place, a model that
 /// is whole in the cache is returned with a warning in the log. Only a revision or a file that the
@@ -146,6 +147,7 @@ impl Fetch<'_> {
                 self.optional(&commit, file)?;
             }
         }
+        self.additional_templates(&commit)?;
         match self.optional(&commit, INDEX_FILE)? {
             Some(index) => shards(&index)?.iter().try_for_each(|shard| require(shard))?,
             None => require(SINGLE_FILE)?,
@@ -171,6 +173,24 @@ impl Fetch<'_> {
             Answer::File(remote) => Ok(remote.commit),
             Answer::Absent { .. } => Err(self.no_config(revision)),
         }
+    }
+
+    /// The chat templates beside the default, whose names only a listing tells.
+    fn additional_templates(&self, commit: &str) -> Result<(), Failure> {
+        let Some(client) = &self.client else { return Ok(()) };
+        let has_default = self.cache.snapshot(commit).join(CHAT_TEMPLATE).exists();
+        if !has_default || self.cache.is_known_absent(commit, ADDITIONAL_CHAT_TEMPLATES) {
+            return Ok(());
+        }
+        let mut names = client.names_in(commit, ADDITIONAL_CHAT_TEMPLATES)?;
+        names.retain(|name| name.ends_with(".jinja"));
+        if names.is_empty() {
+            self.cache.mark_absent(commit, ADDITIONAL_CHAT_TEMPLATES);
+        }
+        for name in names {
+            self.optional(commit, &format!("{ADDITIONAL_CHAT_TEMPLATES}/{name}"))?;
+        }
+        Ok(())
     }
 
     /// Why a repository has no config: it may be something else than a model.

@@ -190,6 +190,33 @@ fn what_a_repository_is_instead_of_a_model_is_told() {
 }
 
 #[test]
+fn chat_templates_beside_the_default_are_fetched_once() {
+    let files: [(&str, &[u8]); 5] = [
+        ("config.json", b"{}"),
+        (WEIGHTS, b"weights"),
+        ("chat_template.jinja", b"default"),
+        ("additional_chat_templates/tool_use.jinja", b"tools"),
+        ("additional_chat_templates/README.md", b"no template"),
+    ];
+    let (server, first) = (HubServer::start(&files), cache());
+    let folder = fetch(REPO, &options(&server, &first), silent()).unwrap();
+    let templates = folder.join("additional_chat_templates");
+    assert_eq!(fs::read_to_string(templates.join("tool_use.jinja")).unwrap(), "tools");
+    assert_eq!(fs::read_dir(templates).unwrap().count(), 1);
+    server.take_requests();
+    fetch(REPO, &options(&server, &first), silent()).unwrap();
+    // Where the branch stands, with a redirect, and the listing.
+    assert_eq!(server.take_requests().len(), 3);
+
+    let (server, cache) = (HubServer::start(&files[..3]), cache());
+    fetch(REPO, &options(&server, &cache), silent()).unwrap();
+    server.take_requests();
+    let commit = HubOptions { revision: Some(COMMIT.to_owned()), ..options(&server, &cache) };
+    fetch(REPO, &commit, silent()).unwrap();
+    assert!(server.take_requests().is_empty(), "what is not there is not requested again");
+}
+
+#[test]
 fn the_format_of_a_tokenizer_that_is_not_read_is_fetched_to_be_named() {
     let server = HubServer::start(&[
         ("config.json", b"{}"),

@@ -154,11 +154,28 @@ impl State {
         if required.is_some_and(|t| request.authorization != Some(format!("Bearer {t}"))) {
             return answer(&mut stream, "401 Unauthorized", &[], &[]);
         }
+        let tree = format!("/api/models/{REPO}/tree/{COMMIT}/");
+        if let Some(folder) = request.path.strip_prefix(&tree) {
+            return self.list(stream, folder);
+        }
         if let Some(name) = request.path.strip_prefix("/api/resolve-cache/") {
             let headers = [("ETag", format!("W/\"{}\"", etag(name))), commit_header()];
             return self.send(stream, &request, name, &self.files[name], &headers);
         }
         self.resolve(stream, &request)
+    }
+
+    fn list(&self, mut stream: impl Write, folder: &str) -> std::io::Result<()> {
+        let inside = |name: &&String| name.starts_with(&format!("{folder}/"));
+        let entry = |name: &String| format!(r#"{{"type": "file", "path": "{name}", "size": 1}}"#);
+        let entries: Vec<String> = self.files.keys().filter(inside).map(entry).collect();
+        if entries.is_empty() {
+            let code = [("X-Error-Code", "EntryNotFound".into())];
+            return answer(&mut stream, "404 Not Found", &code, &[]);
+        }
+        let body = format!("[{}]", entries.join(", "));
+        let length = [("Content-Length", body.len().to_string())];
+        answer(&mut stream, "200 OK", &length, body.as_bytes())
     }
 
     fn resolve(&self, mut stream: impl Write, request: &Request) -> std::io::Result<()> {

@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use crate::common::data;
 use crate::hub_server::{Behaviour, COMMIT, HubServer, REPO, Request, etag};
 
-const WEIGHTS: &str = "model.safetensors";
+pub(crate) const WEIGHTS: &str = "model.safetensors";
 const SHARDS: [&str; 2] = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"];
 const INDEX: &[u8] = br#"{"metadata": {}, "weight_map": {
     "a": "model-00002-of-00002.safetensors",
@@ -45,7 +45,7 @@ fn sharded_hub(index: &[u8]) -> HubServer {
 }
 
 /// Options that leave nothing to the environment; the empty token sends none.
-fn options(server: &HubServer, cache: &TempDir) -> HubOptions {
+pub(crate) fn options(server: &HubServer, cache: &TempDir) -> HubOptions {
     HubOptions {
         revision: Some("main".to_owned()),
         token: Some(String::new()),
@@ -55,11 +55,11 @@ fn options(server: &HubServer, cache: &TempDir) -> HubOptions {
     }
 }
 
-fn silent() -> Arc<dyn Progress> {
+pub(crate) fn silent() -> Arc<dyn Progress> {
     Arc::new(())
 }
 
-fn cache() -> TempDir {
+pub(crate) fn cache() -> TempDir {
     tempfile::tempdir().unwrap()
 }
 
@@ -94,23 +94,6 @@ fn fetches_a_single_file_model_into_the_layout_of_the_python_cache() {
 }
 
 #[test]
-fn fetches_the_files_of_a_multimodal_model() {
-    let files = [
-        "chat_template.json",
-        "preprocessor_config.json",
-        "video_preprocessor_config.json",
-        "processor_config.json",
-    ];
-    let own = files.map(|file| (file, file.as_bytes()));
-    let server = HubServer::start(&[&own[..], &[("config.json", b"{}"), (WEIGHTS, b"w")]].concat());
-    let cache = cache();
-    let folder = fetch(REPO, &options(&server, &cache), silent()).unwrap();
-    for file in files {
-        assert_eq!(fs::read_to_string(folder.join(file)).unwrap(), file);
-    }
-}
-
-#[test]
 fn fetches_every_shard_the_index_names() {
     let (server, cache) = (sharded_hub(INDEX), cache());
     let folder = fetch(REPO, &options(&server, &cache), silent()).unwrap();
@@ -118,19 +101,6 @@ fn fetches_every_shard_the_index_names() {
     assert_eq!(fs::read(folder.join(SHARDS[1])).unwrap(), b"second shard");
     assert_eq!(bodies(&server.take_requests()).len(), 2);
     assert!(!folder.join(WEIGHTS).exists());
-}
-
-#[test]
-fn fetches_a_shard_in_a_folder() {
-    let index = br#"{"weight_map": {"a": "weights/model.safetensors"}}"#;
-    let server = HubServer::start(&[
-        ("config.json", b"{}"),
-        ("model.safetensors.index.json", index),
-        ("weights/model.safetensors", b"inside"),
-    ]);
-    let cache = cache();
-    let folder = fetch(REPO, &options(&server, &cache), silent()).unwrap();
-    assert_eq!(fs::read(folder.join("weights/model.safetensors")).unwrap(), b"inside");
 }
 
 /// The certificates that a program trusts come from its environment, so that this test runs itself as
@@ -168,64 +138,6 @@ fn the_certificates_that_a_variable_names_are_trusted() {
     for variable in ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"] {
         assert!(run(Some(variable)).contains("\nfetched\n"), "{variable}: {}", run(Some(variable)));
     }
-}
-
-#[test]
-fn what_a_repository_is_instead_of_a_model_is_told() {
-    let adapter = br#"{"peft_type": "LORA", "base_model_name_or_path": "org/base"}"#;
-    for (file, bytes, expected) in [
-        ("adapter_config.json", &adapter[..], "`org/tiny-moe` is a LoRA adapter of `org/base`: "),
-        ("model_index.json", b"{}", "`org/tiny-moe` is a pipeline of diffusers, not a language"),
-        ("params.json", b"{}", "`org/tiny-moe` is a model as its publisher's own programs have it"),
-    ] {
-        let server = HubServer::start(&[(file, bytes)]);
-        for revision in ["main", COMMIT] {
-            let cache = cache();
-            let options =
-                HubOptions { revision: Some(revision.to_owned()), ..options(&server, &cache) };
-            let error = fetch(REPO, &options, silent()).unwrap_err();
-            assert!(error.to_string().starts_with(expected), "{error}");
-        }
-    }
-}
-
-#[test]
-fn chat_templates_beside_the_default_are_fetched_once() {
-    let files: [(&str, &[u8]); 5] = [
-        ("config.json", b"{}"),
-        (WEIGHTS, b"weights"),
-        ("chat_template.jinja", b"default"),
-        ("additional_chat_templates/tool_use.jinja", b"tools"),
-        ("additional_chat_templates/README.md", b"no template"),
-    ];
-    let (server, first) = (HubServer::start(&files), cache());
-    let folder = fetch(REPO, &options(&server, &first), silent()).unwrap();
-    let templates = folder.join("additional_chat_templates");
-    assert_eq!(fs::read_to_string(templates.join("tool_use.jinja")).unwrap(), "tools");
-    assert_eq!(fs::read_dir(templates).unwrap().count(), 1);
-    server.take_requests();
-    fetch(REPO, &options(&server, &first), silent()).unwrap();
-    // Where the branch stands, with a redirect, and the listing.
-    assert_eq!(server.take_requests().len(), 3);
-
-    let (server, cache) = (HubServer::start(&files[..3]), cache());
-    fetch(REPO, &options(&server, &cache), silent()).unwrap();
-    server.take_requests();
-    let commit = HubOptions { revision: Some(COMMIT.to_owned()), ..options(&server, &cache) };
-    fetch(REPO, &commit, silent()).unwrap();
-    assert!(server.take_requests().is_empty(), "what is not there is not requested again");
-}
-
-#[test]
-fn the_format_of_a_tokenizer_that_is_not_read_is_fetched_to_be_named() {
-    let server = HubServer::start(&[
-        ("config.json", b"{}"),
-        ("tokenizer.model", b"sentencepiece"),
-        (WEIGHTS, b"weights"),
-    ]);
-    let cache = cache();
-    let folder = fetch(REPO, &options(&server, &cache), silent()).unwrap();
-    assert!(folder.join("tokenizer.model").exists());
 }
 
 #[test]

@@ -18,6 +18,8 @@ mod golden;
 #[cfg(feature = "hub")]
 mod hub;
 #[cfg(feature = "hub")]
+mod hub_files;
+#[cfg(feature = "hub")]
 mod hub_server;
 mod inventory;
 mod malformed_checkpoint;

@@ -1,7 +1,5 @@
 //! Which files of a repository `hub::fetch` brings.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
-
 use std::fs;
 
 use moexperts::hub::{HubOptions, fetch};
